@@ -1,0 +1,83 @@
+/* extend.h - bring your own way to run a job, or your own place for outputs.
+ *
+ * Most users need none of this: wq_open() runs programs on this machine and keeps outputs in a
+ * folder. The two structures below are tables of functions with a `self` that is handed to each;
+ * put one into wq_options and the queue takes it over and calls `close` when it is done with it.
+ */
+#ifndef WORKQUEUE_EXTEND_H
+#define WORKQUEUE_EXTEND_H
+
+#include <workqueue/workqueue.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- a runner: how a job is run --------------------------------------------------------------- */
+
+/** One run, as a runner sees it. Everything is borrowed for the call of `run`. */
+typedef struct wq_run {
+    const wq_params *params; /**< what to run for */
+    const char *key;         /**< the key of params, in hex */
+    const char *output_path; /**< an existing empty file, to be overwritten */
+    unsigned slot;           /**< 0 .. workers-1; no two runs at the same time have the same */
+    int cancel_fd;           /**< becomes readable when the run is to end early; do not read it */
+    /** Hands up one line of progress, `len` bytes without newline; call it from within `run`. */
+    void (*report)(void *user, const char *line, size_t len);
+    void *user; /**< handed to report */
+} wq_run;
+
+/** How a run ended. */
+typedef struct wq_outcome {
+    int returncode; /**< 0, the exit status, -N for signal N, or -999 for a failure to run */
+    int cancelled;  /**< nonzero if it was ended because cancel_fd was readable */
+    char *error;    /**< from malloc, given to the caller; NULL if returncode is 0 */
+} wq_outcome;
+
+typedef struct wq_runner {
+    void *self;
+    /** Runs to the end and fills `*outcome`. Called from several threads at once. */
+    void (*run)(void *self, const wq_run *run, wq_outcome *outcome);
+    /** Frees self and the table; no run is under way. */
+    void (*close)(struct wq_runner *runner);
+} wq_runner;
+
+/* ---- a store: where outputs are --------------------------------------------------------------- */
+
+/** One output to publish. */
+typedef struct wq_publish {
+    const char *key;       /**< in hex */
+    const char *temp_path; /**< what `begin` gave */
+    int result;            /**< out: WQ_OK, or a negative wq_result */
+    wq_error error;        /**< out: the sentence, when result is negative */
+} wq_publish;
+
+typedef struct wq_store {
+    void *self;
+    /** WQ_OK if the output is there, WQ_ERROR_NOT_FOUND, or another failure. Called often. */
+    int (*find)(void *self, const char *key, wq_error *error);
+    /** Opens the output for reading; `*fd` is given to the caller. */
+    int (*open)(void *self, const char *key, int *fd, wq_error *error);
+    /** The path of the output, present or not; NULL where there are no paths. */
+    int (*path)(void *self, const char *key, char *path, size_t size, wq_error *error);
+    /** Makes an empty file for a program to overwrite; `*temp_path` is from malloc, the caller's. */
+    int (*begin)(void *self, const char *key, char **temp_path, wq_error *error);
+    /**
+     * Puts `n` outputs in place, each whole or not at all, and fills in each one's result; they are
+     * visible, and durable if asked for, when it returns. One that is in place already stays and
+     * counts as WQ_OK. The temporary files are gone afterwards, whatever the result.
+     */
+    void (*publish)(void *self, wq_publish *items, size_t n);
+    /** Removes a temporary file of `begin` that will not be published. */
+    void (*discard)(void *self, const char *temp_path);
+    /** Nonzero if publish waits for the disk, so that it is worth a thread and batches. */
+    int waits;
+    /** Frees self and the table; no call is under way. */
+    void (*close)(struct wq_store *store);
+} wq_store;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,142 @@
+/* http.h - the queue's faces over HTTP, on libh2o.
+ *
+ * Two ways to use it: wq_serve() runs a whole plugin server (listener, event loops, limits, graceful
+ * stop), or wq_http_mount() puts the faces on a host of an h2o server of your own. Both answer as
+ * README.md's table of faces says.
+ *
+ * The conventions are those of workqueue.h. This header names libh2o's structures without including
+ * <h2o.h>, which compiles neither as strict C11 nor as C++; include that yourself where you write
+ * handlers (with -DH2O_USE_LIBUV=0).
+ */
+#ifndef WORKQUEUE_HTTP_H
+#define WORKQUEUE_HTTP_H
+
+#include <workqueue/workqueue.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct st_h2o_hostconf_t;
+struct st_h2o_req_t;
+
+typedef struct wq_http wq_http;     /**< the faces of one queue */
+typedef struct wq_server wq_server; /**< a running server */
+
+/** How the faces behave. Fill it with wq_http_options_init(). Borrowed during the call only. */
+typedef struct wq_http_options {
+    size_t size;               /**< sizeof(wq_http_options) of the caller */
+    unsigned heartbeat_ms;     /**< a stream without news gets a newline; default 15000, 0 never */
+    unsigned stall_timeout_ms; /**< a client that takes nothing for so long is dropped; default 30000 */
+    size_t max_streams;        /**< held responses at a time; default 100000; one more gets 503 */
+    size_t max_body_bytes;     /**< of a request; default 1048576; more gets 413 */
+    const char *const *allow_servers; /**< `server` must begin with one of these; NULL: any */
+    size_t n_allow_servers;    /**< how many; 0: any */
+} wq_http_options;
+
+/** Fills `options` with the defaults; `size` as in wq_options_init(). */
+WQ_API void wq_http_options_init(wq_http_options *options, size_t size);
+
+/**
+ * Registers the faces' paths on `host`, before any context of its h2o_globalconf_t exists, and
+ * before a "/" of yours. `*out` is owned: wq_http_free(). Set `max_request_entity_size` of your
+ * h2o_globalconf_t yourself; `http1.upgrade_to_http2` should be 0. Create each context on the
+ * thread that runs its loop. Not thread-safe. Fails with WQ_ERROR_INVALID_ARGUMENT or
+ * WQ_ERROR_NO_MEMORY.
+ */
+WQ_API int wq_http_mount(wq_http **out, struct st_h2o_hostconf_t *host, wq_queue *queue,
+                         const wq_http_options *options, wq_error *error);
+
+/**
+ * Ends every held response in an orderly way: its last record so far, and the end of its format.
+ * Later requests get 503. Returns at once; the loops must go on running until the responses are
+ * out. To let clients see how their jobs end, wq_stop() the queue first and wait.
+ */
+WQ_API void wq_http_stop(wq_http *http);
+
+/**
+ * Frees the faces, after the last context of the h2o_globalconf_t is disposed and before
+ * h2o_config_dispose() and wq_close(). NULL is allowed.
+ */
+WQ_API void wq_http_free(wq_http *http);
+
+/* ---- for handlers of your own ------------------------------------------------------------------ */
+
+/**
+ * Reads server, documentSetId and the token from a request as every face does: query, urlencoded,
+ * multipart or JSON body, Authorization. WQ_OK, and `*out` points into the request's pool; or
+ * another result, and the request has been answered with a problem document.
+ */
+WQ_API int wq_http_params(wq_http *http, struct st_h2o_req_t *req, wq_params *out);
+
+/**
+ * The value of the field `name` in the query string, percent-decoded, in the request's pool; NULL
+ * if it is not there or is malformed.
+ */
+WQ_API const char *wq_http_query(struct st_h2o_req_t *req, const char *name);
+
+/**
+ * Answers with a problem document (RFC 9457): `status`, its usual title, and `detail`, a sentence
+ * for a person, copied. Adds the CORS headers. Always returns 0, so a handler may return it.
+ */
+WQ_API int wq_http_problem(struct st_h2o_req_t *req, int status, const char *detail);
+
+/**
+ * Answers `status` with a body, copied, and the CORS headers; for HEAD without the body. Always
+ * returns 0.
+ */
+WQ_API int wq_http_send(struct st_h2o_req_t *req, int status, const char *content_type,
+                        const char *body, size_t body_bytes);
+
+/**
+ * Answers what every route of yours should answer alike: OPTIONS gets its preflight answer, and a
+ * method that is not in `allow` (as in "GET, HEAD, OPTIONS") gets 405. Returns 1 if it has answered,
+ * 0 if the request is yours to handle.
+ */
+WQ_API int wq_http_method(struct st_h2o_req_t *req, const char *allow);
+
+/* ---- a whole server ---------------------------------------------------------------------------- */
+
+/** How a server behaves. Fill it with wq_serve_options_init(). Borrowed during wq_serve() only. */
+typedef struct wq_serve_options {
+    size_t size;               /**< sizeof(wq_serve_options) of the caller */
+    const char *listen;        /**< "127.0.0.1:8080", "[::1]:8080", ":8080"; port 0: any free one */
+    unsigned loops;            /**< event loops, each on a thread; default 2, at most 64 */
+    size_t max_connections;    /**< default 0: what the limit of open files leaves room for */
+    unsigned request_timeout_ms; /**< for a whole request to arrive, and idle; default 10000 */
+    unsigned linger_ms;        /**< at stop, how long clients may take to read their end; default 5000 */
+    wq_http_options http;      /**< of the faces */
+    /** Adds routes of your own to `host`, before the faces' fallback; NULL: none. */
+    void (*routes)(void *user, wq_http *http, struct st_h2o_hostconf_t *host);
+    void *user;                /**< handed to routes */
+    wq_log_cb log;             /**< NULL: no log */
+    void *log_user;            /**< handed to log */
+} wq_serve_options;
+
+/** Fills `options`, its `http` included, with the defaults; `size` as in wq_options_init(). */
+WQ_API void wq_serve_options_init(wq_serve_options *options, size_t size);
+
+/**
+ * Starts a server for `queue` and returns while it runs on threads of its own. `*out` is owned:
+ * wq_server_stop(). Fails with WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_SYSTEM (the address is in use,
+ * ...) or WQ_ERROR_NO_MEMORY.
+ */
+WQ_API int wq_serve(wq_server **out, wq_queue *queue, const wq_serve_options *options,
+                    wq_error *error);
+
+/** The address it listens on, as in "127.0.0.1:8080", with the real port; borrowed. */
+WQ_API const char *wq_server_address(const wq_server *server);
+
+/**
+ * Stops in good order: no new connections, wq_stop() on the queue, every stream gets its last record
+ * and its end, at most `linger_ms` more for clients that are slow, threads joined, all freed. The
+ * queue is yours to wq_close() afterwards. NULL is allowed. Call it once, from a thread that is not
+ * one of the server's.
+ */
+WQ_API void wq_server_stop(wq_server *server);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

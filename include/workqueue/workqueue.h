@@ -1,0 +1,319 @@
+/* workqueue.h - a web request starts a long-running program, and people watch it to the end.
+ *
+ * A queue runs PROGRAM SERVER DOCUMENT_SET_ID API_TOKEN OUTPUT_FILENAME on a pool of threads, one
+ * job at a time per triple of parameters, and publishes the program's output whole or not at all.
+ *
+ * Conventions of this header
+ * - A function that can fail returns an int: WQ_OK (0) or another non-negative wq_result on
+ *   success, a negative wq_result on failure. Every `wq_error *` may be NULL; when it is not, a
+ *   failing call writes a sentence that a person can use.
+ * - Out-parameters come first in name (`*out`) and are untouched on failure unless said otherwise.
+ * - "Borrowed" pointers belong to the library and live as long as the text says; "owned" ones are
+ *   yours to release with the function named.
+ * - Every function may be called from any thread at any time, unless its text says otherwise.
+ * - Durations are milliseconds (`_ms`), sizes are bytes (`_bytes`).
+ * - Nothing here changes the process around it: no signal dispositions, no chdir, no umask, no
+ *   waitpid for children that are not ours, no output except through the log callback.
+ *
+ * No macro is needed to use it, so it can be called through a foreign-function interface.
+ */
+#ifndef WORKQUEUE_WORKQUEUE_H
+#define WORKQUEUE_WORKQUEUE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define WQ_API __attribute__((visibility("default")))
+#else
+#define WQ_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- results and errors ---------------------------------------------------------------------- */
+
+/** What a call came to. Negative values are failures. */
+typedef enum wq_result {
+    WQ_OK = 0,                      /**< done as asked */
+    WQ_DONE = 1,                    /**< the output is there already; nothing had to run */
+    WQ_ERROR_INVALID_ARGUMENT = -1, /**< an option or parameter is missing or malformed */
+    WQ_ERROR_NO_MEMORY = -2,        /**< an allocation failed */
+    WQ_ERROR_SYSTEM = -3,           /**< the operating system refused; the message names the call */
+    WQ_ERROR_LOCKED = -4,           /**< another queue, here or in another process, owns the storage */
+    WQ_ERROR_FULL = -5,             /**< as many jobs are queued as the options allow */
+    WQ_ERROR_CLOSING = -6,          /**< the queue is stopping and takes no new jobs */
+    WQ_ERROR_NOT_FOUND = -7,        /**< there is no such job or output */
+    WQ_ERROR_TIMEOUT = -8           /**< the time given ran out first */
+} wq_result;
+
+/** A failure in words. `message` is NUL-terminated, one sentence, never holds an API token. */
+typedef struct wq_error {
+    int code;          /**< the wq_result that was returned */
+    char message[508]; /**< the sentence */
+} wq_error;
+
+/** The sentence for a wq_result; borrowed, static, never NULL, also for unknown values. */
+WQ_API const char *wq_strerror(int result);
+
+/** The library's version, as in "1.0.0"; borrowed, static. */
+WQ_API const char *wq_version(void);
+
+/* ---- options --------------------------------------------------------------------------------- */
+
+/** Severity of a log line. */
+typedef enum wq_log_level { WQ_LOG_ERROR = 0, WQ_LOG_WARNING = 1, WQ_LOG_INFO = 2 } wq_log_level;
+
+/**
+ * Receives a log line: one line, printable ASCII, bounded, without newline or API token. `message`
+ * is borrowed for the call. Called from any thread, several at once; must not call the queue.
+ */
+typedef void (*wq_log_cb)(void *user, int level, const char *message);
+
+struct wq_runner; /* extend.h */
+struct wq_store;  /* extend.h */
+
+/**
+ * How a queue behaves. Fill it with wq_options_init(), then change what you like. Strings and the
+ * structure itself are borrowed during wq_open() only.
+ */
+typedef struct wq_options {
+    size_t size;             /**< sizeof(wq_options) of the caller; set by wq_options_init() */
+    const char *program;     /**< path of the executable; relative ones are resolved at wq_open() */
+    const char *storage_dir; /**< existing folder for the outputs; locked while the queue is open */
+    unsigned workers;        /**< jobs that run at the same time; default 2, at most 1024 */
+    size_t max_queue;        /**< jobs that may wait; default 10000; one more gets WQ_ERROR_FULL */
+    int sync;                /**< nonzero: fsync output and folder before success; default 1 */
+    unsigned grace_ms;       /**< SIGTERM to SIGKILL, at cancel and at close; default 5000 */
+    unsigned drain_ms;       /**< after exit, how long held-open pipes are read; default 500 */
+    size_t max_line_bytes;   /**< longest stdout line, the rest of it is dropped; default 8192 */
+    size_t stderr_tail_bytes; /**< end of stderr that is kept for the error; default 65536 */
+    size_t max_ended;        /**< ended jobs that stay known by id; default 4096 */
+    unsigned retain_ended_ms; /**< how long an ended job stays known by id; default 3600000 */
+    wq_log_cb log;           /**< NULL: no log */
+    void *log_user;          /**< handed to log */
+    struct wq_runner *runner; /**< NULL: run `program` here; else see extend.h, taken over */
+    struct wq_store *store;   /**< NULL: files in storage_dir; else see extend.h, taken over */
+} wq_options;
+
+/**
+ * Fills `options` with the defaults. `size` is sizeof(wq_options) as the caller knows it, so that
+ * a program built against an older header keeps working with a newer library. A size that this
+ * library does not know leaves everything zero, which wq_open() refuses.
+ */
+WQ_API void wq_options_init(wq_options *options, size_t size);
+
+/* ---- the queue ------------------------------------------------------------------------------- */
+
+typedef struct wq_queue wq_queue; /**< a queue, its threads and its storage folder */
+typedef struct wq_job wq_job;     /**< a counted reference to one job */
+typedef struct wq_watch wq_watch; /**< one registration for news */
+
+/**
+ * Opens a queue: locks the storage folder, removes what a crash left there, starts the workers.
+ *
+ * `*out` is owned: wq_close(). Fails with WQ_ERROR_INVALID_ARGUMENT (an option, or a program that
+ * is not an executable file), WQ_ERROR_LOCKED, WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY. `runner` and
+ * `store` of the options are closed on failure too.
+ */
+WQ_API int wq_open(wq_queue **out, const wq_options *options, wq_error *error);
+
+/**
+ * Begins to stop, and returns at once: new jobs are refused with WQ_ERROR_CLOSING, queued ones end
+ * as WQ_STATE_CANCELLED, running ones are told to end (SIGTERM, `grace_ms`, SIGKILL). Each job's
+ * watchers are told as it ends. May be called more than once.
+ */
+WQ_API void wq_stop(wq_queue *queue);
+
+/**
+ * wq_stop(), then waits until every job has ended, no child is left and every thread is joined,
+ * and frees the queue. NULL is allowed. Jobs still referenced stay readable until wq_job_unref().
+ * Call it once, and no other function with this queue at the same time or later; watches of it
+ * must be cancelled before.
+ */
+WQ_API void wq_close(wq_queue *queue);
+
+/** Numbers about a queue at one moment. */
+typedef struct wq_stats {
+    size_t queued;            /**< jobs that wait */
+    size_t running;           /**< jobs whose program runs */
+    size_t publishing;        /**< jobs whose output is being made durable */
+    size_t ended;             /**< ended jobs still known by id */
+    size_t workers;           /**< as in the options */
+    size_t max_queue;         /**< as in the options */
+    uint64_t succeeded;       /**< jobs that succeeded since wq_open() */
+    uint64_t failed;          /**< jobs that failed since wq_open() */
+    uint64_t cancelled;       /**< jobs that were cancelled since wq_open() */
+    uint64_t mean_run_ms;     /**< moving mean of how long a program runs; 0 while none has ended */
+} wq_stats;
+
+/** Writes the numbers to `*out`. */
+WQ_API void wq_queue_stats(wq_queue *queue, wq_stats *out);
+
+/* ---- parameters ------------------------------------------------------------------------------ */
+
+/** What names a job. All three are NUL-terminated, UTF-8 without control characters, not empty. */
+typedef struct wq_params {
+    const char *server;          /**< at most 2048 bytes */
+    const char *document_set_id; /**< at most 256 bytes */
+    const char *api_token;       /**< at most 256 bytes; never logged, never part of a path */
+} wq_params;
+
+enum { WQ_KEY_SIZE = 65, WQ_ID_SIZE = 37 }; /**< buffers for a key or an id, with their NUL */
+
+/**
+ * Checks the three strings. WQ_OK, or WQ_ERROR_INVALID_ARGUMENT and a sentence that names the
+ * field ("server", "document_set_id" or "api_token").
+ */
+WQ_API int wq_params_check(const wq_params *params, wq_error *error);
+
+/**
+ * Writes the key of `params`, 64 lower-case hex digits and NUL, to `key`: SHA-256 over the three
+ * strings, each preceded by its length as 8 bytes, most significant first. WQ_OK or
+ * WQ_ERROR_NO_MEMORY.
+ */
+WQ_API int wq_params_key(const wq_params *params, char key[WQ_KEY_SIZE]);
+
+/* ---- jobs ------------------------------------------------------------------------------------ */
+
+/** The life of a job. The last three are the ends. */
+typedef enum wq_state {
+    WQ_STATE_QUEUED = 0,
+    WQ_STATE_RUNNING = 1,
+    WQ_STATE_PUBLISHING = 2, /**< the program has succeeded; its output is being put in place */
+    WQ_STATE_SUCCEEDED = 3,
+    WQ_STATE_FAILED = 4,
+    WQ_STATE_CANCELLED = 5
+} wq_state;
+
+/**
+ * Asks for the output of `params`.
+ *
+ * WQ_DONE: the output is there, `*out` is NULL. WQ_OK: `*out` is the job that makes it, whether it
+ * was there before or begins with this call; owned, wq_job_unref(). However many ask at once, one
+ * job runs. `flags` is 0. Fails with WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_FULL, WQ_ERROR_CLOSING,
+ * WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY, and then has started nothing.
+ */
+WQ_API int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
+                         wq_error *error);
+
+/**
+ * The job with this id, if it waits, runs, or ended not too long ago (`max_ended`,
+ * `retain_ended_ms`). `*out` is owned: wq_job_unref(). WQ_OK or WQ_ERROR_NOT_FOUND.
+ */
+WQ_API int wq_job_by_id(wq_queue *queue, const char *id, wq_job **out);
+
+/** Adds a reference; returns `job`. */
+WQ_API wq_job *wq_job_ref(wq_job *job);
+
+/** Drops a reference. NULL is allowed. The job itself goes on. */
+WQ_API void wq_job_unref(wq_job *job);
+
+/** The job's random id (UUIDv4); borrowed, as long as the reference. */
+WQ_API const char *wq_job_id(const wq_job *job);
+
+/** The job's key as in wq_params_key(); borrowed, as long as the reference. */
+WQ_API const char *wq_job_key(const wq_job *job);
+
+/** The job's parameters, token included; borrowed, as long as the reference. */
+WQ_API const wq_params *wq_job_params(const wq_job *job);
+
+/** A job at one moment. Fill it with wq_job_snapshot(), empty it with wq_snapshot_clear(). */
+typedef struct wq_snapshot {
+    int state;                 /**< a wq_state */
+    uint64_t version;          /**< grows with each change, except of n_ahead_in_queue */
+    uint64_t n_ahead_in_queue; /**< running jobs and the queued ones in front; 0 once running */
+    double fraction;           /**< 0 to 1; 1 once ended, whatever the end */
+    int has_items;             /**< nonzero if the program reports items, as in "3/12" */
+    uint64_t items_done;       /**< items done, when has_items */
+    uint64_t items_total;      /**< items in all, when has_items */
+    int has_returncode;        /**< nonzero once the job has ended */
+    int returncode;            /**< exit status, -N for signal N, -999 for a failure of ours */
+    const char *message;       /**< UTF-8 or what the program wrote; NULL if none; part of the snapshot */
+    const char *error;         /**< why the job ended badly; NULL otherwise; part of the snapshot */
+    int64_t queued_at_ms;      /**< Unix time */
+    int64_t started_at_ms;     /**< Unix time; 0 if never started */
+    int64_t ended_at_ms;       /**< Unix time; 0 until ended */
+    uint64_t waited_ms;        /**< time in the queue so far, by a clock that does not jump */
+    uint64_t ran_ms;           /**< run time so far, likewise */
+    void *held[2];             /**< private */
+} wq_snapshot;
+
+/** Writes the job's present state to `*out`, whatever was in it before. wq_snapshot_clear() it. */
+WQ_API void wq_job_snapshot(wq_job *job, wq_snapshot *out);
+
+/** Releases what the snapshot holds, and zeroes it. */
+WQ_API void wq_snapshot_clear(wq_snapshot *snapshot);
+
+/**
+ * Renders the progress record, one JSON object in ASCII, like snprintf: writes at most `size` bytes
+ * with NUL to `buf` (which may be NULL if size is 0) and returns the length it has in full without
+ * NUL.
+ */
+WQ_API size_t wq_snapshot_json(const wq_snapshot *snapshot, char *buf, size_t size);
+
+/**
+ * Ends the job: a queued one at once, a running one by SIGTERM, grace, SIGKILL. One whose output is
+ * being published, or that has ended, is left as it is. Returns at once; WQ_OK, or WQ_DONE if it
+ * was too late.
+ */
+WQ_API int wq_job_cancel(wq_job *job);
+
+/**
+ * Waits until the job has ended, at most `timeout_ms` (negative: for ever). WQ_OK or
+ * WQ_ERROR_TIMEOUT. Not for event loops: watch there.
+ */
+WQ_API int wq_job_wait(wq_job *job, int64_t timeout_ms);
+
+/* ---- news ------------------------------------------------------------------------------------ */
+
+/**
+ * Is told that there is news: take a snapshot. Called from a worker or whoever caused the news, so
+ * it must return at once: mark something, wake something. It may read (wq_job_snapshot,
+ * wq_snapshot_json), but must not watch, cancel a watch or a job, or close the queue.
+ */
+typedef void (*wq_watch_cb)(void *user);
+
+/**
+ * Calls `cb(user)` at each change of the job, its end included, from now on. News that came before
+ * is not told: watch first, then take a snapshot. `*out` is owned: wq_watch_cancel(). WQ_OK or
+ * WQ_ERROR_NO_MEMORY. The watch keeps a reference to the job.
+ */
+WQ_API int wq_job_watch(wq_job *job, wq_watch_cb cb, void *user, wq_watch **out);
+
+/**
+ * Calls `cb(user)` whenever the n_ahead_in_queue of queued jobs may have changed, which wq_job_watch()
+ * does not tell. `*out` is owned: wq_watch_cancel(), before wq_close(). WQ_OK or
+ * WQ_ERROR_NO_MEMORY.
+ */
+WQ_API int wq_queue_watch(wq_queue *queue, wq_watch_cb cb, void *user, wq_watch **out);
+
+/** Ends a watch. When it returns, the callback does not run and will not. NULL is allowed. */
+WQ_API void wq_watch_cancel(wq_watch *watch);
+
+/* ---- outputs --------------------------------------------------------------------------------- */
+
+/** WQ_OK if the output of `params` is there, else WQ_ERROR_NOT_FOUND or another failure. */
+WQ_API int wq_output_find(wq_queue *queue, const wq_params *params, wq_error *error);
+
+/**
+ * Opens the output of `params` for reading. `*fd` is owned (close-on-exec): close(). Fails with
+ * WQ_ERROR_NOT_FOUND, WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY.
+ */
+WQ_API int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *error);
+
+/**
+ * Writes the path where the output of `params` is, or will be, to `path` (`size` bytes, NUL
+ * included), for libraries that open by name. Fails with WQ_ERROR_INVALID_ARGUMENT if it does not
+ * fit or the store has no paths.
+ */
+WQ_API int wq_output_path(wq_queue *queue, const wq_params *params, char *path, size_t size,
+                          wq_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
