@@ -1,0 +1,27 @@
+/* problem.h - answers that are not streams: problem documents, small bodies, CORS, methods. */
+#ifndef WQ_PROBLEM_H
+#define WQ_PROBLEM_H
+
+#include <h2o.h>
+#include <workqueue/http.h>
+
+/* Adds the CORS headers that every answer carries. */
+void wq_cors(h2o_req_t *req);
+
+/* Sends `body` (copied) with Content-Length, without it for HEAD, 204 and 304. Returns 0. */
+int wq_send_bytes(h2o_req_t *req, int status, const char *content_type, const char *body,
+                  size_t len);
+
+/* A problem document. Extra response headers (Allow, Retry-After, WWW-Authenticate) are the
+ * caller's to add to req->res.headers before. `format` makes the detail. Returns 0. */
+int wq_problem(h2o_req_t *req, int status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Answers OPTIONS and methods that are not in `allow`; 1 if it has answered. */
+int wq_method(h2o_req_t *req, const char *allow);
+
+/* A failed call of the queue as an answer: FULL and CLOSING to 503 with Retry-After
+ * (`retry_after_s`), INVALID_ARGUMENT to 400, the rest to 500. Returns 0. */
+int wq_problem_result(h2o_req_t *req, int result, const wq_error *error, unsigned retry_after_s);
+
+#endif

@@ -1,0 +1,23 @@
+/* request.h - from an h2o request to parameters, within limits. */
+#ifndef WQ_REQUEST_H
+#define WQ_REQUEST_H
+
+#include <h2o.h>
+#include <workqueue/http.h>
+
+/* What of the options a request is held against. */
+typedef struct wq_request_limits {
+    size_t max_body_bytes;
+    char **allow_servers; /* prefixes */
+    size_t n_allow_servers;
+} wq_request_limits;
+
+/* Reads server, document set id and token. 0 and *out in the request's pool; or -1 and the request
+ * has been answered with a problem: 400 (naming the field), 401, 403, 413, 415. Precedence: the
+ * Authorization header over the body over the query. */
+int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out);
+
+/* A request header by lower-case name; {NULL, 0} if there is none. */
+h2o_iovec_t wq_request_header(h2o_req_t *req, const char *name);
+
+#endif

@@ -1,0 +1,27 @@
+/* util.h - what every room needs: errors in words, the log, two clocks. */
+#ifndef WQ_UTIL_H
+#define WQ_UTIL_H
+
+#include <workqueue/workqueue.h>
+
+/* Where a room's log lines go; copied by value. */
+typedef struct wq_logger {
+    wq_log_cb cb;
+    void *user;
+} wq_logger;
+
+/* Writes a sentence to `error` (NULL: nowhere) and returns `code`. Keeps errno. */
+int wq_fail(wq_error *error, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Logs one line: control and non-ASCII bytes escaped as \xNN, cut at 1024 bytes. */
+void wq_log(const wq_logger *logger, int level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Milliseconds by CLOCK_MONOTONIC, for deadlines and durations. */
+int64_t wq_monotonic_ms(void);
+
+/* Milliseconds since 1970, for people. */
+int64_t wq_unix_ms(void);
+
+#endif
