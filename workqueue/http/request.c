@@ -1,0 +1,218 @@
+/* request.c - from an h2o request to parameters, within limits.
+ *
+ * This is on the path of every request, so nothing is copied but the three values, and memory comes
+ * from the request's pool only.
+ */
+#include "workqueue/http/request.h"
+
+#include <string.h>
+
+#include "workqueue/http/fields.h"
+#include "workqueue/http/problem.h"
+
+#define BODY_TYPES "application/x-www-form-urlencoded, multipart/form-data and application/json"
+
+static void *pool_alloc(void *pool, size_t size)
+{
+    return h2o_mem_alloc_pool(pool, size);
+}
+
+static wq_arena arena_of(h2o_req_t *req)
+{
+    return (wq_arena){pool_alloc, &req->pool};
+}
+
+static h2o_iovec_t query_of(const h2o_req_t *req)
+{
+    if (req->query_at >= req->path.len) /* SIZE_MAX: there is none */
+        return h2o_iovec_init(NULL, 0);
+    return h2o_iovec_init(req->path.base + req->query_at + 1, req->path.len - req->query_at - 1);
+}
+
+static h2o_iovec_t token_header(const h2o_req_t *req, const h2o_token_t *token)
+{
+    const ssize_t i = h2o_find_header(&req->headers, token, -1);
+
+    return i == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[i].value;
+}
+
+h2o_iovec_t wq_request_header(h2o_req_t *req, const char *name)
+{
+    const size_t len = strlen(name);
+    const h2o_token_t *token = h2o_lookup_token(name, len);
+    ssize_t i;
+
+    if (token != NULL)
+        return token_header(req, token);
+    i = h2o_find_header_by_str(&req->headers, name, len, -1);
+    return i == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[i].value;
+}
+
+const char *wq_http_query(h2o_req_t *req, const char *name)
+{
+    const h2o_iovec_t query = query_of(req);
+
+    return wq_query_field(arena_of(req), query.base, query.len, name);
+}
+
+/* ---- the three sources, the one with precedence first; -1: answered ------------------------- */
+
+static int unauthorized(h2o_req_t *req, const char *why)
+{
+    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_WWW_AUTHENTICATE,
+                   H2O_STRLIT("Basic realm=\"workqueue\""), 1);
+    wq_problem(req, 401, "%s.", why);
+    return -1;
+}
+
+static int read_authorization(h2o_req_t *req, wq_fields *fields)
+{
+    const h2o_iovec_t value = token_header(req, H2O_TOKEN_AUTHORIZATION);
+    const char *why;
+
+    if (value.base == NULL)
+        return 0;
+    fields->api_token = wq_basic_token(arena_of(req), value.base, value.len, &why);
+    return fields->api_token != NULL ? 0 : unauthorized(req, why);
+}
+
+static int malformed(h2o_req_t *req, const char *what, const char *why)
+{
+    wq_problem(req, 400, "The %s is malformed: %s.", what, why);
+    return -1;
+}
+
+static int read_multipart(h2o_req_t *req, wq_fields *fields, const char *boundary)
+{
+    const char *why;
+
+    if (boundary == NULL)
+        return malformed(req, "Content-Type", "multipart/form-data needs a boundary");
+    if (wq_fields_multipart(fields, arena_of(req), boundary, strlen(boundary), req->entity.base,
+                            req->entity.len, &why) != 0)
+        return malformed(req, "multipart/form-data body", why);
+    return 0;
+}
+
+static int read_body_as(h2o_req_t *req, wq_fields *fields, const char *type, const char *boundary)
+{
+    const h2o_iovec_t body = req->entity;
+    const wq_arena arena = arena_of(req);
+    const char *why;
+
+    if (strcmp(type, "application/x-www-form-urlencoded") == 0) {
+        if (wq_fields_urlencoded(fields, arena, body.base, body.len, &why) != 0)
+            return malformed(req, "application/x-www-form-urlencoded body", why);
+        return 0;
+    }
+    if (strcmp(type, "application/json") == 0) {
+        if (wq_fields_json(fields, arena, body.base, body.len, &why) != 0)
+            return malformed(req, "application/json body", why);
+        return 0;
+    }
+    if (strcmp(type, "multipart/form-data") == 0)
+        return read_multipart(req, fields, boundary);
+    wq_problem(req, 415, "A body of this Content-Type cannot be read here; " BODY_TYPES " can.");
+    return -1;
+}
+
+static int read_body(const wq_request_limits *limits, h2o_req_t *req, wq_fields *fields)
+{
+    const h2o_iovec_t value = token_header(req, H2O_TOKEN_CONTENT_TYPE);
+    const char *type, *boundary;
+
+    if (req->entity.base == NULL || req->entity.len == 0)
+        return 0;
+    if (req->entity.len > limits->max_body_bytes) {
+        wq_problem(req, 413, "The body has %zu bytes; at most %zu are taken here.", req->entity.len,
+                   limits->max_body_bytes);
+        return -1;
+    }
+    if (wq_content_type(arena_of(req), value.base, value.len, &type, &boundary) != 0) {
+        wq_problem(req, 415,
+                   "The body needs a Content-Type that can be read here: " BODY_TYPES ".");
+        return -1;
+    }
+    return read_body_as(req, fields, type, boundary);
+}
+
+static int read_query(h2o_req_t *req, wq_fields *fields)
+{
+    const h2o_iovec_t query = query_of(req);
+    const char *why;
+
+    if (wq_fields_urlencoded(fields, arena_of(req), query.base, query.len, &why) != 0)
+        return malformed(req, "query string", why);
+    return 0;
+}
+
+/* ---- what was read, held against the rules; -1: answered ------------------------------------ */
+
+static int is_missing(const char *text)
+{
+    return text == NULL || *text == '\0';
+}
+
+static int check_present(h2o_req_t *req, const wq_fields *fields)
+{
+    const char *name = is_missing(fields->server)            ? "server"
+                       : is_missing(fields->document_set_id) ? "documentSetId"
+                                                             : NULL;
+
+    if (name != NULL) {
+        wq_problem(req, 400, "The field %s is missing.", name);
+        return -1;
+    }
+    if (is_missing(fields->api_token))
+        return unauthorized(req, "An API token is needed, as Authorization: Basic "
+                                 "base64(token:x-auth-token) or in the field apiToken");
+    return 0;
+}
+
+/* Whether the host of a URL, or a path segment, ends at `rest`: "http://good.example" must let in
+ * neither "http://good.example.evil" nor "http://good.example:x@evil". */
+static int ends_here(const char *rest)
+{
+    if (*rest == ':')
+        rest += 1 + strspn(rest + 1, "0123456789");
+    return *rest == '\0' || *rest == '/' || *rest == '?' || *rest == '#';
+}
+
+static int has_prefix(const char *server, const char *prefix)
+{
+    const size_t n = strlen(prefix);
+
+    if (n == 0 || strncmp(server, prefix, n) != 0)
+        return 0;
+    return prefix[n - 1] == '/' || ends_here(server + n);
+}
+
+static int is_allowed(const wq_request_limits *limits, const char *server)
+{
+    for (size_t i = 0; i < limits->n_allow_servers; i++)
+        if (has_prefix(server, limits->allow_servers[i]))
+            return 1;
+    return limits->n_allow_servers == 0;
+}
+
+int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out)
+{
+    wq_fields fields = {0};
+    wq_params params;
+    wq_error error;
+
+    if (read_authorization(req, &fields) != 0 || read_body(limits, req, &fields) != 0 ||
+        read_query(req, &fields) != 0 || check_present(req, &fields) != 0)
+        return -1;
+    params = (wq_params){fields.server, fields.document_set_id, fields.api_token};
+    if (wq_params_check(&params, &error) != WQ_OK) {
+        wq_problem(req, 400, "%s.", error.message);
+        return -1;
+    }
+    if (!is_allowed(limits, params.server)) {
+        wq_problem(req, 403, "The server named in the field server is not on the allow-list here.");
+        return -1;
+    }
+    *out = params;
+    return 0;
+}
