@@ -11,10 +11,10 @@
 #include <sqlite3.h>
 #include <stddef.h>
 
-typedef struct database {
+struct database {
     sqlite3 *db;
     sqlite3_stmt *add_document, *add_words;
-} database;
+};
 
 typedef struct database_text {
     const char *data; /* UTF-8; NULL: none */
@@ -22,13 +22,13 @@ typedef struct database_text {
 } database_text;
 
 /* Each returns 0, or -1: database_problem() says why, until the next call. */
-int database_create(database *database, const char *path);
+int database_create(struct database *database, const char *path);
 /* A document whose id has been added before is left out: *added is 0. */
-int database_add(database *database, sqlite3_int64 id, database_text title, database_text url,
-                 database_text text, int *added);
-int database_finish(database *database);
+int database_add(struct database *database, sqlite3_int64 id, database_text title,
+                 database_text url, database_text text, int *added);
+int database_finish(struct database *database);
 
-const char *database_problem(database *database);
-void database_dispose(database *database);
+const char *database_problem(struct database *database);
+void database_dispose(struct database *database);
 
 #endif

@@ -52,7 +52,7 @@ static int is_space(char c) {
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
-/* ---- a value, whatever it is --------------------------------------------------------------- */
+/* ---- a value, whatever it is ---- */
 
 static void begin_value(items *reader, int place, size_t limit) {
     reader->place = place;
@@ -143,8 +143,7 @@ static size_t take_value(items *reader, const char *data, size_t n, int *done) {
     return i;
 }
 
-/* ---- what is done with a value that has ended -------------------------------------------------
- */
+/* ---- what is done with a value that has ended ---- */
 
 static int is_hex(char c) {
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
@@ -254,8 +253,7 @@ static int end_item(items *reader) {
     return stop != 0 ? -1 : 0;
 }
 
-/* ---- the answer around the values --------------------------------------------------------------
- */
+/* ---- the answer around the values ---- */
 
 /* The value of a key begins, with the byte c. */
 static int begin_member(items *reader, char c) {

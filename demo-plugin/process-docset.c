@@ -28,10 +28,10 @@ enum {
     SILENCE_TIMEOUT_S = 300 /* Overview may think for long before a big set, but not for ever */
 };
 
-typedef struct job {
+struct job {
     const char *server, *document_set_id, *api_token, *output;
     CURL *curl;
-    database database;
+    struct database database;
     items items;
     uint64_t n_documents;
     uint64_t n_lines;
@@ -39,10 +39,9 @@ typedef struct job {
     char refusal[MAX_ANSWER_BYTES + 1]; /* what the server says when it does not give documents */
     size_t refusal_len;
     char sentence[1024]; /* why it failed */
-} job;
+};
 
-/* ---- failures ----------------------------------------------------------------------------------
- */
+/* ---- failures ---- */
 
 /* What servers say may hold anything, the token too. */
 static void redact(char *sentence, const char *token) {
@@ -54,7 +53,7 @@ static void redact(char *sentence, const char *token) {
 }
 
 /* Keeps the first sentence, which is the cause of later ones. Returns -1. */
-static int __attribute__((format(printf, 2, 3))) fail(job *job, const char *format, ...) {
+static int __attribute__((format(printf, 2, 3))) fail(struct job *job, const char *format, ...) {
     if (job->sentence[0] != '\0')
         return -1;
     va_list args;
@@ -68,13 +67,12 @@ static int __attribute__((format(printf, 2, 3))) fail(job *job, const char *form
     return -1;
 }
 
-static int fail_database(job *job) {
+static int fail_database(struct job *job) {
     return fail(job, "Cannot write the database %s: %s.", job->output,
                 database_problem(&job->database));
 }
 
-/* ---- progress ----------------------------------------------------------------------------------
- */
+/* ---- progress ---- */
 
 static int64_t now_ms(void) {
     struct timespec t;
@@ -83,7 +81,7 @@ static int64_t now_ms(void) {
 }
 
 /* Writes how far it is: items of items if the server has said how many there are. */
-static void report(job *job, uint64_t done, const char *message) {
+static void report(struct job *job, uint64_t done, const char *message) {
     if (job->items.has_total && job->items.total > 0) {
         uint64_t total = done > job->items.total ? done : job->items.total;
         printf("%llu/%llu\t%s\n", (unsigned long long)done, (unsigned long long)total, message);
@@ -107,7 +105,7 @@ static void copy_title(char *out, size_t size, const char *title, size_t len) {
     out[len] = '\0';
 }
 
-static void report_document(job *job, database_text title) {
+static void report_document(struct job *job, database_text title) {
     if (job->n_lines > BURST_LINES && now_ms() - job->last_line_ms < LINE_EVERY_MS)
         return;
     char message[MAX_TITLE_BYTES + 16] = "indexing ";
@@ -120,8 +118,7 @@ static void report_document(job *job, database_text title) {
     report(job, job->n_documents, message);
 }
 
-/* ---- documents ---------------------------------------------------------------------------------
- */
+/* ---- documents ---- */
 
 /* A field that may be null or not there. */
 static database_text text_of(json_t *item, const char *name) {
@@ -132,7 +129,7 @@ static database_text text_of(json_t *item, const char *name) {
 }
 
 static int on_item(void *user, json_t *item) {
-    job *job = user;
+    struct job *job = user;
     json_t *id = json_object_get(item, "id");
     if (!json_is_integer(id))
         return fail(job, "%s sent a document without an id.", job->server);
@@ -148,16 +145,15 @@ static int on_item(void *user, json_t *item) {
     return 0;
 }
 
-/* ---- the download ------------------------------------------------------------------------------
- */
+/* ---- the download ---- */
 
-static long status_of(job *job) {
+static long status_of(struct job *job) {
     long status = 0;
     curl_easy_getinfo(job->curl, CURLINFO_RESPONSE_CODE, &status);
     return status;
 }
 
-static void keep_refusal(job *job, const char *data, size_t n) {
+static void keep_refusal(struct job *job, const char *data, size_t n) {
     size_t room = MAX_ANSWER_BYTES - job->refusal_len;
     if (n > room)
         n = room;
@@ -166,7 +162,7 @@ static void keep_refusal(job *job, const char *data, size_t n) {
 }
 
 static size_t on_data(char *data, size_t size, size_t count, void *user) {
-    job *job = user;
+    struct job *job = user;
     size_t n = size * count;
     if (status_of(job) != 200) {
         keep_refusal(job, data, n);
@@ -182,7 +178,7 @@ static size_t on_data(char *data, size_t size, size_t count, void *user) {
 
 /* The parameters come from whoever asked the web server: only the web is fetched from, and what is
  * put into the address stays in its place. */
-static int check_server(job *job) {
+static int check_server(struct job *job) {
     char *user = NULL, *scheme = NULL, *host = NULL;
     CURLU *url = curl_url();
     int bad = url == NULL || curl_url_set(url, CURLUPART_URL, job->server, 0) != CURLUE_OK ||
@@ -198,7 +194,7 @@ static int check_server(job *job) {
     return bad ? fail(job, "SERVER must be an address as in https://www.overviewdocs.com.") : 0;
 }
 
-static char *make_address(job *job) {
+static char *make_address(struct job *job) {
     char *id = curl_easy_escape(job->curl, job->document_set_id, 0);
     if (id == NULL)
         return NULL;
@@ -215,7 +211,7 @@ static char *make_address(job *job) {
 }
 
 /* The reason in the body of a refusal, as in {"message": "..."}; "" if there is none. */
-static const char *refusal_message(job *job, char *out, size_t size) {
+static const char *refusal_message(struct job *job, char *out, size_t size) {
     json_t *body = json_loadb(job->refusal, job->refusal_len, 0, NULL);
     const char *message = json_string_value(json_object_get(body, "message"));
     snprintf(out, size, "%s%.200s", message == NULL ? "" : ": ", message == NULL ? "" : message);
@@ -223,7 +219,7 @@ static const char *refusal_message(job *job, char *out, size_t size) {
     return out;
 }
 
-static int fail_status(job *job, long status) {
+static int fail_status(struct job *job, long status) {
     char why[256];
     refusal_message(job, why, sizeof why);
     if (status == 401)
@@ -239,7 +235,7 @@ static int fail_status(job *job, long status) {
                 why);
 }
 
-static int fail_broken(job *job, const char *why) {
+static int fail_broken(struct job *job, const char *why) {
     char total[32] = "an unknown number of";
     if (job->items.has_total)
         snprintf(total, sizeof total, "%llu", (unsigned long long)job->items.total);
@@ -248,7 +244,7 @@ static int fail_broken(job *job, const char *why) {
 }
 
 /* What a transfer came to. An answer that is whole is good, however the connection ended. */
-static int judge(job *job, CURLcode code, const char *detail) {
+static int judge(struct job *job, CURLcode code, const char *detail) {
     if (job->sentence[0] != '\0')
         return -1;
     const char *why = detail[0] != '\0' ? detail : curl_easy_strerror(code);
@@ -262,7 +258,7 @@ static int judge(job *job, CURLcode code, const char *detail) {
     return fail_broken(job, code == CURLE_OK ? "its end is missing" : why);
 }
 
-static void set_options(job *job, const char *address, char *detail) {
+static void set_options(struct job *job, const char *address, char *detail) {
     CURL *curl = job->curl;
     detail[0] = '\0';
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, detail);
@@ -281,7 +277,7 @@ static void set_options(job *job, const char *address, char *detail) {
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, job);
 }
 
-static int download(job *job) {
+static int download(struct job *job) {
     char detail[CURL_ERROR_SIZE];
     if (check_server(job) != 0)
         return -1;
@@ -295,11 +291,10 @@ static int download(job *job) {
     return judge(job, code, detail);
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------
- */
+/* ---- the whole ---- */
 
 /* The output is there and empty when workqueue runs us; from a shell it may be neither. */
-static int prepare_output(job *job) {
+static int prepare_output(struct job *job) {
     int fd = open(job->output, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd == -1)
         return fail(job, "Cannot write %s: %s.", job->output, strerror(errno));
@@ -307,7 +302,7 @@ static int prepare_output(job *job) {
     return 0;
 }
 
-static int process(job *job) {
+static int process(struct job *job) {
     if (prepare_output(job) != 0)
         return -1;
     report(job, 0, "asking for the documents");
@@ -331,7 +326,7 @@ int main(int argc, char **argv) {
         fputs("usage: process-docset SERVER DOCUMENT_SET_ID API_TOKEN OUTPUT_FILENAME\n", stderr);
         return 2;
     }
-    job job = {
+    struct job job = {
         .server = argv[1], .document_set_id = argv[2], .api_token = argv[3], .output = argv[4]};
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error to report, not a death */
     curl_global_init(CURL_GLOBAL_DEFAULT);
