@@ -1,0 +1,449 @@
+/* child.c - one program on this machine: spawn, read, kill, reap.
+ *
+ * A run is one poll loop over four descriptors: the program's stdout and stderr, its pidfd, and the
+ * cancel_fd of the run. The program has ended when the pidfd says so, whatever its pipes do; they
+ * are read for a bounded time after, as a grandchild may hold them for ever. Every signal is sent
+ * before the program is reaped: as long as it is a zombie, its number and its group's are not
+ * given to anybody else.
+ *
+ * The spawn is what posix_spawn() does inside: a child that borrows our memory, on a stack of its
+ * own, while the thread that made it sleeps. By hand, because it must also set the group, the
+ * parent-death signal and the guard's entry, and because the pidfd comes with it for nothing.
+ */
+#include "workqueue/run/child.h"
+
+#include "workqueue/run/guard.h"
+#include "workqueue/util/util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+    STACK_BYTES = 64 * 1024,
+    STACK_GUARD_BYTES = 64 * 1024, /* a page, whatever its size is on this machine */
+    BUF_BYTES = 64 * 1024,         /* as much as a pipe holds */
+    REST_READS = 16,               /* as much as a pipe can be made to hold by default: 1 MiB */
+    OUR_FAILURE = -999
+};
+
+/* ThreadSanitizer's own clone() takes every child for a fork with memory of its own. */
+#if defined(__SANITIZE_THREAD__)
+#define WQ_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define WQ_TSAN 1
+#endif
+#endif
+#ifdef WQ_TSAN
+extern int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
+#define clone __clone
+#endif
+
+/* ---- in the child, before it executes the program ----------------------------------------------
+ *
+ * It shares our memory: nothing here may allocate, lock or be instrumented. */
+
+typedef struct plan {
+    const char *program;
+    char *const *argv, *const *envp;
+    int fds[3]; /* its stdin, stdout, stderr; none below 3 */
+    char *guard_line;
+    pid_t host;
+    const char *failed; /* out: the call that failed, or NULL */
+    int error;          /* out: its errno */
+} plan;
+
+/* The kernel's struct sigaction, on any machine at most this long, all of it zero: SIG_DFL. */
+static const unsigned long default_action[8];
+static const unsigned long no_signals[2];
+static const unsigned long all_signals[2] = {~0UL, ~0UL};
+enum { KERNEL_SIGSET_BYTES = 8, KERNEL_LAST_SIGNAL = 64 };
+
+/* What the host ignores would stay ignored; what it handles must not be handled in here. */
+WQ_IN_CHILD static inline void reset_signals(void) {
+    for (int i = 1; i <= KERNEL_LAST_SIGNAL; i++)
+        syscall(SYS_rt_sigaction, i, default_action, NULL, KERNEL_SIGSET_BYTES);
+}
+
+/* For kernels, or sandboxes, without close_range(). */
+WQ_IN_CHILD static inline void close_one_by_one(void) {
+    struct rlimit limit = {.rlim_cur = 1024};
+    syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
+    for (rlim_t fd = 3; fd < limit.rlim_cur && fd < 1U << 20; fd++)
+        syscall(SYS_close, (int)fd);
+}
+
+WQ_IN_CHILD static inline const char *become(const plan *p) {
+    reset_signals();
+    if (syscall(SYS_setpgid, 0, 0) != 0)
+        return "setpgid";
+    if (p->guard_line != NULL)
+        wq_guard_set(p->guard_line, (pid_t)syscall(SYS_getpid));
+    if (syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0)
+        return "prctl";
+    /* If the host died before that, nobody would kill us. */
+    if (syscall(SYS_getppid) != p->host)
+        return "getppid";
+    for (int i = 0; i < 3; i++)
+        if (syscall(SYS_dup3, p->fds[i], i, 0) < 0)
+            return "dup3";
+    if (syscall(SYS_close_range, 3, ~0U, 0) != 0)
+        close_one_by_one();
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, no_signals, NULL, KERNEL_SIGSET_BYTES);
+    syscall(SYS_execve, p->program, p->argv, p->envp);
+    return "execve";
+}
+
+WQ_IN_CHILD static int child_main(void *arg) {
+    plan *p = arg;
+    p->failed = become(p);
+    p->error = errno;
+    syscall(SYS_exit_group, 127);
+    return 127;
+}
+
+/* ---- the run, in the parent --------------------------------------------------------------------
+ */
+
+enum { OUT, ERR, EXIT, CANCEL, N_FDS };
+
+typedef struct live {
+    wq_child *child;
+    const wq_run *run;
+    pid_t pid;
+    struct pollfd fds[N_FDS]; /* -1: not, or no longer, of interest */
+    int pidfd;
+    int64_t deadline; /* of grace or drain; -1: none */
+    int exited, cancelled;
+} live;
+
+int wq_fd_move(int fd, int lowest) {
+    if (fd < 0 || fd >= lowest)
+        return fd;
+    int moved = fcntl(fd, F_DUPFD_CLOEXEC, lowest);
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return moved;
+}
+
+static void close_fd(int *fd) {
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* A pipe for the child to write to. Only our end must not block; the other one is the program's. */
+static int open_pipe(int *reader, int *writer) {
+    int fds[2];
+    if (pipe2(fds, O_CLOEXEC) != 0)
+        return -1;
+    /* Below 3 (the host may have closed its own) they would be in the way of the child's. */
+    *reader = wq_fd_move(fds[0], 3);
+    *writer = wq_fd_move(fds[1], 3);
+    if (*reader < 0 || *writer < 0)
+        return -1;
+    return fcntl(*reader, F_SETFL, O_NONBLOCK);
+}
+
+/* No signal may be handled in the child, where a handler would find our memory but not our thread.
+ * By the bare call, since pthread_sigmask() leaves out two. */
+static pid_t spawn(plan *p, char *stack, int *pidfd) {
+    unsigned long before[2];
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, all_signals, before, KERNEL_SIGSET_BYTES);
+    pid_t pid = clone(child_main, stack + STACK_GUARD_BYTES + STACK_BYTES,
+                      CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, p, pidfd);
+    int saved = errno;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, before, NULL, KERNEL_SIGSET_BYTES);
+    errno = saved;
+    return pid;
+}
+
+static void fail_to_start(wq_outcome *outcome, const char *program, const char *call, int error) {
+    char text[128];
+    const char *hint = "";
+    if (strcmp(call, "execve") == 0) {
+        if (error == ENOEXEC)
+            hint = " (it is no program for this machine; a script needs a #! line)";
+        else if (error == ENOENT && access(program, F_OK) == 0)
+            hint = " (its interpreter, as its #! line names it)";
+        call = "";
+    }
+    if (asprintf(&outcome->error, "Failed to start %s: %s%s%s%s", program, call,
+                 *call != '\0' ? ": " : "", strerror_r(error, text, sizeof text), hint) < 0)
+        outcome->error = NULL;
+}
+
+static int reap(int pidfd, siginfo_t *info, int flags) {
+    int result;
+    info->si_pid = 0;
+    do
+        result = waitid((idtype_t)P_PIDFD, (id_t)pidfd, info, WEXITED | flags);
+    while (result != 0 && errno == EINTR);
+    return result;
+}
+
+static void leave_guard(const wq_child *child) {
+    if (child->guard_line != NULL)
+        wq_guard_clear(child->guard_line);
+}
+
+/* Starts the program with the writers' ends as its stdout and stderr; -1 and a sentence if not. */
+static int start(live *l, const int writers[2], wq_outcome *outcome) {
+    const wq_child_config *config = l->child->config;
+    const wq_params *params = l->run->params;
+    char *argv[] = {
+        config->program,           (char *)params->server,      (char *)params->document_set_id,
+        (char *)params->api_token, (char *)l->run->output_path, NULL};
+    plan p = {.program = config->program,
+              .argv = argv,
+              .envp = environ,
+              .fds = {config->null_fd, writers[0], writers[1]},
+              .guard_line = l->child->guard_line,
+              .host = getpid()};
+    l->pid = spawn(&p, l->child->stack, &l->pidfd);
+    if (l->pid < 0) {
+        fail_to_start(outcome, config->program, "clone", errno);
+        return -1;
+    }
+    if (p.failed == NULL)
+        return 0;
+    siginfo_t info;
+    leave_guard(l->child);
+    reap(l->pidfd, &info, 0);
+    fail_to_start(outcome, config->program, p.failed, p.error);
+    return -1;
+}
+
+static int open_live(live *l, wq_outcome *outcome) {
+    int writers[2] = {-1, -1}, result = -1;
+    if (open_pipe(&l->fds[OUT].fd, &writers[0]) != 0 ||
+        open_pipe(&l->fds[ERR].fd, &writers[1]) != 0)
+        fail_to_start(outcome, l->child->config->program, "pipe", errno);
+    else
+        result = start(l, writers, outcome);
+    close_fd(&writers[0]);
+    close_fd(&writers[1]);
+    l->fds[EXIT].fd = l->pidfd;
+    return result;
+}
+
+/* Keeps the end of stderr. Without memory for it, the error will be a shorter one. */
+static void add_to_tail(wq_child *child, const char *data, size_t n) {
+    size_t size = child->config->stderr_tail_bytes;
+    if (size == 0 || (child->tail == NULL && (child->tail = malloc(size)) == NULL))
+        return;
+    if (n > size) {
+        data += n - size;
+        n = size;
+    }
+    size_t first = n < size - child->tail_end ? n : size - child->tail_end;
+    memcpy(child->tail + child->tail_end, data, first);
+    memcpy(child->tail, data + first, n - first);
+    child->tail_end = (child->tail_end + n) % size;
+    child->tail_len = child->tail_len + n < size ? child->tail_len + n : size;
+}
+
+/* Reads once from a pipe that poll() has spoken of, and closes it at its end. */
+static void read_pipe(live *l, int which) {
+    struct pollfd *p = &l->fds[which];
+    wq_child *child = l->child;
+    if (p->fd < 0 || p->revents == 0)
+        return;
+    ssize_t n = 0;
+    if (p->revents != POLLHUP)
+        n = read(p->fd, child->buf, BUF_BYTES);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n > 0 && which == ERR)
+        add_to_tail(child, child->buf, (size_t)n);
+    else if (n > 0)
+        wq_lines_feed(&child->lines, child->buf, (size_t)n, l->run->report, l->run->user);
+    /* No writer is left, and this was all: no need to be told once more. */
+    if (n <= 0 || ((p->revents & POLLHUP) != 0 && n < BUF_BYTES))
+        close_fd(&p->fd);
+}
+
+static void on_cancel(live *l) {
+    l->fds[CANCEL].fd = -1;
+    if (l->exited) {
+        l->deadline = 0; /* its own end counts; only the reading is cut short */
+        return;
+    }
+    l->cancelled = 1;
+    kill(-l->pid, SIGTERM);
+    kill(-l->pid, SIGCONT); /* a stopped one cannot take the chance that the grace is */
+    l->deadline = wq_monotonic_ms() + l->child->config->grace_ms;
+}
+
+static void on_exit_seen(live *l) {
+    l->exited = 1;
+    l->fds[EXIT].fd = -1;
+    l->deadline = wq_monotonic_ms() + l->child->config->drain_ms;
+}
+
+/* Nonzero if the deadline of the draining has passed; that of the grace is acted upon. */
+static int on_deadline(live *l) {
+    if (l->deadline < 0 || wq_monotonic_ms() < l->deadline)
+        return 0;
+    if (l->exited)
+        return 1;
+    kill(-l->pid, SIGKILL);
+    l->deadline = -1;
+    return 0;
+}
+
+static int time_left(const live *l) {
+    if (l->deadline < 0)
+        return -1;
+    int64_t left = l->deadline - wq_monotonic_ms();
+    return left < 0 ? 0 : left < 1000000 ? (int)left : 1000000;
+}
+
+/* Until the program has ended and its pipes are at their end, or have had their time. */
+static void supervise(live *l) {
+    while (!l->exited || l->fds[OUT].fd >= 0 || l->fds[ERR].fd >= 0) {
+        if (poll(l->fds, N_FDS, time_left(l)) < 0) {
+            if (errno == EINTR)
+                continue;
+            kill(-l->pid, SIGKILL); /* no memory even for a poll: the reaping waits for its end */
+            return;
+        }
+        read_pipe(l, OUT);
+        read_pipe(l, ERR);
+        if (l->fds[EXIT].fd >= 0 && l->fds[EXIT].revents != 0)
+            on_exit_seen(l);
+        if (l->fds[CANCEL].fd >= 0 && l->fds[CANCEL].revents != 0)
+            on_cancel(l);
+        if (on_deadline(l))
+            return;
+    }
+}
+
+/* What was in the pipes when the group died; bounded, since a process of another group may write.
+ */
+static void read_rest(live *l) {
+    for (int i = 0; i < REST_READS && (l->fds[OUT].fd >= 0 || l->fds[ERR].fd >= 0); i++) {
+        if (poll(l->fds, 2, 0) <= 0)
+            return;
+        read_pipe(l, OUT);
+        read_pipe(l, ERR);
+    }
+}
+
+/* Ends what is left of the group and takes the program's status. -1 if somebody else has reaped the
+ * program; then its number may be a stranger's, and nothing is signalled. */
+static int end_group(live *l, siginfo_t *info) {
+    if (reap(l->pidfd, info, WNOWAIT) != 0) {
+        leave_guard(l->child);
+        return -1;
+    }
+    kill(-l->pid, SIGKILL);
+    read_rest(l);
+    leave_guard(l->child);
+    return reap(l->pidfd, info, 0);
+}
+
+/* "Exited with code N" and the end of stderr, as a C string: a NUL byte in it becomes "?". */
+static char *exit_text(const wq_child *child, int code) {
+    char head[64];
+    size_t size = child->config->stderr_tail_bytes, len = child->tail_len;
+    size_t n = (size_t)snprintf(head, sizeof head, "Exited with code %d\nstderr:\n", code);
+    char *text = malloc(n + len + 1);
+    if (text == NULL)
+        return NULL;
+    memcpy(text, head, n);
+    for (size_t i = 0; i < len; i++) {
+        char c = child->tail[(child->tail_end + size - len + i) % size];
+        text[n + i] = c != '\0' ? c : '?';
+    }
+    text[n + len] = '\0';
+    return text;
+}
+
+static void tell(const live *l, const siginfo_t *info, wq_outcome *outcome) {
+    int code = info->si_code == CLD_EXITED ? info->si_status : -info->si_status;
+    if (l->cancelled) {
+        outcome->cancelled = 1;
+        outcome->error = strdup("Cancelled");
+        return;
+    }
+    outcome->returncode = code;
+    if (code != 0)
+        outcome->error = exit_text(l->child, code);
+}
+
+static int is_cancelled(const wq_run *run) {
+    struct pollfd p = {.fd = run->cancel_fd, .events = POLLIN};
+    return poll(&p, 1, 0) > 0;
+}
+
+void wq_child_run(wq_child *child, const wq_run *run, wq_outcome *outcome) {
+    live l = {.child = child, .run = run, .pidfd = -1, .deadline = -1};
+    siginfo_t info;
+    *outcome = (wq_outcome){.returncode = OUR_FAILURE};
+    for (int i = 0; i < N_FDS; i++)
+        l.fds[i] = (struct pollfd){.fd = -1, .events = POLLIN};
+    l.fds[CANCEL].fd = run->cancel_fd;
+    child->tail_len = child->tail_end = 0;
+    if (is_cancelled(run)) {
+        outcome->cancelled = 1;
+        outcome->error = strdup("Cancelled");
+        return;
+    }
+    if (open_live(&l, outcome) != 0)
+        goto out;
+    supervise(&l);
+    int known = end_group(&l, &info) == 0;
+    wq_lines_finish(&child->lines, run->report, run->user);
+    if (known)
+        tell(&l, &info, outcome);
+    else
+        outcome->error =
+            strdup("The exit code was lost: this process ignores SIGCHLD, or waits for "
+                   "children that are not its own");
+out:
+    close_fd(&l.fds[OUT].fd);
+    close_fd(&l.fds[ERR].fd);
+    close_fd(&l.pidfd);
+}
+
+/* ---- slots -------------------------------------------------------------------------------------
+ */
+
+int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line) {
+    memset(child, 0, sizeof *child);
+    child->config = config;
+    child->guard_line = guard_line;
+    wq_lines_init(&child->lines, config->max_line_bytes);
+    child->buf = malloc(BUF_BYTES);
+    char *stack = mmap(NULL, STACK_GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+    child->stack = stack != MAP_FAILED ? stack : NULL;
+    if (child->buf != NULL && child->stack != NULL &&
+        mprotect(child->stack, STACK_GUARD_BYTES, PROT_NONE) == 0)
+        return 0;
+    wq_child_dispose(child);
+    return -1;
+}
+
+void wq_child_dispose(wq_child *child) {
+    if (child->stack != NULL)
+        munmap(child->stack, STACK_GUARD_BYTES + STACK_BYTES);
+    free(child->buf);
+    free(child->tail);
+    wq_lines_dispose(&child->lines);
+    memset(child, 0, sizeof *child);
+}

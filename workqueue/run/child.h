@@ -1,0 +1,40 @@
+/* child.h - one program on this machine, from its start until it is reaped. */
+#ifndef WQ_CHILD_H
+#define WQ_CHILD_H
+
+#include <workqueue/extend.h>
+
+#include "workqueue/util/lines.h"
+
+/* What all children of a runner have in common. */
+typedef struct wq_child_config {
+    char *program; /* absolute path */
+    int null_fd;   /* /dev/null, not below 3 */
+    unsigned grace_ms, drain_ms;
+    size_t max_line_bytes, stderr_tail_bytes;
+} wq_child_config;
+
+/* What a slot keeps from run to run, so that a run that goes well allocates nothing. */
+typedef struct wq_child {
+    const wq_child_config *config;
+    char *guard_line; /* in the guard's table; NULL without a guard */
+    char *stack;      /* of the child until it executes the program */
+    char *buf;        /* what was read last */
+    wq_lines lines;   /* of stdout */
+    char *tail;       /* the end of stderr, a ring; NULL until a program writes there */
+    size_t tail_len, tail_end;
+} wq_child;
+
+/* 0, or -1 and nothing is held. `config` is borrowed until the dispose. */
+int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line);
+void wq_child_dispose(wq_child *child);
+
+/* Runs the program and returns when it is reaped. One run at a time per child. The thread must
+ * outlive the run: the kernel kills the program when it ends. */
+void wq_child_run(wq_child *child, const wq_run *run, wq_outcome *outcome);
+
+/* Moves a descriptor that is below `lowest` to there or higher, close-on-exec. The new number, or
+ * -1 with errno, and the old one is closed; -1 for a negative one. */
+int wq_fd_move(int fd, int lowest);
+
+#endif
