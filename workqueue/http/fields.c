@@ -271,7 +271,7 @@ int wq_fields_json(wq_fields *fields, wq_arena arena, const char *data, size_t l
                    const char **why)
 {
     json_error_t error;
-    json_t *root = json_loadb(data != NULL ? data : "", len, 0, &error);
+    json_t *root = json_loadb(data != NULL ? data : "", len, JSON_DECODE_ANY, &error);
     int result;
 
     if (root == NULL) /* error.text would quote the input */
