@@ -23,8 +23,8 @@ typedef struct wq_fields {
 
 /* Decoders return 0, or -1 and in *why, static or from the arena, what is malformed: part of a
  * sentence that never repeats the input. They fill in only fields that are still NULL, so call the
- * one with precedence first. In JSON a member given twice has its last value, and null is as good as
- * absent; parsing takes memory of its own, freed before the return. */
+ * one with precedence first. In JSON a member given twice has its last value, and null is as good
+ * as absent; parsing takes memory of its own, freed before the return. */
 int wq_fields_urlencoded(wq_fields *fields, wq_arena arena, const char *data, size_t len,
                          const char **why);
 int wq_fields_json(wq_fields *fields, wq_arena arena, const char *data, size_t len,
@@ -45,8 +45,8 @@ int wq_content_type(wq_arena arena, const char *value, size_t len, const char **
                     const char **boundary);
 
 /* Picks the media type of `offers` (n of them, lower-case, most wanted by us first) that an Accept
- * header likes best (RFC 9110: q, wildcards, specificity; a tie goes to the earlier offer). -1 if it
- * accepts none. Elements that are malformed are skipped; with none left, as with value NULL: 0. */
+ * header likes best (RFC 9110: q, wildcards, specificity; a tie goes to the earlier offer). -1 if
+ * it accepts none. Elements that are malformed are skipped; with none left, as with value NULL: 0. */
 int wq_accept(const char *value, size_t len, const char *const *offers, size_t n);
 
 #endif

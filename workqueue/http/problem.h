@@ -12,14 +12,14 @@ const char *wq_reason(int status);
  * below call it themselves: it is for streams. */
 void wq_cors(h2o_req_t *req);
 
-/* Sends `body` and `content_type` (copied; NULL: none) with Content-Length and CORS headers. HEAD gets
- * the length but not the body, 204 and 304 neither. `req` is dead afterwards. Returns 0. */
+/* Sends `body` and `content_type` (copied; NULL: none) with Content-Length and CORS headers. HEAD
+ * gets the length but not the body, 204 and 304 neither. `req` is dead afterwards. Returns 0. */
 int wq_send_bytes(h2o_req_t *req, int status, const char *content_type, const char *body,
                   size_t len);
 
 /* A problem document. Extra response headers (Allow, Retry-After, WWW-Authenticate) are the
- * caller's to add to req->res.headers before. `format` makes the detail, cut at 1023 bytes. `req` is
- * dead afterwards. Returns 0. */
+ * caller's to add to req->res.headers before. `format` makes the detail, cut at 1023 bytes. `req`
+ * is dead afterwards. Returns 0. */
 int wq_problem(h2o_req_t *req, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
