@@ -46,7 +46,7 @@ int wq_content_type(wq_arena arena, const char *value, size_t len, const char **
 
 /* Picks the media type of `offers` (n of them, lower-case, most wanted by us first) that an Accept
  * header likes best (RFC 9110: q, wildcards, specificity; a tie goes to the earlier offer). -1 if
- * it accepts none. Elements that are malformed are skipped; with none left, as with value NULL: 0. */
+ * it accepts none. Malformed elements are skipped; with none left, as with value NULL: 0. */
 int wq_accept(const char *value, size_t len, const char *const *offers, size_t n);
 
 #endif
