@@ -1,0 +1,171 @@
+/* main.c - demo-plugin: an Overview plugin on workqueue's public headers.
+ *
+ * The library brings the queue, the server and POST /generate; this adds what is the plugin's own:
+ * GET /metadata, GET /show, GET /search and, with --sample, an Overview server to try it with. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "options.h"
+#include "plugin.h"
+#include "sample.h"
+
+/* The page, as it is in show.html. */
+__asm__(".pushsection .rodata\n"
+        "show_page:\n"
+        ".incbin \"" SHOW_PAGE "\"\n"
+        "show_page_end:\n"
+        ".byte 0\n"
+        ".popsection\n");
+extern const char show_page[] __attribute__((visibility("hidden")));
+extern const char show_page_end[] __attribute__((visibility("hidden")));
+
+/* ---- routes ---- */
+
+struct route {
+    h2o_handler_t super;
+    struct plugin *plugin;
+    int (*handle)(struct plugin *plugin, h2o_req_t *req);
+    size_t path_len; /* of a route that has nothing below it; 0: it has */
+};
+
+void plugin_header(h2o_req_t *req, const char *name, const char *value) {
+    h2o_set_header_by_str(&req->pool, &req->res.headers, name, strlen(name), 1, value,
+                          strlen(value), 1);
+}
+
+static int metadata_handle(struct plugin *plugin, h2o_req_t *req) {
+    (void)plugin;
+    if (wq_http_method(req, "GET, HEAD, OPTIONS"))
+        return 0;
+    plugin_header(req, "cache-control", "max-age=10");
+    return wq_http_send(req, 200, "application/json", "{}", 2);
+}
+
+/* Overview opens the page in a frame, so nothing may forbid that. Its address holds the API token,
+ * so it must not leave by a Referer, nor the page reach out to anybody but us. */
+static int show_handle(struct plugin *plugin, h2o_req_t *req) {
+    (void)plugin;
+    if (wq_http_method(req, "GET, HEAD, OPTIONS"))
+        return 0;
+    plugin_header(req, "cache-control", "no-cache");
+    plugin_header(req, "referrer-policy", "no-referrer");
+    plugin_header(req, "x-content-type-options", "nosniff");
+    plugin_header(req, "content-security-policy",
+                  "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                  "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'");
+    return wq_http_send(req, 200, "text/html; charset=utf-8", show_page,
+                        (size_t)(show_page_end - show_page));
+}
+
+static int on_request(h2o_handler_t *handler, h2o_req_t *req) {
+    struct route *route = (struct route *)handler;
+    if (route->path_len != 0 && req->path_normalized.len != route->path_len)
+        return wq_http_problem(req, 404, "There is nothing at this path.");
+    return route->handle(route->plugin, req);
+}
+
+static void add_route(struct plugin *plugin, h2o_hostconf_t *host, const char *path, int has_below,
+                      int (*handle)(struct plugin *plugin, h2o_req_t *req)) {
+    h2o_pathconf_t *conf = h2o_config_register_path(host, path, 0);
+    struct route *route = (struct route *)h2o_create_handler(conf, sizeof *route);
+    route->super.on_req = on_request;
+    route->plugin = plugin;
+    route->handle = handle;
+    route->path_len = has_below ? 0 : strlen(path);
+}
+
+static void add_routes(void *user, wq_http *http, h2o_hostconf_t *host) {
+    struct plugin *plugin = user;
+    plugin->http = http;
+    add_route(plugin, host, "/metadata", 0, metadata_handle);
+    add_route(plugin, host, "/show", 0, show_handle);
+    add_route(plugin, host, "/search", 0, search_handle);
+    if (plugin->sample != NULL)
+        add_route(plugin, host, "/api/v1", 1, sample_handle);
+}
+
+/* ---- the process ---- */
+
+static void on_log(void *user, int level, const char *message) {
+    static const char *const names[] = {"error", "warning", "info"};
+    struct timespec now;
+    struct tm utc;
+    char time[32];
+    (void)user;
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    strftime(time, sizeof time, "%Y-%m-%dT%H:%M:%S", &utc);
+    fprintf(stderr, "%s.%03ldZ %s: %s\n", time, now.tv_nsec / 1000000,
+            names[level < 0 || level > 2 ? 2 : level], message);
+}
+
+/* Blocks the signals that ask us to stop, so that wait_for_signal() gets them, and SIGPIPE, so that
+ * a terminal that has gone is no reason to. Threads inherit this; programs are started without. */
+static void block_signals(sigset_t *stop) {
+    sigset_t all;
+    sigemptyset(stop);
+    sigaddset(stop, SIGTERM);
+    sigaddset(stop, SIGINT);
+    all = *stop;
+    sigaddset(&all, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+}
+
+/* Waits for the first; a second one ends us at once. */
+static void wait_for_signal(const sigset_t *stop) {
+    int signal_number;
+    while (sigwait(stop, &signal_number) != 0)
+        continue;
+    pthread_sigmask(SIG_UNBLOCK, stop, NULL);
+}
+
+static int refuse(const wq_error *error) {
+    fprintf(stderr, "demo-plugin: %s\n", error->message);
+    return 2;
+}
+
+static int serve(struct plugin *plugin, struct options *options, const sigset_t *stop) {
+    wq_server *server;
+    wq_error error;
+    options->serve.routes = add_routes;
+    options->serve.user = plugin;
+    options->serve.log = on_log;
+    if (wq_serve(&server, plugin->queue, &options->serve, &error) != WQ_OK)
+        return refuse(&error);
+    printf("listening on http://%s\n", wq_server_address(server));
+    fflush(stdout);
+    wait_for_signal(stop);
+    wq_server_stop(server);
+    return 0;
+}
+
+static int run(struct options *options) {
+    struct plugin plugin = {0};
+    sigset_t stop;
+    wq_error error;
+    int r;
+    block_signals(&stop);
+    options->queue.log = on_log;
+    if (options->sample != NULL &&
+        sample_open(&plugin.sample, options->sample, on_log, &error) != 0)
+        return refuse(&error);
+    if (wq_open(&plugin.queue, &options->queue, &error) == WQ_OK)
+        r = serve(&plugin, options, &stop);
+    else
+        r = refuse(&error);
+    wq_close(plugin.queue);
+    sample_close(plugin.sample);
+    return r;
+}
+
+int main(int argc, char **argv) {
+    struct options options;
+    int r = options_parse(&options, argc, argv);
+    r = r == OPTIONS_RUN ? run(&options) : r == OPTIONS_EXIT ? 0 : 2;
+    options_dispose(&options);
+    return r;
+}

@@ -1,0 +1,199 @@
+/* options.c - the command line, from one table: an option more is a row more. */
+#include "options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define DEFAULT_STORAGE "demo-data"
+
+enum kind {
+    KIND_HELP,
+    KIND_VERSION,
+    KIND_TEXT,     /* const char *, not empty */
+    KIND_UNSIGNED, /* unsigned, from least to most */
+    KIND_SIZE,     /* size_t, likewise */
+    KIND_OFF,      /* int, becomes 0 */
+    KIND_ALLOW     /* one more of options.allow */
+};
+
+#define AT(member) offsetof(struct options, member)
+
+static const struct row {
+    const char *name, *argument; /* argument NULL: it takes none */
+    enum kind kind;
+    size_t at; /* where in struct options it goes */
+    unsigned long long least, most;
+    const char *help;
+} rows[] = {
+    {"listen", "ADDR:PORT", KIND_TEXT, AT(serve.listen), 0, 0,
+     "where to listen (127.0.0.1:8080); port 0 is any free one"},
+    {"program", "PATH", KIND_TEXT, AT(queue.program), 0, 0,
+     "what to run for a job (process-docset)"},
+    {"storage", "DIR", KIND_TEXT, AT(queue.storage_dir), 0, 0,
+     "existing folder for the outputs (./" DEFAULT_STORAGE ", made if missing)"},
+    {"workers", "N", KIND_UNSIGNED, AT(queue.workers), 1, 1024,
+     "jobs that run at the same time (2)"},
+    {"loops", "N", KIND_UNSIGNED, AT(serve.loops), 1, 64, "event loops, each a thread (2)"},
+    {"max-queue", "N", KIND_SIZE, AT(queue.max_queue), 1, SIZE_MAX, "jobs that may wait (10000)"},
+    {"heartbeat-ms", "N", KIND_UNSIGNED, AT(serve.http.heartbeat_ms), 0, UINT32_MAX,
+     "a stream without news gets a newline so often (15000); 0 never"},
+    {"grace-ms", "N", KIND_UNSIGNED, AT(queue.grace_ms), 0, UINT32_MAX,
+     "from SIGTERM to SIGKILL for a program that is to end (5000)"},
+    {"no-sync", NULL, KIND_OFF, AT(queue.sync), 0, 0, "do not wait for the disk before success"},
+    {"allow-server", "PREFIX", KIND_ALLOW, 0, 0, 0,
+     "refuse any other server; may be given several times"},
+    {"sample", "DIR", KIND_TEXT, AT(sample), 0, 0,
+     "be an Overview server too, its documents the text files in DIR"},
+    {"help", NULL, KIND_HELP, 0, 0, 0, "show this and exit"},
+    {"version", NULL, KIND_VERSION, 0, 0, 0, "show the version and exit"},
+};
+
+enum { N_ROWS = sizeof rows / sizeof *rows };
+
+static int wrong(const char *format, const char *a, const char *b) {
+    fputs("demo-plugin: ", stderr);
+    fprintf(stderr, format, a, b);
+    fputs("; see demo-plugin --help.\n", stderr);
+    return OPTIONS_WRONG;
+}
+
+static int show_help(void) {
+    puts("usage: demo-plugin [OPTION]...\n"
+         "An Overview plugin: runs a program for a document set, shows its progress as it comes,\n"
+         "and searches what it made.\n");
+    for (size_t i = 0; i < N_ROWS; i++) {
+        char left[40];
+        snprintf(left, sizeof left, "--%s%s%s", rows[i].name, rows[i].argument ? " " : "",
+                 rows[i].argument ? rows[i].argument : "");
+        printf("  %-22s %s\n", left, rows[i].help);
+    }
+    return OPTIONS_EXIT;
+}
+
+static int parse_number(const struct row *row, const char *text, unsigned long long *out) {
+    char *end, range[80];
+    errno = 0;
+    *out = strtoull(text, &end, 10);
+    if (text[0] >= '0' && text[0] <= '9' && *end == '\0' && errno == 0 && *out >= row->least &&
+        *out <= row->most)
+        return OPTIONS_RUN;
+    snprintf(range, sizeof range, "--%s takes a number from %llu to %llu", row->name, row->least,
+             row->most);
+    return wrong("%s, not '%s'", range, text);
+}
+
+static int add_allowed(struct options *options, const char *prefix) {
+    size_t n = options->serve.http.n_allow_servers;
+    const char **grown = realloc(options->allow, (n + 1) * sizeof *grown);
+    if (grown == NULL)
+        return wrong("there is no memory for --%s%s", "allow-server", "");
+    grown[n] = prefix;
+    options->allow = grown;
+    options->serve.http.allow_servers = grown;
+    options->serve.http.n_allow_servers = n + 1;
+    return OPTIONS_RUN;
+}
+
+static int apply(struct options *options, const struct row *row, const char *value) {
+    char *at = (char *)options + row->at;
+    unsigned long long number = 0;
+    if (row->argument != NULL && value[0] == '\0')
+        return wrong("--%s must not be empty%s", row->name, "");
+    if ((row->kind == KIND_UNSIGNED || row->kind == KIND_SIZE) &&
+        parse_number(row, value, &number) != OPTIONS_RUN)
+        return OPTIONS_WRONG;
+    switch (row->kind) {
+    case KIND_HELP:
+        return show_help();
+    case KIND_VERSION:
+        printf("demo-plugin %s\n", wq_version());
+        return OPTIONS_EXIT;
+    case KIND_TEXT:
+        *(const char **)at = value;
+        break;
+    case KIND_UNSIGNED:
+        *(unsigned *)at = (unsigned)number;
+        break;
+    case KIND_SIZE:
+        *(size_t *)at = (size_t)number;
+        break;
+    case KIND_OFF:
+        *(int *)at = 0;
+        break;
+    case KIND_ALLOW:
+        return add_allowed(options, value);
+    }
+    return OPTIONS_RUN;
+}
+
+static void make_getopt_table(struct option *table) {
+    for (int i = 0; i < N_ROWS; i++)
+        table[i] = (struct option){rows[i].name, rows[i].argument ? required_argument : no_argument,
+                                   NULL, 256 + i};
+    table[N_ROWS] = (struct option){NULL, 0, NULL, 0};
+}
+
+static int parse_all(struct options *options, int argc, char **argv) {
+    struct option table[N_ROWS + 1];
+    int c, r = OPTIONS_RUN;
+    make_getopt_table(table);
+    opterr = 0;
+    while (r == OPTIONS_RUN && (c = getopt_long(argc, argv, ":", table, NULL)) != -1) {
+        if (c >= 256)
+            r = apply(options, &rows[c - 256], optarg);
+        else
+            r = wrong(c == ':' ? "the option '%s' needs a value%s"
+                               : "there is no option '%s', or not in this form%s",
+                      argv[optind - 1], "");
+    }
+    if (r == OPTIONS_RUN && optind < argc)
+        r = wrong("'%s' is not an option%s", argv[optind], "");
+    return r;
+}
+
+/* The program beside this binary, as in a build folder, or where it is installed. */
+static char *find_program(void) {
+    char *folder = realpath("/proc/self/exe", NULL), *path = NULL;
+    char *slash = folder == NULL ? NULL : strrchr(folder, '/');
+    if (slash == NULL || asprintf(&path, "%.*s/process-docset", (int)(slash - folder), folder) < 0)
+        path = NULL;
+    free(folder);
+    if (path != NULL && access(path, X_OK) == 0)
+        return path;
+    free(path);
+    return strdup(INSTALLED_PROGRAM);
+}
+
+static int use_defaults(struct options *options) {
+    if (options->serve.listen == NULL)
+        options->serve.listen = "127.0.0.1:8080";
+    if (options->queue.program == NULL)
+        options->queue.program = options->program = find_program();
+    if (options->queue.storage_dir != NULL)
+        return OPTIONS_RUN;
+    options->queue.storage_dir = DEFAULT_STORAGE;
+    if (mkdir(DEFAULT_STORAGE, 0700) == 0 || errno == EEXIST)
+        return OPTIONS_RUN;
+    return wrong("cannot make the folder " DEFAULT_STORAGE " (%s%s), give one by --storage",
+                 strerror(errno), "");
+}
+
+int options_parse(struct options *options, int argc, char **argv) {
+    memset(options, 0, sizeof *options);
+    wq_options_init(&options->queue, sizeof options->queue);
+    wq_serve_options_init(&options->serve, sizeof options->serve);
+    options->serve.listen = NULL;
+    int r = parse_all(options, argc, argv);
+    return r == OPTIONS_RUN ? use_defaults(options) : r;
+}
+
+void options_dispose(struct options *options) {
+    free(options->program);
+    free(options->allow);
+}

@@ -1,0 +1,23 @@
+/* options.h - the command line of demo-plugin. */
+#ifndef OPTIONS_H
+#define OPTIONS_H
+
+#include <workqueue/http.h>
+
+struct options {
+    wq_options queue;       /* with the defaults where nothing is said */
+    wq_serve_options serve; /* likewise */
+    const char *sample;     /* a folder; NULL: no sample server */
+    char *program;          /* what queue.program points to, if it was found and not given */
+    const char **allow;     /* what serve.http.allow_servers points to */
+};
+
+enum { OPTIONS_RUN, OPTIONS_EXIT, OPTIONS_WRONG };
+
+/* Reads the command line. OPTIONS_EXIT: --help or --version, and stdout has it; OPTIONS_WRONG: a
+ * sentence is on stderr. */
+int options_parse(struct options *options, int argc, char **argv);
+
+void options_dispose(struct options *options);
+
+#endif
