@@ -161,9 +161,9 @@ static char *put_escaped(char *out, const char *text)
     return out;
 }
 
-static int send_problem(h2o_req_t *req, int any_status, const char *detail)
+/* Makes the document in the pool and sets the headers that go with it. */
+static h2o_iovec_t make_problem(h2o_req_t *req, int status, const char *detail)
 {
-    const int status = real_status(any_status);
     const char *reason = wq_reason(status);
     char *json = h2o_mem_alloc_pool(&req->pool, 128 + strlen(reason) + 6 * strlen(detail));
     char *at = json;
@@ -176,7 +176,25 @@ static int send_problem(h2o_req_t *req, int any_status, const char *detail)
                    H2O_STRLIT("application/problem+json"), 1);
     h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, H2O_STRLIT("no-store"),
                    1);
-    return send_body(req, status, h2o_iovec_init(json, (size_t)(at - json)));
+    return h2o_iovec_init(json, (size_t)(at - json));
+}
+
+static int send_problem(h2o_req_t *req, int status, const char *detail)
+{
+    status = real_status(status);
+    return send_body(req, status, make_problem(req, status, detail));
+}
+
+h2o_iovec_t wq_problem_instead(h2o_req_t *req)
+{
+    const char *detail = req->res.status == 413   ? "The body is larger than is taken here."
+                         : req->res.status == 417 ? "Only \"Expect: 100-continue\" is understood."
+                         : req->res.status == 404 ? "There is nothing at this path."
+                                                  : "The request cannot be understood.";
+    h2o_iovec_t body = make_problem(req, req->res.status, detail);
+    req->res.content_length = body.len;
+    wq_cors(req);
+    return is_method(req, "HEAD") ? h2o_iovec_init(NULL, 0) : body;
 }
 
 int wq_problem(h2o_req_t *req, int status, const char *format, ...)

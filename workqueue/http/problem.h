@@ -23,6 +23,10 @@ int wq_send_bytes(h2o_req_t *req, int status, const char *content_type, const ch
 int wq_problem(h2o_req_t *req, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* For an answer that libh2o has begun itself (req->res has a status): sets the headers of a problem
+ * document and returns its body, in the request's pool. */
+h2o_iovec_t wq_problem_instead(h2o_req_t *req);
+
 /* Answers OPTIONS and methods that are not in `allow`; 1 if it has answered. */
 int wq_method(h2o_req_t *req, const char *allow);
 

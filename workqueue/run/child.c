@@ -72,20 +72,23 @@ static const unsigned long all_signals[2] = {~0UL, ~0UL};
 enum { KERNEL_SIGSET_BYTES = 8, KERNEL_LAST_SIGNAL = 64 };
 
 /* What the host ignores would stay ignored; what it handles must not be handled in here. */
-WQ_IN_CHILD static inline void reset_signals(void) {
+WQ_IN_CHILD static inline void reset_signals(void)
+{
     for (int i = 1; i <= KERNEL_LAST_SIGNAL; i++)
         syscall(SYS_rt_sigaction, i, default_action, NULL, KERNEL_SIGSET_BYTES);
 }
 
 /* For kernels, or sandboxes, without close_range(). */
-WQ_IN_CHILD static inline void close_one_by_one(void) {
+WQ_IN_CHILD static inline void close_one_by_one(void)
+{
     struct rlimit limit = {.rlim_cur = 1024};
     syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
     for (rlim_t fd = 3; fd < limit.rlim_cur && fd < 1U << 20; fd++)
         syscall(SYS_close, (int)fd);
 }
 
-WQ_IN_CHILD static inline const char *become(const plan *p) {
+WQ_IN_CHILD static inline const char *become(const plan *p)
+{
     reset_signals();
     if (syscall(SYS_setpgid, 0, 0) != 0)
         return "setpgid";
@@ -106,7 +109,8 @@ WQ_IN_CHILD static inline const char *become(const plan *p) {
     return "execve";
 }
 
-WQ_IN_CHILD static int child_main(void *arg) {
+WQ_IN_CHILD static int child_main(void *arg)
+{
     plan *p = arg;
     p->failed = become(p);
     p->error = errno;
@@ -129,7 +133,8 @@ typedef struct live {
     int exited, cancelled;
 } live;
 
-int wq_fd_move(int fd, int lowest) {
+int wq_fd_move(int fd, int lowest)
+{
     if (fd < 0 || fd >= lowest)
         return fd;
     int moved = fcntl(fd, F_DUPFD_CLOEXEC, lowest);
@@ -139,14 +144,16 @@ int wq_fd_move(int fd, int lowest) {
     return moved;
 }
 
-static void close_fd(int *fd) {
+static void close_fd(int *fd)
+{
     if (*fd >= 0)
         close(*fd);
     *fd = -1;
 }
 
 /* A pipe for the child to write to. Only our end must not block; the other one is the program's. */
-static int open_pipe(int *reader, int *writer) {
+static int open_pipe(int *reader, int *writer)
+{
     int fds[2];
     if (pipe2(fds, O_CLOEXEC) != 0)
         return -1;
@@ -160,7 +167,8 @@ static int open_pipe(int *reader, int *writer) {
 
 /* No signal may be handled in the child, where a handler would find our memory but not our thread.
  * By the bare call, since pthread_sigmask() leaves out two. */
-static pid_t spawn(plan *p, char *stack, int *pidfd) {
+static pid_t spawn(plan *p, char *stack, int *pidfd)
+{
     unsigned long before[2];
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, all_signals, before, KERNEL_SIGSET_BYTES);
     pid_t pid = clone(child_main, stack + STACK_GUARD_BYTES + STACK_BYTES,
@@ -171,7 +179,8 @@ static pid_t spawn(plan *p, char *stack, int *pidfd) {
     return pid;
 }
 
-static void fail_to_start(wq_outcome *outcome, const char *program, const char *call, int error) {
+static void fail_to_start(wq_outcome *outcome, const char *program, const char *call, int error)
+{
     char text[128];
     const char *hint = "";
     if (strcmp(call, "execve") == 0) {
@@ -186,7 +195,8 @@ static void fail_to_start(wq_outcome *outcome, const char *program, const char *
         outcome->error = NULL;
 }
 
-static int reap(int pidfd, siginfo_t *info, int flags) {
+static int reap(int pidfd, siginfo_t *info, int flags)
+{
     int result;
     info->si_pid = 0;
     do
@@ -195,13 +205,15 @@ static int reap(int pidfd, siginfo_t *info, int flags) {
     return result;
 }
 
-static void leave_guard(const wq_child *child) {
+static void leave_guard(const wq_child *child)
+{
     if (child->guard_line != NULL)
         wq_guard_clear(child->guard_line);
 }
 
 /* Starts the program with the writers' ends as its stdout and stderr; -1 and a sentence if not. */
-static int start(live *l, const int writers[2], wq_outcome *outcome) {
+static int start(live *l, const int writers[2], wq_outcome *outcome)
+{
     const wq_child_config *config = l->child->config;
     const wq_params *params = l->run->params;
     char *argv[] = {
@@ -227,7 +239,8 @@ static int start(live *l, const int writers[2], wq_outcome *outcome) {
     return -1;
 }
 
-static int open_live(live *l, wq_outcome *outcome) {
+static int open_live(live *l, wq_outcome *outcome)
+{
     int writers[2] = {-1, -1}, result = -1;
     if (open_pipe(&l->fds[OUT].fd, &writers[0]) != 0 ||
         open_pipe(&l->fds[ERR].fd, &writers[1]) != 0)
@@ -241,7 +254,8 @@ static int open_live(live *l, wq_outcome *outcome) {
 }
 
 /* Keeps the end of stderr. Without memory for it, the error will be a shorter one. */
-static void add_to_tail(wq_child *child, const char *data, size_t n) {
+static void add_to_tail(wq_child *child, const char *data, size_t n)
+{
     size_t size = child->config->stderr_tail_bytes;
     if (size == 0 || (child->tail == NULL && (child->tail = malloc(size)) == NULL))
         return;
@@ -257,7 +271,8 @@ static void add_to_tail(wq_child *child, const char *data, size_t n) {
 }
 
 /* Reads once from a pipe that poll() has spoken of, and closes it at its end. */
-static void read_pipe(live *l, int which) {
+static void read_pipe(live *l, int which)
+{
     struct pollfd *p = &l->fds[which];
     wq_child *child = l->child;
     if (p->fd < 0 || p->revents == 0)
@@ -276,7 +291,8 @@ static void read_pipe(live *l, int which) {
         close_fd(&p->fd);
 }
 
-static void on_cancel(live *l) {
+static void on_cancel(live *l)
+{
     l->fds[CANCEL].fd = -1;
     if (l->exited) {
         l->deadline = 0; /* its own end counts; only the reading is cut short */
@@ -288,14 +304,16 @@ static void on_cancel(live *l) {
     l->deadline = wq_monotonic_ms() + l->child->config->grace_ms;
 }
 
-static void on_exit_seen(live *l) {
+static void on_exit_seen(live *l)
+{
     l->exited = 1;
     l->fds[EXIT].fd = -1;
     l->deadline = wq_monotonic_ms() + l->child->config->drain_ms;
 }
 
 /* Nonzero if the deadline of the draining has passed; that of the grace is acted upon. */
-static int on_deadline(live *l) {
+static int on_deadline(live *l)
+{
     if (l->deadline < 0 || wq_monotonic_ms() < l->deadline)
         return 0;
     if (l->exited)
@@ -305,7 +323,8 @@ static int on_deadline(live *l) {
     return 0;
 }
 
-static int time_left(const live *l) {
+static int time_left(const live *l)
+{
     if (l->deadline < 0)
         return -1;
     int64_t left = l->deadline - wq_monotonic_ms();
@@ -313,7 +332,8 @@ static int time_left(const live *l) {
 }
 
 /* Until the program has ended and its pipes are at their end, or have had their time. */
-static void supervise(live *l) {
+static void supervise(live *l)
+{
     while (!l->exited || l->fds[OUT].fd >= 0 || l->fds[ERR].fd >= 0) {
         if (poll(l->fds, N_FDS, time_left(l)) < 0) {
             if (errno == EINTR)
@@ -334,7 +354,8 @@ static void supervise(live *l) {
 
 /* What was in the pipes when the group died; bounded, since a process of another group may write.
  */
-static void read_rest(live *l) {
+static void read_rest(live *l)
+{
     for (int i = 0; i < REST_READS && (l->fds[OUT].fd >= 0 || l->fds[ERR].fd >= 0); i++) {
         if (poll(l->fds, 2, 0) <= 0)
             return;
@@ -345,7 +366,8 @@ static void read_rest(live *l) {
 
 /* Ends what is left of the group and takes the program's status. -1 if somebody else has reaped the
  * program; then its number may be a stranger's, and nothing is signalled. */
-static int end_group(live *l, siginfo_t *info) {
+static int end_group(live *l, siginfo_t *info)
+{
     if (reap(l->pidfd, info, WNOWAIT) != 0) {
         leave_guard(l->child);
         return -1;
@@ -357,7 +379,8 @@ static int end_group(live *l, siginfo_t *info) {
 }
 
 /* "Exited with code N" and the end of stderr, as a C string: a NUL byte in it becomes "?". */
-static char *exit_text(const wq_child *child, int code) {
+static char *exit_text(const wq_child *child, int code)
+{
     char head[64];
     size_t size = child->config->stderr_tail_bytes, len = child->tail_len;
     size_t n = (size_t)snprintf(head, sizeof head, "Exited with code %d\nstderr:\n", code);
@@ -373,7 +396,8 @@ static char *exit_text(const wq_child *child, int code) {
     return text;
 }
 
-static void tell(const live *l, const siginfo_t *info, wq_outcome *outcome) {
+static void tell(const live *l, const siginfo_t *info, wq_outcome *outcome)
+{
     int code = info->si_code == CLD_EXITED ? info->si_status : -info->si_status;
     if (l->cancelled) {
         outcome->cancelled = 1;
@@ -385,12 +409,14 @@ static void tell(const live *l, const siginfo_t *info, wq_outcome *outcome) {
         outcome->error = exit_text(l->child, code);
 }
 
-static int is_cancelled(const wq_run *run) {
+static int is_cancelled(const wq_run *run)
+{
     struct pollfd p = {.fd = run->cancel_fd, .events = POLLIN};
     return poll(&p, 1, 0) > 0;
 }
 
-void wq_child_run(wq_child *child, const wq_run *run, wq_outcome *outcome) {
+void wq_child_run(wq_child *child, const wq_run *run, wq_outcome *outcome)
+{
     live l = {.child = child, .run = run, .pidfd = -1, .deadline = -1};
     siginfo_t info;
     *outcome = (wq_outcome){.returncode = OUR_FAILURE};
@@ -423,7 +449,8 @@ out:
 /* ---- slots -------------------------------------------------------------------------------------
  */
 
-int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line) {
+int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line)
+{
     memset(child, 0, sizeof *child);
     child->config = config;
     child->guard_line = guard_line;
@@ -439,7 +466,8 @@ int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_li
     return -1;
 }
 
-void wq_child_dispose(wq_child *child) {
+void wq_child_dispose(wq_child *child)
+{
     if (child->stack != NULL)
         munmap(child->stack, STACK_GUARD_BYTES + STACK_BYTES);
     free(child->buf);

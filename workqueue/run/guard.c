@@ -35,7 +35,8 @@ static const char script[] = "trap '' HUP INT QUIT TERM\n"
 enum { SOCKET_AS = 3, TABLE_AS = 4, NO_CLASH = 10, FAREWELL_MS = 1000 };
 
 /* 0, or an errno as posix_spawn() gives it. */
-static int arrange(posix_spawn_file_actions_t *files, int null_fd, int socket_fd, int table_fd) {
+static int arrange(posix_spawn_file_actions_t *files, int null_fd, int socket_fd, int table_fd)
+{
     int e = 0;
     for (int fd = 0; fd <= 2 && e == 0; fd++)
         e = posix_spawn_file_actions_adddup2(files, null_fd, fd);
@@ -50,7 +51,8 @@ static int arrange(posix_spawn_file_actions_t *files, int null_fd, int socket_fd
 
 /* A session of its own, so that no terminal's signals reach it; nothing of our masks and handlers.
  */
-static void detach(posix_spawnattr_t *attr) {
+static void detach(posix_spawnattr_t *attr)
+{
     sigset_t none, all;
     sigemptyset(&none);
     sigfillset(&all);
@@ -60,7 +62,8 @@ static void detach(posix_spawnattr_t *attr) {
         attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
 }
 
-static int start_shell(pid_t *pid, int null_fd, int socket_fd, int table_fd) {
+static int start_shell(pid_t *pid, int null_fd, int socket_fd, int table_fd)
+{
     char *argv[] = {(char *)"sh", (char *)"-c", (char *)script, (char *)"workqueue-guard", NULL};
     char *envp[] = {(char *)"PATH=/usr/bin:/bin", NULL};
     posix_spawn_file_actions_t files;
@@ -82,7 +85,8 @@ out_files:
 
 /* Waits for the outer shell, which has nothing to do but to leave the guard behind. That another
  * part of the process may have reaped it is no failure. */
-static const char *start(int null_fd, int socket_fd, int table_fd) {
+static const char *start(int null_fd, int socket_fd, int table_fd)
+{
     pid_t pid;
     int status = 0;
     int e = start_shell(&pid, null_fd, socket_fd, table_fd);
@@ -96,7 +100,8 @@ static const char *start(int null_fd, int socket_fd, int table_fd) {
     return status == 0 ? NULL : "/bin/sh";
 }
 
-static const char *make_table(wq_guard *guard, unsigned slots, int *fd) {
+static const char *make_table(wq_guard *guard, unsigned slots, int *fd)
+{
     guard->table_bytes = (size_t)slots * WQ_GUARD_LINE;
     *fd = wq_fd_move(memfd_create("workqueue-guard", MFD_CLOEXEC), NO_CLASH);
     if (*fd < 0)
@@ -115,7 +120,8 @@ static const char *make_table(wq_guard *guard, unsigned slots, int *fd) {
     return NULL;
 }
 
-const char *wq_guard_open(wq_guard *guard, unsigned slots) {
+const char *wq_guard_open(wq_guard *guard, unsigned slots)
+{
     int pair[2] = {-1, -1}, table_fd = -1, null_fd = -1;
     memset(guard, 0, sizeof *guard);
     guard->fd = -1;
@@ -146,7 +152,8 @@ out:;
     return failed;
 }
 
-void wq_guard_close(wq_guard *guard) {
+void wq_guard_close(wq_guard *guard)
+{
     if (guard->fd >= 0) {
         struct pollfd gone = {.fd = guard->fd};
         if (send(guard->fd, "\n", 1, MSG_NOSIGNAL) == 1)
@@ -160,6 +167,7 @@ void wq_guard_close(wq_guard *guard) {
     guard->fd = -1;
 }
 
-char *wq_guard_line(const wq_guard *guard, unsigned slot) {
+char *wq_guard_line(const wq_guard *guard, unsigned slot)
+{
     return guard->table != NULL ? guard->table + (size_t)slot * WQ_GUARD_LINE : NULL;
 }

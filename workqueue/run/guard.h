@@ -38,7 +38,8 @@ char *wq_guard_line(const wq_guard *guard, unsigned slot);
 
 /* Enters a process group. Called by the child itself, before it can have children. The mark comes
  * last: we may be killed in the middle, and half a number must not be taken for a whole one. */
-WQ_IN_CHILD static inline void wq_guard_set(char *line, pid_t group) {
+WQ_IN_CHILD static inline void wq_guard_set(char *line, pid_t group)
+{
     volatile char *digit = line + WQ_GUARD_DIGITS;
     for (; digit > line; digit--, group /= 10)
         *digit = group > 0 ? (char)('0' + group % 10) : ' ';
@@ -46,7 +47,8 @@ WQ_IN_CHILD static inline void wq_guard_set(char *line, pid_t group) {
 }
 
 /* Takes it out again, before the group's number can become somebody else's. */
-static inline void wq_guard_clear(char *line) {
+static inline void wq_guard_clear(char *line)
+{
     __atomic_store_n(line, '-', __ATOMIC_RELEASE);
 }
 

@@ -20,11 +20,13 @@ typedef struct local {
     unsigned workers;   /* those that are initialised */
 } local;
 
-static const char *reason(int error, char *text, size_t size) {
+static const char *reason(int error, char *text, size_t size)
+{
     return strerror_r(error, text, size);
 }
 
-static int check_program(const char *program, wq_error *error) {
+static int check_program(const char *program, wq_error *error)
+{
     struct stat st;
     char text[128];
     if (program == NULL || *program == '\0')
@@ -42,12 +44,14 @@ static int check_program(const char *program, wq_error *error) {
     return WQ_OK;
 }
 
-static void local_run(void *self, const wq_run *run, wq_outcome *outcome) {
+static void local_run(void *self, const wq_run *run, wq_outcome *outcome)
+{
     local *l = self;
     wq_child_run(&l->children[run->slot], run, outcome);
 }
 
-static void local_close(wq_runner *runner) {
+static void local_close(wq_runner *runner)
+{
     local *l = runner->self;
     wq_guard_close(&l->guard);
     for (unsigned i = 0; i < l->workers; i++)
@@ -59,7 +63,8 @@ static void local_close(wq_runner *runner) {
     free(l);
 }
 
-static local *make(const wq_local_options *options) {
+static local *make(const wq_local_options *options)
+{
     local *l = calloc(1, sizeof *l);
     if (l == NULL)
         return NULL;
@@ -79,7 +84,8 @@ static local *make(const wq_local_options *options) {
 }
 
 /* Jobs run without it, too; what is lost is told once. */
-static void start_guard(local *l, const wq_local_options *options) {
+static void start_guard(local *l, const wq_local_options *options)
+{
     char text[128];
     const char *failed = wq_guard_open(&l->guard, options->workers);
     if (failed != NULL)
@@ -89,7 +95,8 @@ static void start_guard(local *l, const wq_local_options *options) {
                failed, reason(errno, text, sizeof text));
 }
 
-int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *error) {
+int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *error)
+{
     char text[128];
     int result = check_program(options->program, error);
     if (result != WQ_OK)

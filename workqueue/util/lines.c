@@ -9,19 +9,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-void wq_lines_init(wq_lines *lines, size_t max_bytes) {
+void wq_lines_init(wq_lines *lines, size_t max_bytes)
+{
     memset(lines, 0, sizeof *lines);
     lines->max_bytes = max_bytes < SIZE_MAX / 4 ? max_bytes : SIZE_MAX / 4;
 }
 
-void wq_lines_dispose(wq_lines *lines) {
+void wq_lines_dispose(wq_lines *lines)
+{
     free(lines->buf);
     lines->buf = NULL;
     lines->len = lines->capacity = 0;
     lines->overlong = 0;
 }
 
-static int reserve(wq_lines *lines, size_t needed) {
+static int reserve(wq_lines *lines, size_t needed)
+{
     if (needed <= lines->capacity)
         return 0;
     size_t capacity = lines->capacity > 0 ? lines->capacity * 2 : 128;
@@ -37,20 +40,22 @@ static int reserve(wq_lines *lines, size_t needed) {
     return 0;
 }
 
-static void hand_out(const wq_lines *lines, const char *line, size_t len, wq_line_cb cb,
-                     void *user) {
+static void hand_out(const wq_lines *lines, const char *line, size_t len, wq_line_cb cb, void *user)
+{
     cb(user, line, len < lines->max_bytes ? len : lines->max_bytes);
 }
 
 /* From here on the present line is of no more interest. */
-static void drop_rest(wq_lines *lines) {
+static void drop_rest(wq_lines *lines)
+{
     lines->len = 0;
     lines->overlong = 1;
 }
 
 /* Adds to the unfinished line. One that has become too long is handed out at once, not when its
  * newline comes: that may be never. */
-static int keep(wq_lines *lines, const char *data, size_t n, wq_line_cb cb, void *user) {
+static int keep(wq_lines *lines, const char *data, size_t n, wq_line_cb cb, void *user)
+{
     if (lines->overlong || n == 0)
         return 0;
     size_t room = lines->max_bytes + 1 - lines->len;
@@ -68,7 +73,8 @@ static int keep(wq_lines *lines, const char *data, size_t n, wq_line_cb cb, void
     return 0;
 }
 
-static void end_line(wq_lines *lines, const char *line, size_t len, wq_line_cb cb, void *user) {
+static void end_line(wq_lines *lines, const char *line, size_t len, wq_line_cb cb, void *user)
+{
     if (!lines->overlong) {
         if (len > 0 && line[len - 1] == '\r')
             len--;
@@ -78,7 +84,8 @@ static void end_line(wq_lines *lines, const char *line, size_t len, wq_line_cb c
     lines->overlong = 0;
 }
 
-int wq_lines_feed(wq_lines *lines, const char *data, size_t n, wq_line_cb cb, void *user) {
+int wq_lines_feed(wq_lines *lines, const char *data, size_t n, wq_line_cb cb, void *user)
+{
     int result = 0;
     while (n > 0) {
         const char *newline = memchr(data, '\n', n);
@@ -99,7 +106,8 @@ int wq_lines_feed(wq_lines *lines, const char *data, size_t n, wq_line_cb cb, vo
     return result;
 }
 
-void wq_lines_finish(wq_lines *lines, wq_line_cb cb, void *user) {
+void wq_lines_finish(wq_lines *lines, wq_line_cb cb, void *user)
+{
     if (!lines->overlong && lines->len > 0)
         hand_out(lines, lines->buf, lines->len, cb, user);
     lines->len = 0;

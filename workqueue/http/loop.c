@@ -1,0 +1,505 @@
+/* loop.c - what a face needs of an event loop: news of jobs, deadlines, and clients that leave.
+ *
+ * Each h2o context gets a wq_loop with
+ * - a receiver: the messages of jobs with news, at most one for a job at a time;
+ * - an epoll of its own, itself watched by the loop: libh2o has stopped reading a held connection,
+ *   so only this sees that its client has left;
+ * - a heap of deadlines on one timerfd, because h2o's own timers follow the wall clock.
+ */
+#include "workqueue/http/loop.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <search.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <time.h>
+
+#include "workqueue/http/problem.h"
+
+enum {
+    POSITIONS_MS = 25,     /* positions are news at most so often, */
+    POSITIONS_PER_MS = 10, /* and a loop tells at most so many in a millisecond */
+    UNSENT_BYTES = 16384,  /* what the kernel may queue for a client: it should get the latest */
+};
+
+typedef struct deadline {
+    int64_t at;
+    wq_held *held;
+} deadline;
+
+struct wq_loop {
+    wq_http *http;
+    h2o_context_t *ctx;
+    LIST_ENTRY(wq_loop) link;
+    h2o_multithread_receiver_t receiver;
+    void *by_job; /* tsearch: wq_loop_job by wq_job */
+    LIST_HEAD(, wq_loop_job) jobs;
+
+    int gone_fd;
+    h2o_socket_t *gone, *timer;
+    int timer_fd;
+    int64_t armed;  /* when the timer fires; 0: it does not */
+    deadline *heap; /* from 1 */
+    size_t n_heap, heap_size;
+
+    wq_watch *positions;
+    h2o_multithread_message_t positions_message, stop_message;
+    atomic_int positions_marked;
+    int64_t positions_at, positions_told; /* when to tell, 0 not; when last told */
+    LIST_HEAD(, wq_loop_job) waiting;
+    size_t n_waiting;
+};
+
+int64_t wq_loop_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* ---- deadlines ----------------------------------------------------------------------------------
+ */
+
+/* Entries may be early, never late: a deadline that was moved later stays where it is in the heap
+ * and is looked at again when its old time comes. A send then costs no more than an assignment. */
+
+static void heap_place(wq_loop *loop, size_t i, deadline d)
+{
+    loop->heap[i] = d;
+    d.held->heap = i;
+}
+
+static void heap_up(wq_loop *loop, size_t i, deadline d)
+{
+    for (; i > 1 && loop->heap[i / 2].at > d.at; i /= 2)
+        heap_place(loop, i, loop->heap[i / 2]);
+    heap_place(loop, i, d);
+}
+
+static void heap_down(wq_loop *loop, size_t i, deadline d)
+{
+    for (size_t child; (child = 2 * i) <= loop->n_heap; i = child) {
+        if (child < loop->n_heap && loop->heap[child + 1].at < loop->heap[child].at)
+            child++;
+        if (loop->heap[child].at >= d.at)
+            break;
+        heap_place(loop, i, loop->heap[child]);
+    }
+    heap_place(loop, i, d);
+}
+
+static void heap_remove(wq_loop *loop, wq_held *held)
+{
+    size_t i = held->heap;
+    held->heap = 0;
+    deadline last = loop->heap[loop->n_heap--];
+    if (i > loop->n_heap)
+        return;
+    if (i > 1 && loop->heap[i / 2].at > last.at)
+        heap_up(loop, i, last);
+    else
+        heap_down(loop, i, last);
+}
+
+static void arm(wq_loop *loop)
+{
+    int64_t at = loop->n_heap > 0 ? loop->heap[1].at : 0;
+    if (loop->positions_at != 0 && (at == 0 || loop->positions_at < at))
+        at = loop->positions_at;
+    if (at == 0 || (loop->armed != 0 && loop->armed <= at))
+        return;
+    struct itimerspec spec = {.it_value = {at / 1000, at % 1000 * 1000000}};
+    timerfd_settime(loop->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
+    loop->armed = at;
+}
+
+void wq_held_deadline(wq_held *held, int64_t at)
+{
+    wq_loop *loop = held->loop;
+    held->deadline = at;
+    if (held->heap == 0)
+        heap_up(loop, ++loop->n_heap, (deadline){at, held});
+    else if (at < loop->heap[held->heap].at)
+        heap_up(loop, held->heap, (deadline){at, held});
+    arm(loop);
+}
+
+/* Room for one more deadline than there are, so that setting one cannot fail. */
+static int heap_reserve(wq_loop *loop)
+{
+    if (loop->n_heap + 1 < loop->heap_size)
+        return 0;
+    size_t size = loop->heap_size ? loop->heap_size * 2 : 64;
+    deadline *heap = realloc(loop->heap, size * sizeof *heap);
+    if (heap == NULL)
+        return -1;
+    loop->heap = heap;
+    loop->heap_size = size;
+    return 0;
+}
+
+static void run_deadlines(wq_loop *loop, int64_t now)
+{
+    while (loop->n_heap > 0 && loop->heap[1].at <= now) {
+        wq_held *held = loop->heap[1].held;
+        if (held->deadline > now) {
+            heap_down(loop, 1, (deadline){held->deadline, held});
+            continue;
+        }
+        heap_remove(loop, held);
+        held->timeout(held);
+    }
+}
+
+/* ---- news ---------------------------------------------------------------------------------------
+ */
+
+static void set_waiting(wq_loop_job *lj, int waiting)
+{
+    wq_loop *loop = lj->loop;
+    if (lj->is_waiting == waiting)
+        return;
+    lj->is_waiting = waiting;
+    if (waiting) {
+        LIST_INSERT_HEAD(&loop->waiting, lj, waiting);
+        loop->n_waiting++;
+    } else {
+        LIST_REMOVE(lj, waiting);
+        loop->n_waiting--;
+    }
+}
+
+/* Takes a snapshot and renders it; 1 if that gave another record. */
+static int refresh(wq_loop_job *lj)
+{
+    char small[512];
+    wq_snapshot_clear(&lj->snapshot);
+    wq_job_snapshot(lj->job, &lj->snapshot);
+    set_waiting(lj, lj->snapshot.state == WQ_STATE_QUEUED);
+    size_t n = wq_snapshot_json(&lj->snapshot, small, sizeof small);
+    if (n < sizeof small && n == lj->record.len && memcmp(small, lj->record.base, n) == 0)
+        return 0;
+    if (lj->record.base != NULL)
+        h2o_mem_release_shared(lj->record.base);
+    lj->record = h2o_iovec_init(h2o_mem_alloc_shared(NULL, n + 1, NULL), n);
+    if (n < sizeof small)
+        memcpy(lj->record.base, small, n);
+    else
+        wq_snapshot_json(&lj->snapshot, lj->record.base, n + 1);
+    lj->serial++;
+    return 1;
+}
+
+static void free_job(wq_loop_job *lj)
+{
+    if (lj->record.base != NULL)
+        h2o_mem_release_shared(lj->record.base);
+    wq_snapshot_clear(&lj->snapshot);
+    wq_job_unref(lj->job);
+    free(lj);
+}
+
+static int compare_jobs(const void *a, const void *b)
+{
+    const wq_job *x = ((const wq_loop_job *)a)->job, *y = ((const wq_loop_job *)b)->job;
+    return x < y ? -1 : x > y;
+}
+
+/* The last one has let go. A message under way still points here: then it frees. */
+static void drop_job(wq_loop_job *lj)
+{
+    wq_watch_cancel(lj->watch);
+    lj->watch = NULL;
+    tdelete(lj, &lj->loop->by_job, compare_jobs);
+    LIST_REMOVE(lj, link);
+    set_waiting(lj, 0);
+    if (!atomic_load(&lj->marked))
+        free_job(lj);
+}
+
+static void tell_held(wq_loop_job *lj)
+{
+    /* A face may release itself, and with it the job, in its callback. */
+    wq_held *held = LIST_FIRST(&lj->held), *next;
+    for (; held != NULL; held = next) {
+        next = LIST_NEXT(held, link);
+        held->news(held);
+    }
+}
+
+static void on_job_news(wq_loop_job *lj)
+{
+    /* Cleared before the snapshot: news after it sends another message. */
+    atomic_store(&lj->marked, 0);
+    if (LIST_EMPTY(&lj->held)) {
+        free_job(lj);
+        return;
+    }
+    if (refresh(lj))
+        tell_held(lj);
+}
+
+/* From a worker: never blocks, and costs little when the loop has not caught up. */
+static void mark_job(void *user)
+{
+    wq_loop_job *lj = user;
+    if (!atomic_exchange(&lj->marked, 1))
+        h2o_multithread_send_message(&lj->loop->receiver, &lj->message);
+}
+
+/* ---- positions ----------------------------------------------------------------------------------
+ */
+
+/* Every start or end of a job moves all that wait behind it, so this news is told at a bounded
+ * rate: at once after a quiet time, then as often as the loop can bear. The mark stays set between,
+ * so that nobody sends messages meanwhile. */
+
+static void mark_positions(void *user)
+{
+    wq_loop *loop = user;
+    if (!atomic_exchange(&loop->positions_marked, 1))
+        h2o_multithread_send_message(&loop->receiver, &loop->positions_message);
+}
+
+static void tell_positions(wq_loop *loop, int64_t now)
+{
+    wq_loop_job *lj = LIST_FIRST(&loop->waiting), *next;
+    loop->positions_at = 0;
+    loop->positions_told = now;
+    atomic_store(&loop->positions_marked, 0);
+    for (; lj != NULL; lj = next) {
+        next = LIST_NEXT(lj, waiting);
+        if (refresh(lj))
+            tell_held(lj);
+    }
+}
+
+static void on_positions(wq_loop *loop)
+{
+    int64_t now = wq_loop_now();
+    int64_t at = loop->positions_told + POSITIONS_MS + (int64_t)loop->n_waiting / POSITIONS_PER_MS;
+    if (at <= now) {
+        tell_positions(loop, now);
+    } else {
+        loop->positions_at = at;
+        arm(loop);
+    }
+}
+
+/* ---- the loop's events --------------------------------------------------------------------------
+ */
+
+static void on_timer(h2o_socket_t *sock, const char *err)
+{
+    wq_loop *loop = sock->data;
+    uint64_t count;
+    (void)err;
+    if (read(loop->timer_fd, &count, sizeof count) < 0)
+        return;
+    loop->armed = 0;
+    int64_t now = wq_loop_now();
+    if (loop->positions_at != 0 && loop->positions_at <= now)
+        tell_positions(loop, now);
+    run_deadlines(loop, now);
+    arm(loop);
+}
+
+static void on_gone(h2o_socket_t *sock, const char *err)
+{
+    wq_loop *loop = sock->data;
+    struct epoll_event events[64];
+    (void)err;
+    /* A callback can release only its own response, so no later event here is stale. */
+    int n = epoll_wait(loop->gone_fd, events, 64, 0);
+    for (int i = 0; i < n; i++) {
+        wq_held *held = events[i].data.ptr;
+        if (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+            held->gone(held);
+    }
+}
+
+static void on_stop(wq_loop *loop)
+{
+    wq_loop_job *lj = LIST_FIRST(&loop->jobs), *next;
+    for (; lj != NULL; lj = next) {
+        next = LIST_NEXT(lj, link);
+        tell_held(lj);
+    }
+}
+
+static void on_messages(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
+{
+    wq_loop *loop = H2O_STRUCT_FROM_MEMBER(wq_loop, receiver, receiver);
+    while (!h2o_linklist_is_empty(messages)) {
+        h2o_multithread_message_t *m =
+            H2O_STRUCT_FROM_MEMBER(h2o_multithread_message_t, link, messages->next);
+        h2o_linklist_unlink(&m->link);
+        if (m == &loop->positions_message)
+            on_positions(loop);
+        else if (m == &loop->stop_message)
+            on_stop(loop);
+        else
+            on_job_news(H2O_STRUCT_FROM_MEMBER(wq_loop_job, message, m));
+    }
+}
+
+/* ---- hold and release ---------------------------------------------------------------------------
+ */
+
+/* Takes over the reference to `job`. */
+static wq_loop_job *join_job(wq_loop *loop, wq_job *job)
+{
+    wq_loop_job probe = {.job = job};
+    wq_loop_job **found = tfind(&probe, &loop->by_job, compare_jobs);
+    if (found != NULL) {
+        wq_job_unref(job);
+        return *found;
+    }
+    wq_loop_job *lj = calloc(1, sizeof *lj);
+    if (lj == NULL)
+        goto failed;
+    lj->loop = loop;
+    lj->job = job;
+    LIST_INIT(&lj->held);
+    if (tsearch(lj, &loop->by_job, compare_jobs) == NULL)
+        goto failed;
+    if (wq_job_watch(job, mark_job, lj, &lj->watch) != WQ_OK) {
+        tdelete(lj, &loop->by_job, compare_jobs);
+        goto failed;
+    }
+    LIST_INSERT_HEAD(&loop->jobs, lj, link);
+    refresh(lj);
+    return lj;
+failed:
+    wq_job_unref(job);
+    free(lj);
+    return NULL;
+}
+
+static int watch_client(wq_loop *loop, wq_held *held)
+{
+    int keep = (int)loop->http->options.stall_timeout_ms, unsent = UNSENT_BYTES;
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.ptr = held};
+    held->fd = h2o_socket_get_fd(held->req->conn->callbacks->get_socket(held->req->conn));
+    if (epoll_ctl(loop->gone_fd, EPOLL_CTL_ADD, held->fd, &event) != 0)
+        return -1;
+    /* harmless where the connection is no TCP socket */
+    setsockopt(held->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &keep, sizeof keep);
+    setsockopt(held->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
+    return 0;
+}
+
+int wq_hold(wq_held *held, wq_job *job)
+{
+    wq_http *http = held->http;
+    wq_loop *loop = h2o_context_get_handler_context(held->req->conn->ctx, http->anchor);
+    held->loop = loop;
+    held->job = NULL;
+    held->heap = 0;
+    if (atomic_fetch_add(&http->n_held, 1) >= http->options.max_streams) {
+        atomic_fetch_sub(&http->n_held, 1);
+        wq_job_unref(job);
+        wq_error full = {0};
+        snprintf(full.message, sizeof full.message,
+                 "%zu responses are being held, as many as may; try again later",
+                 http->options.max_streams);
+        return wq_problem_result(held->req, WQ_ERROR_FULL, &full, 5), -1;
+    }
+    wq_loop_job *lj = heap_reserve(loop) == 0 ? join_job(loop, job) : (wq_job_unref(job), NULL);
+    if (lj != NULL && watch_client(loop, held) == 0) {
+        held->job = lj;
+        LIST_INSERT_HEAD(&lj->held, held, link);
+        return 0;
+    }
+    if (lj != NULL && LIST_EMPTY(&lj->held))
+        drop_job(lj);
+    atomic_fetch_sub(&http->n_held, 1);
+    return wq_problem_result(held->req, WQ_ERROR_NO_MEMORY, NULL, 5), -1;
+}
+
+void wq_release(wq_held *held)
+{
+    wq_loop_job *lj = held->job;
+    if (lj == NULL)
+        return;
+    held->job = NULL;
+    if (held->heap != 0)
+        heap_remove(held->loop, held);
+    epoll_ctl(held->loop->gone_fd, EPOLL_CTL_DEL, held->fd, NULL);
+    LIST_REMOVE(held, link);
+    atomic_fetch_sub(&held->http->n_held, 1);
+    if (LIST_EMPTY(&lj->held))
+        drop_job(lj);
+}
+
+/* ---- contexts -----------------------------------------------------------------------------------
+ */
+
+static h2o_socket_t *watch_fd(wq_loop *loop, int fd, h2o_socket_cb cb)
+{
+    h2o_socket_t *sock = h2o_evloop_socket_create(loop->ctx->loop, fd, H2O_SOCKET_FLAG_DONT_READ);
+    sock->data = loop;
+    h2o_socket_read_start(sock, cb);
+    return sock;
+}
+
+/* libh2o lets a context's start not fail; it aborts without memory or descriptors, and so do we. */
+static void on_context_init(h2o_handler_t *anchor, h2o_context_t *ctx)
+{
+    wq_http *http = ((wq_route *)anchor)->http;
+    wq_loop *loop = h2o_mem_alloc(sizeof *loop);
+    memset(loop, 0, sizeof *loop);
+    loop->http = http;
+    loop->ctx = ctx;
+    LIST_INIT(&loop->jobs);
+    LIST_INIT(&loop->waiting);
+    h2o_multithread_register_receiver(ctx->queue, &loop->receiver, on_messages);
+    loop->gone_fd = epoll_create1(EPOLL_CLOEXEC);
+    loop->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (loop->gone_fd < 0 || loop->timer_fd < 0)
+        h2o_fatal("workqueue: no file descriptors left for an event loop");
+    loop->gone = watch_fd(loop, loop->gone_fd, on_gone);
+    loop->timer = watch_fd(loop, loop->timer_fd, on_timer);
+    if (wq_queue_watch(http->queue, mark_positions, loop, &loop->positions) != WQ_OK)
+        h2o_fatal("workqueue: out of memory");
+    pthread_mutex_lock(&http->lock);
+    LIST_INSERT_HEAD(&http->loops, loop, link);
+    pthread_mutex_unlock(&http->lock);
+    h2o_context_set_handler_context(ctx, anchor, loop);
+}
+
+static void on_context_dispose(h2o_handler_t *anchor, h2o_context_t *ctx)
+{
+    wq_loop *loop = h2o_context_get_handler_context(ctx, anchor);
+    wq_http *http = loop->http;
+    pthread_mutex_lock(&http->lock);
+    LIST_REMOVE(loop, link);
+    pthread_mutex_unlock(&http->lock);
+    wq_watch_cancel(loop->positions);
+    /* Nobody sends any more; what has been sent is taken in and let go. */
+    on_messages(&loop->receiver, &loop->receiver._messages);
+    h2o_multithread_unregister_receiver(ctx->queue, &loop->receiver);
+    h2o_socket_close(loop->gone);
+    h2o_socket_close(loop->timer);
+    free(loop->heap);
+    free(loop);
+}
+
+void wq_loops_attach(wq_http *http, wq_route *anchor)
+{
+    anchor->super.on_context_init = on_context_init;
+    anchor->super.on_context_dispose = on_context_dispose;
+    http->anchor = &anchor->super;
+}
+
+void wq_http_stop(wq_http *http)
+{
+    wq_loop *loop;
+    if (atomic_exchange(&http->stopping, 1))
+        return;
+    pthread_mutex_lock(&http->lock);
+    LIST_FOREACH(loop, &http->loops, link)
+    h2o_multithread_send_message(&loop->receiver, &loop->stop_message);
+    pthread_mutex_unlock(&http->lock);
+}

@@ -1,0 +1,88 @@
+/* loop.h - what a face needs of an event loop: news of jobs, deadlines, and clients that leave.
+ *
+ * A worker that has news marks the job once per loop; the loop renders the record once and hands it
+ * to every held response of that job. Everything below runs on the loop's own thread, but for
+ * wq_http_stop(). */
+#ifndef WQ_LOOP_H
+#define WQ_LOOP_H
+
+#include <h2o.h>
+#include <stdatomic.h>
+#include <sys/queue.h>
+#include <workqueue/http.h>
+
+#include "workqueue/http/request.h"
+
+typedef struct wq_loop wq_loop;
+typedef struct wq_loop_job wq_loop_job;
+typedef struct wq_held wq_held;
+
+struct wq_http {
+    wq_queue *queue;
+    wq_http_options options; /* its allow_servers points into limits */
+    wq_request_limits limits;
+    h2o_handler_t *anchor; /* a wq_route; its context is the wq_loop of that context */
+    atomic_size_t n_held;
+    atomic_int stopping;
+    pthread_mutex_t lock;
+    LIST_HEAD(, wq_loop) loops; /* under the lock */
+};
+
+/* A path and what answers it. */
+typedef struct wq_route {
+    h2o_handler_t super;
+    wq_http *http;
+    const char *path;
+    int (*answer)(wq_http *http, h2o_req_t *req);
+} wq_route;
+
+/* A response that waits for news of a job. The face embeds it, in the request's pool. */
+struct wq_held {
+    wq_http *http;
+    wq_loop *loop;
+    h2o_req_t *req;
+    wq_loop_job *job; /* NULL once released */
+    LIST_ENTRY(wq_held) link;
+    int fd; /* the client's */
+    int64_t
+        deadline; /* CLOCK_MONOTONIC ms; may be moved later freely, earlier by wq_held_deadline */
+    size_t heap;  /* where in the loop's heap, from 1; 0: no deadline */
+    void (*news)(wq_held *held);    /* job->record has changed, or it is time to end */
+    void (*timeout)(wq_held *held); /* the deadline has passed; sets a new one or releases */
+    void (*gone)(wq_held *held);    /* the client has left */
+};
+
+/* One job on one loop, shared by its held responses. */
+struct wq_loop_job {
+    h2o_multithread_message_t message;
+    atomic_int marked; /* the message is on its way */
+    wq_loop *loop;
+    wq_job *job;     /* counted */
+    wq_watch *watch; /* NULL: the job has ended, or nobody holds */
+    LIST_HEAD(, wq_held) held;
+    LIST_ENTRY(wq_loop_job) link;
+    LIST_ENTRY(wq_loop_job) waiting; /* while queued: positions are news */
+    int is_waiting;
+    wq_snapshot snapshot; /* the present one */
+    h2o_iovec_t record;   /* it in JSON; h2o's shared memory, counted */
+    uint64_t serial;      /* grows whenever the record changes */
+};
+
+/* Begins to hold: `held` has http, req and callbacks set; takes over the reference to `job`. 0, or
+ * -1 and a problem has been answered (too many are held, or memory ran out). job->snapshot and
+ * record are there on return. */
+int wq_hold(wq_held *held, wq_job *job);
+
+/* Ends to hold: before the response's last send, or in `stop`. Once, at any time. */
+void wq_release(wq_held *held);
+
+/* Sets the deadline, to any time. */
+void wq_held_deadline(wq_held *held, int64_t at);
+
+/* Milliseconds by CLOCK_MONOTONIC. */
+int64_t wq_loop_now(void);
+
+/* Makes a wq_loop of every context to come; called by mount, once, with any route. */
+void wq_loops_attach(wq_http *http, wq_route *anchor);
+
+#endif

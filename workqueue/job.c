@@ -1,0 +1,296 @@
+/* job.c - one job: its states, its latest progress, and who watches it. */
+#include "workqueue/job.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "workqueue/params.h"
+#include "workqueue/queue.h"
+#include "workqueue/util/util.h"
+
+/* ---- watchers ----------------------------------------------------------------------------------
+ */
+
+struct wq_watch {
+    LIST_ENTRY(wq_watch) link;
+    wq_watchers *watchers;
+    wq_job *job; /* counted; NULL: watches the queue */
+    wq_watch_cb cb;
+    void *user;
+};
+
+void wq_watchers_init(wq_watchers *watchers)
+{
+    pthread_mutex_init(&watchers->lock, NULL);
+    LIST_INIT(&watchers->list);
+}
+
+void wq_watchers_dispose(wq_watchers *watchers)
+{
+    assert(LIST_EMPTY(&watchers->list));
+    pthread_mutex_destroy(&watchers->lock);
+}
+
+void wq_watchers_tell(wq_watchers *watchers)
+{
+    wq_watch *watch;
+    pthread_mutex_lock(&watchers->lock);
+    LIST_FOREACH(watch, &watchers->list, link)
+    watch->cb(watch->user);
+    pthread_mutex_unlock(&watchers->lock);
+}
+
+static int add_watch(wq_watchers *watchers, wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
+{
+    wq_watch *watch = malloc(sizeof *watch);
+    if (watch == NULL)
+        return WQ_ERROR_NO_MEMORY;
+    *watch = (wq_watch){.watchers = watchers, .job = job, .cb = cb, .user = user};
+    if (job != NULL)
+        wq_job_ref(job);
+    pthread_mutex_lock(&watchers->lock);
+    LIST_INSERT_HEAD(&watchers->list, watch, link);
+    pthread_mutex_unlock(&watchers->lock);
+    *out = watch;
+    return WQ_OK;
+}
+
+int wq_job_watch(wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
+{
+    return add_watch(&job->watchers, job, cb, user, out);
+}
+
+int wq_queue_watch(wq_queue *queue, wq_watch_cb cb, void *user, wq_watch **out)
+{
+    return add_watch(&queue->watchers, NULL, cb, user, out);
+}
+
+void wq_watch_cancel(wq_watch *watch)
+{
+    if (watch == NULL)
+        return;
+    pthread_mutex_lock(&watch->watchers->lock);
+    LIST_REMOVE(watch, link);
+    pthread_mutex_unlock(&watch->watchers->lock);
+    wq_job_unref(watch->job);
+    free(watch);
+}
+
+/* ---- birth and death ----------------------------------------------------------------------------
+ */
+
+/* An RFC 4122 version 4 UUID. It is a capability, so the kernel's generator and no other. */
+static int new_id(char id[WQ_ID_SIZE])
+{
+    static const char hex[] = "0123456789abcdef";
+    unsigned char r[16];
+    ssize_t got;
+    do
+        got = getrandom(r, sizeof r, 0);
+    while (got < 0 && errno == EINTR);
+    if (got != (ssize_t)sizeof r)
+        return -1;
+    r[6] = (unsigned char)(0x40 | (r[6] & 0x0f));
+    r[8] = (unsigned char)(0x80 | (r[8] & 0x3f));
+    char *p = id;
+    for (int i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10)
+            *p++ = '-';
+        *p++ = hex[r[i] >> 4];
+        *p++ = hex[r[i] & 15];
+    }
+    *p = '\0';
+    return 0;
+}
+
+wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key)
+{
+    wq_job *job = calloc(1, sizeof *job + wq_params_bytes(params));
+    if (job == NULL)
+        return NULL;
+    if (new_id(job->id) != 0) {
+        free(job);
+        return NULL;
+    }
+    memcpy(job->key, key, WQ_KEY_SIZE);
+    wq_params_copy(&job->params, (char *)(job + 1), params);
+    atomic_init(&job->refs, 1);
+    job->queue = wq_queue_ref(queue);
+    wq_watchers_init(&job->watchers);
+    pthread_mutex_init(&job->lock, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&job->has_ended, &attr);
+    pthread_condattr_destroy(&attr);
+    job->queued_at_ms = wq_unix_ms();
+    job->queued_mono = wq_monotonic_ms();
+    return job;
+}
+
+wq_job *wq_job_ref(wq_job *job)
+{
+    atomic_fetch_add_explicit(&job->refs, 1, memory_order_relaxed);
+    return job;
+}
+
+void wq_job_unref(wq_job *job)
+{
+    if (job == NULL || atomic_fetch_sub_explicit(&job->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    wq_queue *queue = job->queue;
+    wq_text_unref(job->message);
+    wq_text_unref(job->error);
+    free(job->temp_path);
+    pthread_cond_destroy(&job->has_ended);
+    pthread_mutex_destroy(&job->lock);
+    wq_watchers_dispose(&job->watchers);
+    free(job);
+    wq_queue_unref(queue);
+}
+
+const char *wq_job_id(const wq_job *job)
+{
+    return job->id;
+}
+
+const char *wq_job_key(const wq_job *job)
+{
+    return job->key;
+}
+
+const wq_params *wq_job_params(const wq_job *job)
+{
+    return &job->params;
+}
+
+/* ---- changes ------------------------------------------------------------------------------------
+ */
+
+int wq_job_report(wq_job *job, const char *line, size_t len)
+{
+    wq_progress progress;
+    if (wq_progress_parse(&progress, line, len) != 0)
+        return -1;
+    wq_text *message = NULL, *old;
+    if (progress.message != NULL)
+        message = wq_text_new(progress.message, progress.message_len);
+    pthread_mutex_lock(&job->lock);
+    job->fraction = progress.fraction;
+    job->has_items = progress.has_items;
+    job->items_done = progress.items_done;
+    job->items_total = progress.items_total;
+    old = job->message;
+    job->message = message;
+    job->version++;
+    pthread_mutex_unlock(&job->lock);
+    wq_text_unref(old);
+    wq_watchers_tell(&job->watchers);
+    return 0;
+}
+
+void wq_job_set_state(wq_job *job, int state)
+{
+    pthread_mutex_lock(&job->lock);
+    job->state = state;
+    job->version++;
+    if (state == WQ_STATE_RUNNING) {
+        job->started_at_ms = wq_unix_ms();
+        job->started_mono = wq_monotonic_ms();
+    }
+    pthread_mutex_unlock(&job->lock);
+}
+
+void wq_job_end_locked(wq_job *job, int state, int returncode, const char *error)
+{
+    wq_text *text = error ? wq_text_new(error, strlen(error)) : NULL;
+    pthread_mutex_lock(&job->lock);
+    job->state = state;
+    job->version++;
+    job->fraction = 1;
+    job->returncode = returncode;
+    job->error = text;
+    job->ended_at_ms = wq_unix_ms();
+    job->ended_mono = wq_monotonic_ms();
+    pthread_cond_broadcast(&job->has_ended);
+    pthread_mutex_unlock(&job->lock);
+}
+
+/* ---- reading ------------------------------------------------------------------------------------
+ */
+
+static void read_job_locked(wq_job *job, wq_snapshot *out)
+{
+    int64_t now = wq_monotonic_ms();
+    int64_t end = job->ended_mono ? job->ended_mono : now;
+    int64_t start = job->started_mono ? job->started_mono : end;
+    wq_text *message = wq_text_ref(job->message), *error = wq_text_ref(job->error);
+    *out = (wq_snapshot){
+        .state = job->state,
+        .version = job->version,
+        .fraction = job->fraction,
+        .has_items = job->has_items,
+        .items_done = job->items_done,
+        .items_total = job->items_total,
+        .has_returncode = job->state >= WQ_STATE_SUCCEEDED,
+        .returncode = job->returncode,
+        .message = message ? message->bytes : NULL,
+        .error = error ? error->bytes : NULL,
+        .queued_at_ms = job->queued_at_ms,
+        .started_at_ms = job->started_at_ms,
+        .ended_at_ms = job->ended_at_ms,
+        .waited_ms = (uint64_t)(start - job->queued_mono),
+        .ran_ms = job->started_mono ? (uint64_t)(end - job->started_mono) : 0,
+        .held = {message, error},
+    };
+}
+
+void wq_job_snapshot(wq_job *job, wq_snapshot *out)
+{
+    wq_queue *queue = job->queue;
+    pthread_mutex_lock(&job->lock);
+    int queued = job->state == WQ_STATE_QUEUED;
+    if (!queued)
+        read_job_locked(job, out);
+    pthread_mutex_unlock(&job->lock);
+    if (!queued)
+        return;
+    pthread_mutex_lock(&queue->lock); /* comes before the job's, hence the second look */
+    pthread_mutex_lock(&job->lock);
+    read_job_locked(job, out);
+    if (job->state == WQ_STATE_QUEUED)
+        out->n_ahead_in_queue = wq_queue_ahead_locked(queue, job);
+    pthread_mutex_unlock(&job->lock);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void wq_snapshot_clear(wq_snapshot *snapshot)
+{
+    wq_text_unref(snapshot->held[0]);
+    wq_text_unref(snapshot->held[1]);
+    memset(snapshot, 0, sizeof *snapshot);
+}
+
+int wq_job_wait(wq_job *job, int64_t timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    if (timeout_ms > 0) {
+        until.tv_sec += timeout_ms / 1000;
+        until.tv_nsec += timeout_ms % 1000 * 1000000;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+    }
+    int r = 0;
+    pthread_mutex_lock(&job->lock);
+    while (job->state < WQ_STATE_SUCCEEDED && r == 0)
+        r = timeout_ms < 0 ? pthread_cond_wait(&job->has_ended, &job->lock)
+                           : pthread_cond_timedwait(&job->has_ended, &job->lock, &until);
+    int ended = job->state >= WQ_STATE_SUCCEEDED;
+    pthread_mutex_unlock(&job->lock);
+    return ended ? WQ_OK : WQ_ERROR_TIMEOUT;
+}

@@ -1,0 +1,74 @@
+/* job.h - one job: its states, its latest progress, and who watches it.
+ *
+ * Locks, in this order: watchers, queue, job. The watchers' lock is held while callbacks run, so
+ * that wq_watch_cancel() can promise silence; a callback may take snapshots, which needs the other
+ * two. `state` is written under both the queue's and the job's lock and read under either. */
+#ifndef WQ_JOB_H
+#define WQ_JOB_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/queue.h>
+#include <workqueue/workqueue.h>
+
+#include "workqueue/order.h"
+#include "workqueue/progress.h"
+#include "workqueue/util/utf8.h"
+
+typedef struct wq_watchers {
+    pthread_mutex_t lock;
+    LIST_HEAD(, wq_watch) list;
+} wq_watchers;
+
+void wq_watchers_init(wq_watchers *watchers);
+void wq_watchers_dispose(wq_watchers *watchers);
+
+/* Calls every watcher. The caller holds neither queue nor job lock. */
+void wq_watchers_tell(wq_watchers *watchers);
+
+struct wq_job {
+    char key[WQ_KEY_SIZE]; /* first: the key table compares pointers to it */
+    char id[WQ_ID_SIZE];
+    wq_params params; /* in the same allocation, behind the structure */
+    atomic_uint refs;
+    wq_queue *queue; /* counted */
+    wq_watchers watchers;
+
+    /* under the queue's lock */
+    wq_order_node order;       /* while QUEUED */
+    TAILQ_ENTRY(wq_job) ended; /* once ended */
+    STAILQ_ENTRY(wq_job) hand; /* on its way to the publisher */
+    unsigned slot;             /* the worker that runs it, while RUNNING */
+    char *temp_path;           /* owned; between begin and publish */
+
+    pthread_mutex_t lock;
+    /* under the job's lock */
+    pthread_cond_t has_ended;
+    int state;
+    uint64_t version;
+    double fraction;
+    int has_items, returncode, warned;
+    uint64_t items_done, items_total;
+    wq_text *message, *error;
+    int64_t queued_at_ms, started_at_ms, ended_at_ms; /* Unix time */
+    int64_t queued_mono, started_mono, ended_mono;
+};
+
+TAILQ_HEAD(wq_job_list, wq_job);
+STAILQ_HEAD(wq_job_hand, wq_job);
+
+/* A new queued job with one reference; NULL if memory or randomness ran out. */
+wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key);
+
+/* Takes in a line of progress and tells the watchers. 0, or -1 if the line is malformed. No lock is
+ * held by the caller. */
+int wq_job_report(wq_job *job, const char *line, size_t len);
+
+/* Moves to a state that is no end. The caller holds the queue's lock. */
+void wq_job_set_state(wq_job *job, int state);
+
+/* The end: state, code and, unless it is NULL, the error. The caller holds the queue's lock and
+ * tells the watchers once it has let go of it. */
+void wq_job_end_locked(wq_job *job, int state, int returncode, const char *error);
+
+#endif

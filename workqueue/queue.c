@@ -1,0 +1,287 @@
+/* queue.c - admission, one job per key, order and exact position.
+ *
+ * The life of a job here: admitted (by_key, by_id, order) - taken (leaves order) - finished (leaves
+ * by_key, joins `ended`) - forgotten (leaves by_id). Functions named _locked want the queue's lock.
+ */
+#include "workqueue/queue.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <search.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+static int compare_keys(const void *a, const void *b)
+{
+    return memcmp(a, b, WQ_KEY_SIZE); /* a job begins with its key */
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    return memcmp(((const wq_job *)a)->id, ((const wq_job *)b)->id, WQ_ID_SIZE);
+}
+
+int wq_queue_init(wq_queue *queue, const wq_options *options)
+{
+    atomic_init(&queue->refs, 1);
+    queue->logger = (wq_logger){options->log, options->log_user};
+    queue->max_queue = options->max_queue;
+    queue->max_ended = options->max_ended;
+    queue->workers = options->workers;
+    queue->retain_ended_ms = options->retain_ended_ms;
+    wq_watchers_init(&queue->watchers);
+    pthread_mutex_init(&queue->lock, NULL);
+    pthread_cond_init(&queue->work, NULL);
+    TAILQ_INIT(&queue->ended);
+    if (getrandom(&queue->order.random, sizeof queue->order.random, 0) < 0)
+        return -1;
+    queue->order.random |= 1;
+    return 0;
+}
+
+wq_queue *wq_queue_ref(wq_queue *queue)
+{
+    atomic_fetch_add_explicit(&queue->refs, 1, memory_order_relaxed);
+    return queue;
+}
+
+void wq_queue_unref(wq_queue *queue)
+{
+    if (atomic_fetch_sub_explicit(&queue->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    pthread_cond_destroy(&queue->work);
+    pthread_mutex_destroy(&queue->lock);
+    wq_watchers_dispose(&queue->watchers);
+    free(queue);
+}
+
+size_t wq_queue_ahead_locked(wq_queue *queue, const wq_job *job)
+{
+    return queue->running + wq_order_position(&job->order);
+}
+
+wq_job *wq_queue_by_key_locked(wq_queue *queue, const char *key)
+{
+    wq_job **found = tfind(key, &queue->by_key, compare_keys);
+    return found ? wq_job_ref(*found) : NULL;
+}
+
+/* ---- in ----------------------------------------------------------------------------------------
+ */
+
+int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_error *error)
+{
+    if (queue->stopping)
+        return wq_fail(error, WQ_ERROR_CLOSING, "the queue is stopping and takes no new jobs");
+    /* jobs that an idle worker is about to take do not wait */
+    if (queue->queued + queue->running >= queue->max_queue + queue->workers)
+        return wq_fail(error, WQ_ERROR_FULL,
+                       "%zu jobs are waiting, as many as may; try again later", queue->queued);
+    if (tsearch(job, &queue->by_key, compare_keys) == NULL)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    if (tsearch(job, &queue->by_id, compare_ids) == NULL) {
+        tdelete(job, &queue->by_key, compare_keys);
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    }
+    wq_order_insert(&queue->order, &job->order, queue->next_rank++);
+    queue->queued++;
+    wq_job_ref(job);
+    pthread_cond_signal(&queue->work);
+    return WQ_OK;
+}
+
+/* ---- through -----------------------------------------------------------------------------------
+ */
+
+static wq_job *job_of(wq_order_node *node)
+{
+    return (wq_job *)((char *)node - offsetof(wq_job, order));
+}
+
+wq_job *wq_queue_take(wq_queue *queue, unsigned slot)
+{
+    wq_job *job = NULL;
+    pthread_mutex_lock(&queue->lock);
+    while (queue->queued == 0 && !queue->stopping)
+        pthread_cond_wait(&queue->work, &queue->lock);
+    if (queue->queued > 0) {
+        job = job_of(wq_order_first(&queue->order));
+        wq_order_remove(&queue->order, &job->order);
+        queue->queued--;
+        queue->running++;
+        job->slot = slot;
+        wq_job_set_state(job, WQ_STATE_RUNNING);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    if (job != NULL)
+        wq_watchers_tell(&job->watchers);
+    return job;
+}
+
+static void leave_locked(wq_queue *queue, wq_job *job)
+{
+    switch (job->state) {
+    case WQ_STATE_QUEUED:
+        wq_order_remove(&queue->order, &job->order);
+        queue->queued--;
+        break;
+    case WQ_STATE_RUNNING:
+        queue->running--;
+        break;
+    case WQ_STATE_PUBLISHING:
+        queue->publishing--;
+        break;
+    default:
+        assert(0);
+    }
+}
+
+/* A moving mean, so that an estimate follows what programs have done lately. */
+static void learn_run_time_locked(wq_queue *queue, const wq_job *job)
+{
+    double ran = (double)(wq_monotonic_ms() - job->started_mono);
+    queue->mean_run_ms = queue->mean_run_ms == 0 ? ran : queue->mean_run_ms * 0.8 + ran * 0.2;
+}
+
+/* Positions are news only for those who wait. */
+static void tell_positions(wq_queue *queue, size_t waiting)
+{
+    if (waiting > 0)
+        wq_watchers_tell(&queue->watchers);
+}
+
+void wq_queue_publishing(wq_queue *queue, wq_job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    leave_locked(queue, job);
+    queue->publishing++;
+    learn_run_time_locked(queue, job);
+    wq_job_set_state(job, WQ_STATE_PUBLISHING);
+    size_t waiting = queue->queued;
+    pthread_mutex_unlock(&queue->lock);
+    tell_positions(queue, waiting);
+}
+
+/* ---- out ---------------------------------------------------------------------------------------
+ */
+
+static wq_job *oldest_surplus_locked(wq_queue *queue)
+{
+    wq_job *oldest = TAILQ_FIRST(&queue->ended);
+    if (oldest == NULL)
+        return NULL;
+    if (queue->n_ended <= queue->max_ended &&
+        wq_monotonic_ms() - oldest->ended_mono <= queue->retain_ended_ms)
+        return NULL;
+    return oldest;
+}
+
+static void forget_locked(wq_queue *queue, wq_job *job)
+{
+    TAILQ_REMOVE(&queue->ended, job, ended);
+    queue->n_ended--;
+    tdelete(job, &queue->by_id, compare_ids);
+}
+
+/* Moves a job to the ended ones and returns what must be unreferenced once the lock is free: the
+ * oldest one, if that is now too many or too old. One out for each one in keeps the bound. */
+static wq_job *end_locked(wq_queue *queue, wq_job *job, int state, int returncode,
+                          const char *error)
+{
+    leave_locked(queue, job);
+    queue->generation++;
+    queue->succeeded += state == WQ_STATE_SUCCEEDED;
+    queue->failed += state == WQ_STATE_FAILED;
+    queue->cancelled += state == WQ_STATE_CANCELLED;
+    tdelete(job, &queue->by_key, compare_keys);
+    wq_job_end_locked(job, state, returncode, error);
+    TAILQ_INSERT_TAIL(&queue->ended, job, ended);
+    queue->n_ended++;
+    wq_job *surplus = oldest_surplus_locked(queue);
+    if (surplus != NULL)
+        forget_locked(queue, surplus);
+    return surplus;
+}
+
+static void tell_end(wq_queue *queue, wq_job *job, size_t waiting, wq_job *surplus)
+{
+    wq_watchers_tell(&job->watchers);
+    tell_positions(queue, waiting);
+    wq_job_unref(surplus);
+}
+
+void wq_queue_finish(wq_queue *queue, wq_job *job, int state, int returncode, const char *error)
+{
+    wq_job_ref(job); /* the ended list may let go of it at once */
+    pthread_mutex_lock(&queue->lock);
+    if (job->state == WQ_STATE_RUNNING)
+        learn_run_time_locked(queue, job);
+    wq_job *surplus = end_locked(queue, job, state, returncode, error);
+    size_t waiting = queue->queued;
+    pthread_mutex_unlock(&queue->lock);
+    tell_end(queue, job, waiting, surplus);
+    wq_job_unref(job);
+}
+
+int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why)
+{
+    wq_job *surplus = NULL;
+    pthread_mutex_lock(&queue->lock);
+    int queued = job->state == WQ_STATE_QUEUED;
+    if (queued)
+        surplus = end_locked(queue, job, WQ_STATE_CANCELLED, -999, why);
+    size_t waiting = queue->queued;
+    pthread_mutex_unlock(&queue->lock);
+    if (queued)
+        tell_end(queue, job, waiting, surplus);
+    return queued;
+}
+
+int wq_job_by_id(wq_queue *queue, const char *id, wq_job **out)
+{
+    wq_job probe, *job = NULL;
+    if (strnlen(id, WQ_ID_SIZE) != WQ_ID_SIZE - 1)
+        return WQ_ERROR_NOT_FOUND;
+    memcpy(probe.id, id, WQ_ID_SIZE);
+    pthread_mutex_lock(&queue->lock);
+    wq_job **found = tfind(&probe, &queue->by_id, compare_ids);
+    if (found != NULL)
+        job = wq_job_ref(*found);
+    pthread_mutex_unlock(&queue->lock);
+    if (job == NULL)
+        return WQ_ERROR_NOT_FOUND;
+    *out = job;
+    return WQ_OK;
+}
+
+void wq_queue_forget(wq_queue *queue)
+{
+    wq_job *job;
+    pthread_mutex_lock(&queue->lock);
+    while ((job = TAILQ_FIRST(&queue->ended)) != NULL) {
+        forget_locked(queue, job);
+        pthread_mutex_unlock(&queue->lock);
+        wq_job_unref(job);
+        pthread_mutex_lock(&queue->lock);
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void wq_queue_stats(wq_queue *queue, wq_stats *out)
+{
+    pthread_mutex_lock(&queue->lock);
+    *out = (wq_stats){
+        .queued = queue->queued,
+        .running = queue->running,
+        .publishing = queue->publishing,
+        .ended = queue->n_ended,
+        .workers = queue->workers,
+        .max_queue = queue->max_queue,
+        .succeeded = queue->succeeded,
+        .failed = queue->failed,
+        .cancelled = queue->cancelled,
+        .mean_run_ms = (uint64_t)queue->mean_run_ms,
+    };
+    pthread_mutex_unlock(&queue->lock);
+}

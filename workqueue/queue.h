@@ -1,0 +1,68 @@
+/* queue.h - admission, one job per key, order and exact position. It has no threads: callers put
+ * jobs in, workers take them out and say how they ended. */
+#ifndef WQ_QUEUE_H
+#define WQ_QUEUE_H
+
+#include <workqueue/extend.h>
+
+#include "workqueue/job.h"
+#include "workqueue/util/util.h"
+
+struct wq_pool;
+
+struct wq_queue {
+    atomic_uint refs; /* the handle's, and one for each job */
+    wq_logger logger;
+    size_t max_queue, max_ended;
+    unsigned workers;
+    int64_t retain_ended_ms;
+    wq_store *store;
+    struct wq_pool *pool;
+    wq_watchers watchers; /* of positions */
+
+    pthread_mutex_t lock;
+    /* under the lock */
+    pthread_cond_t work; /* a job waits, or it is time to stop */
+    wq_order order;      /* queued jobs */
+    uint64_t next_rank;
+    void *by_key;             /* tsearch: jobs that have not ended; counted */
+    void *by_id;              /* tsearch: those and the ended ones that are still known */
+    struct wq_job_list ended; /* oldest first; counted */
+    size_t queued, running, publishing, n_ended;
+    uint64_t succeeded, failed, cancelled;
+    uint64_t generation; /* counts ends: a key looked up before one must be looked up again */
+    double mean_run_ms;
+    int stopping;
+};
+
+/* Sets up the parts above but for store and pool. */
+int wq_queue_init(wq_queue *queue, const wq_options *options);
+wq_queue *wq_queue_ref(wq_queue *queue);
+void wq_queue_unref(wq_queue *queue);
+
+/* Forgets every ended job. Nothing else refers to the queue any more but references to jobs. */
+void wq_queue_forget(wq_queue *queue);
+
+/* How many run or wait in front of a queued job. */
+size_t wq_queue_ahead_locked(wq_queue *queue, const wq_job *job);
+
+/* The job that has not ended for this key, with a new reference, or NULL. */
+wq_job *wq_queue_by_key_locked(wq_queue *queue, const char *key);
+
+/* Lets a new job in; the queue takes a reference of its own. */
+int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_error *error);
+
+/* Waits for a job and makes it RUNNING in `slot`; its reference is the caller's until
+ * wq_queue_finish(). NULL: the queue is stopping, and empty. */
+wq_job *wq_queue_take(wq_queue *queue, unsigned slot);
+
+/* RUNNING to PUBLISHING: frees the place in the row. */
+void wq_queue_publishing(wq_queue *queue, wq_job *job);
+
+/* The end of a job, whatever its state; tells everybody and drops the queue's reference. */
+void wq_queue_finish(wq_queue *queue, wq_job *job, int state, int returncode, const char *error);
+
+/* Takes a queued job out of the row and ends it as cancelled; 0 if it was not queued any more. */
+int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why);
+
+#endif

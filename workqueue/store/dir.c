@@ -1,0 +1,303 @@
+/* dir.c - the store that keeps outputs as files in a folder.
+ *
+ * An output is first `.workqueue-KEY-N.tmp`, which a program overwrites; publishing makes its
+ * contents durable, renames it to KEY, and makes the name durable. What begins with `.workqueue-`
+ * and ends with `.tmp` when the store is opened was left by a crash. `.workqueue.lock` is locked as
+ * long as the store is open.
+ */
+#include "workqueue/store/dir.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TEMP_PREFIX ".workqueue-"
+#define TEMP_SUFFIX ".tmp"
+#define LOCK_NAME ".workqueue.lock"
+
+typedef struct dir {
+    wq_store store;
+    char *path; /* absolute */
+    int fd, lock_fd, sync;
+    atomic_ullong next;
+    wq_logger logger;
+} dir;
+
+/* ---- reading ------------------------------------------------------------------------------------
+ */
+
+static int find(void *self, const char *key, wq_error *error)
+{
+    dir *d = self;
+    struct stat st;
+    if (fstatat(d->fd, key, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+        return WQ_OK;
+    if (errno == ENOENT)
+        return wq_fail(error, WQ_ERROR_NOT_FOUND, "there is no output for this yet");
+    return wq_fail(error, WQ_ERROR_SYSTEM, "stat %s/%s: %s", d->path, key, strerror(errno));
+}
+
+static int open_output(void *self, const char *key, int *out, wq_error *error)
+{
+    dir *d = self;
+    int fd = openat(d->fd, key, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 && errno == ENOENT)
+        return wq_fail(error, WQ_ERROR_NOT_FOUND, "there is no output for this yet");
+    if (fd < 0)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "open %s/%s: %s", d->path, key, strerror(errno));
+    *out = fd;
+    return WQ_OK;
+}
+
+static int path_of(void *self, const char *key, char *path, size_t size, wq_error *error)
+{
+    dir *d = self;
+    int n = snprintf(path, size, "%s/%s", d->path, key);
+    if (n < 0 || (size_t)n >= size)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the path does not fit in %zu bytes",
+                       size);
+    return WQ_OK;
+}
+
+/* ---- a temporary file's life --------------------------------------------------------------------
+ */
+
+static int begin(void *self, const char *key, char **temp_path, wq_error *error)
+{
+    dir *d = self;
+    char *path;
+    if (asprintf(&path, "%s/" TEMP_PREFIX "%s-%llu" TEMP_SUFFIX, d->path, key,
+                 atomic_fetch_add(&d->next, 1)) < 0)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) {
+        int r =
+            wq_fail(error, WQ_ERROR_SYSTEM, "create a file in %s: %s", d->path, strerror(errno));
+        free(path);
+        return r;
+    }
+    close(fd);
+    *temp_path = path;
+    return WQ_OK;
+}
+
+static const char *base(const char *path)
+{
+    return strrchr(path, '/') + 1;
+}
+
+static void discard(void *self, const char *temp_path)
+{
+    dir *d = self;
+    if (unlinkat(d->fd, base(temp_path), 0) != 0 && errno != ENOENT)
+        wq_log(&d->logger, WQ_LOG_WARNING, "remove %s: %s", temp_path, strerror(errno));
+}
+
+/* ---- publishing ---------------------------------------------------------------------------------
+ */
+
+static int item_fail(wq_publish *item, int result, const char *what)
+{
+    item->result = wq_fail(&item->error, result, "%s: %s", what, strerror(errno));
+    return -1;
+}
+
+/* Is it an output at all? Leaves it open in *fd if its contents must be synced. */
+static int inspect(dir *d, wq_publish *item, int *fd)
+{
+    struct stat st;
+    *fd = -1;
+    if (fstatat(d->fd, base(item->temp_path), &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return item_fail(item, WQ_ERROR_SYSTEM, "Failed to stat output file");
+    if (!S_ISREG(st.st_mode)) {
+        item->result = wq_fail(&item->error, WQ_ERROR_INVALID_ARGUMENT,
+                               "invalid program: its output is not a regular file");
+        return -1;
+    }
+    if (st.st_size == 0) {
+        item->result = wq_fail(&item->error, WQ_ERROR_INVALID_ARGUMENT,
+                               "invalid program: it should have written to its output file");
+        return -1;
+    }
+    if (!d->sync)
+        return 0;
+    *fd = openat(d->fd, base(item->temp_path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (*fd < 0)
+        return item_fail(item, WQ_ERROR_SYSTEM, "Failed to open output file");
+    return 0;
+}
+
+static int put_in_place(dir *d, wq_publish *item)
+{
+    const char *temp = base(item->temp_path);
+    int r = renameat2(d->fd, temp, d->fd, item->key, RENAME_NOREPLACE);
+    if (r != 0 && (errno == EINVAL || errno == ENOSYS)) { /* not on this filesystem */
+        r = linkat(d->fd, temp, d->fd, item->key, 0);
+        if (r == 0)
+            unlinkat(d->fd, temp, 0);
+    }
+    if (r == 0)
+        return 1;
+    if (errno == EEXIST)
+        return 0; /* what is in place stays */
+    item_fail(item, WQ_ERROR_SYSTEM, "Failed to publish output file");
+    return 0;
+}
+
+/* The names are not durable: none of them may be told as published. */
+static void take_back(dir *d, wq_publish *items, const unsigned char *placed, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (placed[i]) {
+            item_fail(&items[i], WQ_ERROR_SYSTEM, "Failed to sync the storage folder");
+            unlinkat(d->fd, items[i].key, 0);
+        }
+}
+
+/* At most BATCH at a time, so that open files and the stack are bounded. */
+enum { BATCH = 64 };
+
+static void publish_batch(dir *d, wq_publish *items, size_t n)
+{
+    int fds[BATCH];
+    unsigned char placed[BATCH] = {0}, any = 0;
+    for (size_t i = 0; i < n; i++) {
+        items[i].result = WQ_OK;
+        if (inspect(d, &items[i], &fds[i]) != 0)
+            discard(d, items[i].temp_path);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (fds[i] >= 0 && fdatasync(fds[i]) != 0) {
+            item_fail(&items[i], WQ_ERROR_SYSTEM, "Failed to sync output file");
+            discard(d, items[i].temp_path);
+        }
+        if (fds[i] >= 0)
+            close(fds[i]);
+    }
+    for (size_t i = 0; i < n; i++)
+        if (items[i].result == WQ_OK) {
+            placed[i] = (unsigned char)put_in_place(d, &items[i]);
+            any |= placed[i];
+            if (!placed[i])
+                discard(d, items[i].temp_path);
+        }
+    if (d->sync && any && fsync(d->fd) != 0)
+        take_back(d, items, placed, n);
+}
+
+static void publish(void *self, wq_publish *items, size_t n)
+{
+    for (size_t i = 0; i < n; i += BATCH)
+        publish_batch(self, items + i, n - i < BATCH ? n - i : BATCH);
+}
+
+/* ---- open and close -----------------------------------------------------------------------------
+ */
+
+static int is_leftover(const char *name)
+{
+    size_t n = strlen(name), suffix = strlen(TEMP_SUFFIX);
+    return strncmp(name, TEMP_PREFIX, strlen(TEMP_PREFIX)) == 0 && n > suffix &&
+           strcmp(name + n - suffix, TEMP_SUFFIX) == 0;
+}
+
+static int sweep(dir *d, wq_error *error)
+{
+    size_t swept = 0;
+    int fd = openat(d->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *entries = fd < 0 ? NULL : fdopendir(fd);
+    if (entries == NULL) {
+        int r = wq_fail(error, WQ_ERROR_SYSTEM, "read %s: %s", d->path, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return r;
+    }
+    for (struct dirent *e; (e = readdir(entries)) != NULL;)
+        if (is_leftover(e->d_name) && unlinkat(d->fd, e->d_name, 0) == 0)
+            swept++;
+    closedir(entries);
+    if (swept > 0)
+        wq_log(&d->logger, WQ_LOG_INFO, "removed %zu unfinished outputs of an earlier run from %s",
+               swept, d->path);
+    return WQ_OK;
+}
+
+static int lock(dir *d, wq_error *error)
+{
+    char owner[32] = "";
+    d->lock_fd = openat(d->fd, LOCK_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (d->lock_fd < 0)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "create %s/" LOCK_NAME ": %s", d->path,
+                       strerror(errno));
+    if (flock(d->lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK)
+            return wq_fail(error, WQ_ERROR_SYSTEM, "lock %s/" LOCK_NAME ": %s", d->path,
+                           strerror(errno));
+        ssize_t n = pread(d->lock_fd, owner, sizeof owner - 1, 0);
+        owner[n > 0 ? n : 0] = '\0';
+        return wq_fail(error, WQ_ERROR_LOCKED,
+                       "the storage folder %s is in use by process %.*s; give each server a "
+                       "folder of its own",
+                       d->path, (int)strspn(owner, "0123456789"), owner);
+    }
+    int n = snprintf(owner, sizeof owner, "%ld\n", (long)getpid());
+    if (ftruncate(d->lock_fd, 0) != 0 || pwrite(d->lock_fd, owner, (size_t)n, 0) != n)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "write %s/" LOCK_NAME ": %s", d->path,
+                       strerror(errno));
+    return WQ_OK;
+}
+
+static void close_dir(wq_store *store)
+{
+    dir *d = store->self;
+    if (d->lock_fd >= 0)
+        close(d->lock_fd);
+    if (d->fd >= 0)
+        close(d->fd);
+    free(d->path);
+    free(d);
+}
+
+int wq_dir_open(wq_store **out, const char *path, int sync, const wq_logger *logger,
+                wq_error *error)
+{
+    int result;
+    dir *d = calloc(1, sizeof *d);
+    if (d == NULL)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    d->store = (wq_store){.self = d,
+                          .find = find,
+                          .open = open_output,
+                          .path = path_of,
+                          .begin = begin,
+                          .publish = publish,
+                          .discard = discard,
+                          .waits = sync,
+                          .close = close_dir};
+    d->fd = d->lock_fd = -1;
+    d->sync = sync;
+    d->logger = *logger;
+    d->path = realpath(path, NULL);
+    if (d->path != NULL)
+        d->fd = open(d->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (d->fd < 0) {
+        result = wq_fail(error, WQ_ERROR_SYSTEM, "open the storage folder %s: %s", path,
+                         strerror(errno));
+        goto failed;
+    }
+    if ((result = lock(d, error)) != WQ_OK || (result = sweep(d, error)) != WQ_OK)
+        goto failed;
+    *out = &d->store;
+    return WQ_OK;
+failed:
+    close_dir(&d->store);
+    return result;
+}

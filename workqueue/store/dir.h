@@ -1,0 +1,14 @@
+/* dir.h - the store that keeps outputs as files in a folder. */
+#ifndef WQ_DIR_H
+#define WQ_DIR_H
+
+#include <workqueue/extend.h>
+
+#include "workqueue/util/util.h"
+
+/* Opens the store: locks the folder and sweeps what a crash left. `sync`: outputs and names are on
+ * the disk before publish returns. */
+int wq_dir_open(wq_store **out, const char *path, int sync, const wq_logger *logger,
+                wq_error *error);
+
+#endif

@@ -1,0 +1,362 @@
+/* worker.c - the pool: take a job, run it, publish, finish.
+ *
+ * A worker takes a job and hands it to the runner, which comes back when the program has ended. If
+ * the store waits for the disk, the worker passes the job on to the publisher, so that the next
+ * program runs meanwhile; the publisher takes all that have gathered and publishes them together,
+ * which costs the disk little more than one alone. A batch begins at least PAUSE_NS after the one
+ * before, so that under load batches grow; a lone job never waits for it. At most MAX_HAND jobs
+ * gather, then workers wait.
+ *
+ * The pool's lock guards the publisher's row only and is taken last.
+ */
+#include "workqueue/worker.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MAX_HAND = 256, OWN_FAILURE = -999, PAUSE_NS = 2000000 };
+
+typedef struct worker {
+    struct wq_pool *pool;
+    pthread_t thread;
+    unsigned slot;
+    int cancel_fd;   /* an eventfd; readable: end the run. Written under the queue's lock. */
+    wq_job *job;     /* what it runs; under the queue's lock */
+    int told;        /* cancel_fd has been written for this job; under the queue's lock */
+    const char *why; /* the sentence for it; under the queue's lock */
+} worker;
+
+struct wq_pool {
+    wq_queue *queue;
+    wq_runner *runner;
+    worker *workers;
+    unsigned started; /* threads that run */
+    int has_publisher;
+    pthread_t publisher;
+
+    pthread_mutex_t lock;
+    /* under the lock */
+    pthread_cond_t ready, room;
+    struct wq_job_hand hand;
+    size_t n_hand;
+    int closing;
+};
+
+/* ---- the end of a job ---------------------------------------------------------------------------
+ */
+
+/* A program may print the token it was given; what we keep and log of that must not show it. Short
+ * ones are words that could stand anywhere, and no secrets. */
+static void hide_token(char *text, const char *token)
+{
+    size_t n = strlen(token);
+    if (n < 8)
+        return;
+    for (char *p = text; (p = strstr(p, token)) != NULL; p += n)
+        memset(p, '*', n);
+}
+
+static void fail(wq_queue *queue, wq_job *job, int returncode, const char *error)
+{
+    wq_log(&queue->logger, WQ_LOG_WARNING, "job %s: %.*s", job->id, (int)strcspn(error, "\n"),
+           error);
+    wq_queue_finish(queue, job, WQ_STATE_FAILED, returncode, error);
+}
+
+static void end_published(wq_queue *queue, wq_job *job, const wq_publish *done)
+{
+    if (done->result >= 0)
+        wq_queue_finish(queue, job, WQ_STATE_SUCCEEDED, 0, NULL);
+    else
+        fail(queue, job, OWN_FAILURE, done->error.message);
+}
+
+/* ---- publishing ---------------------------------------------------------------------------------
+ */
+
+static void publish(wq_queue *queue, wq_job **jobs, size_t n)
+{
+    wq_publish items[MAX_HAND];
+    for (size_t i = 0; i < n; i++)
+        items[i] = (wq_publish){.key = jobs[i]->key, .temp_path = jobs[i]->temp_path};
+    queue->store->publish(queue->store->self, items, n);
+    for (size_t i = 0; i < n; i++)
+        end_published(queue, jobs[i], &items[i]);
+}
+
+static void add_ns(struct timespec *t, long ns)
+{
+    t->tv_nsec += ns;
+    t->tv_sec += t->tv_nsec / 1000000000;
+    t->tv_nsec %= 1000000000;
+}
+
+static void *publisher_main(void *arg)
+{
+    wq_pool *pool = arg;
+    wq_job *jobs[MAX_HAND];
+    struct timespec next = {0};
+    pthread_mutex_lock(&pool->lock);
+    for (;;) {
+        while (pool->n_hand == 0 && !pool->closing)
+            pthread_cond_wait(&pool->ready, &pool->lock);
+        if (pool->n_hand == 0)
+            break;
+        pthread_mutex_unlock(&pool->lock);
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+        clock_gettime(CLOCK_MONOTONIC, &next);
+        add_ns(&next, PAUSE_NS);
+        pthread_mutex_lock(&pool->lock);
+        size_t n = 0;
+        for (; pool->n_hand > 0; pool->n_hand--) {
+            jobs[n++] = STAILQ_FIRST(&pool->hand);
+            STAILQ_REMOVE_HEAD(&pool->hand, hand);
+        }
+        pthread_cond_broadcast(&pool->room);
+        pthread_mutex_unlock(&pool->lock);
+        publish(pool->queue, jobs, n);
+        pthread_mutex_lock(&pool->lock);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return NULL;
+}
+
+static void hand_over(wq_pool *pool, wq_job *job)
+{
+    pthread_mutex_lock(&pool->lock);
+    while (pool->n_hand == MAX_HAND)
+        pthread_cond_wait(&pool->room, &pool->lock);
+    STAILQ_INSERT_TAIL(&pool->hand, job, hand);
+    if (pool->n_hand++ == 0)
+        pthread_cond_signal(&pool->ready);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* ---- running ------------------------------------------------------------------------------------
+ */
+
+static void report(void *user, const char *line, size_t len)
+{
+    wq_job *job = user;
+    if (wq_job_report(job, line, len) == 0 || job->warned)
+        return;
+    job->warned = 1; /* only this worker touches it */
+    char text[512];
+    size_t n = len < sizeof text ? len : sizeof text - 1;
+    for (size_t i = 0; i < n; i++)
+        text[i] = line[i] ? line[i] : '?';
+    text[n] = '\0';
+    hide_token(text, job->params.api_token);
+    wq_log(&job->queue->logger, WQ_LOG_WARNING,
+           "job %s: invalid program: stdout must look like '0.25\\tmessage'; got '%s'", job->id,
+           text);
+}
+
+static void set_job(worker *w, wq_job *job)
+{
+    wq_queue *queue = w->pool->queue;
+    pthread_mutex_lock(&queue->lock);
+    w->job = job;
+    if (w->told) {
+        uint64_t count;
+        ssize_t n = read(w->cancel_fd, &count, sizeof count);
+        (void)n;
+        w->told = 0;
+    }
+    if (job != NULL && queue->stopping) {
+        w->why = "cancelled: the queue is stopping";
+        w->told = eventfd_write(w->cancel_fd, 1) == 0;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* Runs the program; the outcome's error is the caller's to free. */
+static void run(worker *w, wq_job *job, wq_outcome *outcome)
+{
+    wq_runner *runner = w->pool->runner;
+    wq_run request = {
+        .params = &job->params,
+        .key = job->key,
+        .output_path = job->temp_path,
+        .slot = w->slot,
+        .cancel_fd = w->cancel_fd,
+        .report = report,
+        .user = job,
+    };
+    set_job(w, job);
+    runner->run(runner->self, &request, outcome);
+    set_job(w, NULL);
+}
+
+static void run_job(worker *w, wq_job *job)
+{
+    wq_queue *queue = w->pool->queue;
+    wq_store *store = queue->store;
+    wq_outcome outcome = {.returncode = OWN_FAILURE};
+    wq_error error = {0};
+    if (store->begin(store->self, job->key, &job->temp_path, &error) < 0) {
+        fail(queue, job, OWN_FAILURE, error.message);
+        return;
+    }
+    run(w, job, &outcome);
+    if (outcome.error != NULL)
+        hide_token(outcome.error, job->params.api_token);
+    if (outcome.returncode == 0 && !outcome.cancelled) {
+        wq_queue_publishing(queue, job);
+        if (w->pool->has_publisher)
+            hand_over(w->pool, job);
+        else
+            publish(queue, &job, 1);
+    } else {
+        store->discard(store->self, job->temp_path);
+        if (outcome.cancelled)
+            wq_queue_finish(queue, job, WQ_STATE_CANCELLED, OWN_FAILURE, w->why);
+        else
+            fail(queue, job, outcome.returncode, outcome.error ? outcome.error : "out of memory");
+    }
+    free(outcome.error);
+}
+
+static void *worker_main(void *arg)
+{
+    worker *w = arg;
+    wq_job *job;
+    while ((job = wq_queue_take(w->pool->queue, w->slot)) != NULL)
+        run_job(w, job);
+    return NULL;
+}
+
+/* ---- cancel and stop ----------------------------------------------------------------------------
+ */
+
+static int tell_worker_locked(worker *w, const char *why)
+{
+    if (w->job == NULL || w->told)
+        return w->job != NULL;
+    w->why = why;
+    w->told = eventfd_write(w->cancel_fd, 1) == 0;
+    return w->told;
+}
+
+int wq_pool_cancel(wq_pool *pool, wq_job *job)
+{
+    int running = 0;
+    pthread_mutex_lock(&pool->queue->lock);
+    if (job->state == WQ_STATE_RUNNING && pool->workers[job->slot].job == job)
+        running = tell_worker_locked(&pool->workers[job->slot], "cancelled");
+    pthread_mutex_unlock(&pool->queue->lock);
+    return running;
+}
+
+void wq_pool_stop(wq_pool *pool)
+{
+    pthread_mutex_lock(&pool->queue->lock);
+    for (unsigned i = 0; i < pool->started; i++)
+        tell_worker_locked(&pool->workers[i], "cancelled: the queue is stopping");
+    pthread_cond_broadcast(&pool->queue->work);
+    pthread_mutex_unlock(&pool->queue->lock);
+}
+
+/* ---- open and close -----------------------------------------------------------------------------
+ */
+
+/* Our threads take no signals: those are the host's. */
+static int start_thread(pthread_t *thread, void *(*main)(void *), void *arg)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int r = pthread_create(thread, NULL, main, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return r;
+}
+
+static int start_workers(wq_pool *pool, wq_error *error)
+{
+    unsigned n = pool->queue->workers;
+    for (unsigned i = 0; i < n; i++) {
+        worker *w = &pool->workers[i];
+        *w = (worker){.pool = pool, .slot = i};
+        w->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (w->cancel_fd < 0)
+            return wq_fail(error, WQ_ERROR_SYSTEM, "eventfd for a worker: %s", strerror(errno));
+        int r = start_thread(&w->thread, worker_main, w);
+        if (r != 0) {
+            close(w->cancel_fd);
+            return wq_fail(error, WQ_ERROR_SYSTEM, "pthread_create for worker %u of %u: %s", i + 1,
+                           n, strerror(r));
+        }
+        pool->started++;
+    }
+    return WQ_OK;
+}
+
+int wq_pool_open(wq_pool **out, wq_queue *queue, wq_runner *runner, wq_error *error)
+{
+    int result;
+    wq_pool *pool = calloc(1, sizeof *pool);
+    if (pool == NULL) {
+        runner->close(runner);
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    }
+    pool->queue = queue;
+    pool->runner = runner;
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->ready, NULL);
+    pthread_cond_init(&pool->room, NULL);
+    STAILQ_INIT(&pool->hand);
+    pool->workers = calloc(queue->workers, sizeof *pool->workers);
+    if (pool->workers == NULL) {
+        result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+        goto failed;
+    }
+    if (queue->store->waits) {
+        int r = start_thread(&pool->publisher, publisher_main, pool);
+        if (r != 0) {
+            result = wq_fail(error, WQ_ERROR_SYSTEM, "pthread_create: %s", strerror(r));
+            goto failed;
+        }
+        pool->has_publisher = 1;
+    }
+    result = start_workers(pool, error);
+    if (result != WQ_OK)
+        goto failed;
+    *out = pool;
+    return WQ_OK;
+failed:
+    pthread_mutex_lock(&queue->lock);
+    queue->stopping = 1;
+    pthread_cond_broadcast(&queue->work);
+    pthread_mutex_unlock(&queue->lock);
+    wq_pool_close(pool);
+    return result;
+}
+
+void wq_pool_close(wq_pool *pool)
+{
+    if (pool == NULL)
+        return;
+    for (unsigned i = 0; i < pool->started; i++) {
+        pthread_join(pool->workers[i].thread, NULL);
+        close(pool->workers[i].cancel_fd);
+    }
+    if (pool->has_publisher) {
+        pthread_mutex_lock(&pool->lock);
+        pool->closing = 1;
+        pthread_cond_signal(&pool->ready);
+        pthread_mutex_unlock(&pool->lock);
+        pthread_join(pool->publisher, NULL);
+    }
+    pool->runner->close(pool->runner);
+    pthread_cond_destroy(&pool->ready);
+    pthread_cond_destroy(&pool->room);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool->workers);
+    free(pool);
+}

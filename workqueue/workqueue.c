@@ -1,0 +1,300 @@
+/* workqueue.c - the public API, assembly, and the order of shutdown. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "workqueue/params.h"
+#include "workqueue/queue.h"
+#include "workqueue/run/local.h"
+#include "workqueue/store/dir.h"
+#include "workqueue/worker.h"
+
+const char *wq_strerror(int result)
+{
+    switch (result) {
+    case WQ_OK:
+        return "done as asked";
+    case WQ_DONE:
+        return "the output is there already";
+    case WQ_ERROR_INVALID_ARGUMENT:
+        return "an option or parameter is missing or malformed";
+    case WQ_ERROR_NO_MEMORY:
+        return "out of memory";
+    case WQ_ERROR_SYSTEM:
+        return "the operating system refused";
+    case WQ_ERROR_LOCKED:
+        return "another queue owns the storage";
+    case WQ_ERROR_FULL:
+        return "as many jobs are waiting as may";
+    case WQ_ERROR_CLOSING:
+        return "the queue is stopping and takes no new jobs";
+    case WQ_ERROR_NOT_FOUND:
+        return "there is no such job or output";
+    case WQ_ERROR_TIMEOUT:
+        return "the time given ran out";
+    default:
+        return "unknown result";
+    }
+}
+
+const char *wq_version(void)
+{
+    return WQ_VERSION;
+}
+
+/* ---- open ---------------------------------------------------------------------------------------
+ */
+
+void wq_options_init(wq_options *options, size_t size)
+{
+    memset(options, 0, size);
+    if (size != sizeof *options)
+        return;
+    *options = (wq_options){
+        .size = size,
+        .workers = 2,
+        .max_queue = 10000,
+        .sync = 1,
+        .grace_ms = 5000,
+        .drain_ms = 500,
+        .max_line_bytes = 8192,
+        .stderr_tail_bytes = 65536,
+        .max_ended = 4096,
+        .retain_ended_ms = 3600 * 1000,
+    };
+}
+
+static int check_options(const wq_options *o, wq_error *error)
+{
+    const char *wrong = NULL;
+    if (o->size != sizeof *o)
+        wrong = "options: size is unknown to this library; fill them with wq_options_init()";
+    else if (o->runner == NULL && (o->program == NULL || *o->program == '\0'))
+        wrong = "options: program is missing";
+    else if (o->store == NULL && (o->storage_dir == NULL || *o->storage_dir == '\0'))
+        wrong = "options: storage_dir is missing";
+    else if (o->workers < 1 || o->workers > 1024)
+        wrong = "options: workers must be from 1 to 1024";
+    else if (o->max_line_bytes < 16 || o->max_line_bytes > 1 << 20)
+        wrong = "options: max_line_bytes must be from 16 to 1048576";
+    else if (o->stderr_tail_bytes > 16 << 20)
+        wrong = "options: stderr_tail_bytes must be at most 16777216";
+    if (wrong != NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "%s", wrong);
+    return WQ_OK;
+}
+
+static int open_store(wq_queue *queue, const wq_options *o, wq_error *error)
+{
+    if (o->store != NULL) {
+        queue->store = o->store;
+        return WQ_OK;
+    }
+    return wq_dir_open(&queue->store, o->storage_dir, o->sync, &queue->logger, error);
+}
+
+static int open_runner(wq_runner **out, wq_queue *queue, const wq_options *o, wq_error *error)
+{
+    if (o->runner != NULL) {
+        *out = o->runner;
+        return WQ_OK;
+    }
+    char *program = realpath(o->program, NULL);
+    if (program == NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "program %s: %s", o->program,
+                       strerror(errno));
+    wq_local_options local = {
+        .program = program,
+        .workers = o->workers,
+        .grace_ms = o->grace_ms,
+        .drain_ms = o->drain_ms,
+        .max_line_bytes = o->max_line_bytes,
+        .stderr_tail_bytes = o->stderr_tail_bytes,
+        .logger = queue->logger,
+    };
+    int result = wq_local_open(out, &local, error);
+    free(program);
+    return result;
+}
+
+static void close_given(const wq_options *o)
+{
+    if (o->size != sizeof *o)
+        return;
+    if (o->runner != NULL)
+        o->runner->close(o->runner);
+    if (o->store != NULL)
+        o->store->close(o->store);
+}
+
+int wq_open(wq_queue **out, const wq_options *options, wq_error *error)
+{
+    wq_runner *runner;
+    int result = check_options(options, error);
+    wq_queue *queue = result == WQ_OK ? calloc(1, sizeof *queue) : NULL;
+    if (queue == NULL) {
+        close_given(options);
+        return result == WQ_OK ? wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory") : result;
+    }
+    if (wq_queue_init(queue, options) != 0) {
+        result = wq_fail(error, WQ_ERROR_SYSTEM, "getrandom: %s", strerror(errno));
+        close_given(options);
+        goto failed;
+    }
+    /* the program first: a mistyped path must not leave files in the storage folder */
+    if ((result = open_runner(&runner, queue, options, error)) != WQ_OK) {
+        close_given(options);
+        goto failed;
+    }
+    if ((result = open_store(queue, options, error)) != WQ_OK) {
+        runner->close(runner);
+        goto failed;
+    }
+    if ((result = wq_pool_open(&queue->pool, queue, runner, error)) != WQ_OK) {
+        queue->store->close(queue->store);
+        goto failed;
+    }
+    *out = queue;
+    return WQ_OK;
+failed:
+    wq_queue_unref(queue);
+    return result;
+}
+
+/* ---- jobs ---------------------------------------------------------------------------------------
+ */
+
+/* Joins the job of this key, or begins one; WQ_DONE: something ended since `generation`, so the
+ * store must be asked again. */
+static int join_or_begin(wq_queue *queue, wq_job *new, uint64_t generation, wq_job **out,
+                         wq_error *error)
+{
+    int result = WQ_OK;
+    pthread_mutex_lock(&queue->lock);
+    wq_job *job = wq_queue_by_key_locked(queue, new->key);
+    if (job == NULL && queue->generation != generation)
+        result = WQ_DONE;
+    else if (job == NULL && (result = wq_queue_admit_locked(queue, new, error)) == WQ_OK)
+        job = wq_job_ref(new);
+    pthread_mutex_unlock(&queue->lock);
+    if (job != NULL)
+        *out = job;
+    return result;
+}
+
+int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
+                  wq_error *error)
+{
+    char key[WQ_KEY_SIZE];
+    wq_job *new = NULL, *job;
+    int result = wq_params_check(params, error);
+    if (result != WQ_OK)
+        return result;
+    if (flags != 0)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "flags must be 0");
+    if (wq_params_key(params, key) != WQ_OK)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    /* The store is asked without a lock, so an end in between sends us round again: else a job
+     * could run twice because its first run ended while we looked. */
+    do {
+        pthread_mutex_lock(&queue->lock);
+        uint64_t generation = queue->generation;
+        job = wq_queue_by_key_locked(queue, key);
+        pthread_mutex_unlock(&queue->lock);
+        if (job != NULL) {
+            *out = job;
+            result = WQ_OK;
+            break;
+        }
+        result = queue->store->find(queue->store->self, key, error);
+        if (result == WQ_OK) {
+            *out = NULL;
+            result = WQ_DONE;
+            break;
+        }
+        if (result != WQ_ERROR_NOT_FOUND)
+            break;
+        if (new == NULL && (new = wq_job_new(queue, params, key)) == NULL) {
+            result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+            break;
+        }
+        result = join_or_begin(queue, new, generation, out, error);
+    } while (result == WQ_DONE);
+    wq_job_unref(new);
+    return result;
+}
+
+int wq_job_cancel(wq_job *job)
+{
+    wq_queue *queue = job->queue;
+    if (wq_queue_cancel_queued(queue, job, "cancelled") || wq_pool_cancel(queue->pool, job))
+        return WQ_OK;
+    return WQ_DONE;
+}
+
+/* ---- stop and close -----------------------------------------------------------------------------
+ */
+
+void wq_stop(wq_queue *queue)
+{
+    wq_order_node *node;
+    pthread_mutex_lock(&queue->lock);
+    queue->stopping = 1;
+    while ((node = wq_order_first(&queue->order)) != NULL) {
+        wq_job *job = wq_job_ref((wq_job *)((char *)node - offsetof(wq_job, order)));
+        pthread_mutex_unlock(&queue->lock);
+        wq_queue_cancel_queued(queue, job, "cancelled: the queue is stopping");
+        wq_job_unref(job);
+        pthread_mutex_lock(&queue->lock);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    wq_pool_stop(queue->pool);
+}
+
+void wq_close(wq_queue *queue)
+{
+    if (queue == NULL)
+        return;
+    wq_stop(queue);
+    wq_pool_close(queue->pool);
+    queue->store->close(queue->store);
+    wq_queue_forget(queue);
+    wq_queue_unref(queue);
+}
+
+/* ---- outputs ------------------------------------------------------------------------------------
+ */
+
+static int key_of(const wq_params *params, char key[WQ_KEY_SIZE], wq_error *error)
+{
+    int result = wq_params_check(params, error);
+    if (result == WQ_OK && wq_params_key(params, key) != WQ_OK)
+        result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    return result;
+}
+
+int wq_output_find(wq_queue *queue, const wq_params *params, wq_error *error)
+{
+    char key[WQ_KEY_SIZE];
+    int result = key_of(params, key, error);
+    return result == WQ_OK ? queue->store->find(queue->store->self, key, error) : result;
+}
+
+int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *error)
+{
+    char key[WQ_KEY_SIZE];
+    int result = key_of(params, key, error);
+    return result == WQ_OK ? queue->store->open(queue->store->self, key, fd, error) : result;
+}
+
+int wq_output_path(wq_queue *queue, const wq_params *params, char *path, size_t size,
+                   wq_error *error)
+{
+    char key[WQ_KEY_SIZE];
+    int result = key_of(params, key, error);
+    if (result != WQ_OK)
+        return result;
+    if (queue->store->path == NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "this store has no paths");
+    return queue->store->path(queue->store->self, key, path, size, error);
+}
