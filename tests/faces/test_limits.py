@@ -1,0 +1,188 @@
+"""test_limits.py - the limits that the demo does not offer as options, and a host of one's own."""
+
+import json
+import resource
+import socket
+
+from harness import BUILD, DEADLINE, SLOW, FaceTest, wait_for
+
+SERVER = BUILD / "tests" / "face-server"
+
+
+class LibraryTest(FaceTest):
+    def serve_with(self, storage=None, **options):
+        storage = storage or self.folder / "storage"
+        command = [str(SERVER), str(self.told_program), str(storage)]
+        command += [f"{name}={value}" for name, value in options.items()]
+        return self.serve(storage=storage, command=command)
+
+
+class StallTest(LibraryTest):
+    def test_a_client_that_takes_nothing_is_dropped(self):
+        server, job = self.serve_with(stall_timeout_ms=300, loops=1), self.told("set")
+        reader = server.generate("set")
+        reader.record()
+        before = server.files()
+        idle = [server.generate("set", client=server.connect(receive_buffer=4096)) for _ in range(5)]
+        wait_for(lambda: server.files() >= before + 5, "the connections", seen=server.files)
+        job.tell("awk 'BEGIN{for (i = 1; i < 2000; i++) printf \"%.6f\\t%04000d\\n\", i / 2000, i}'",
+                 "echo '1\tall written'")
+        reader.until(lambda r: r["message"] == "all written", "the last line")
+        wait_for(lambda: server.files() <= before, "those that read nothing dropped", 5 * SLOW,
+                 seen=server.files)
+        job.progress("0.5\tstill here")
+        reader.until(lambda r: r["message"] == "still here", "the one that reads still here")
+        job.succeed()
+        self.assertEqual(reader.last()["returncode"], 0)
+        del idle
+
+    def test_a_quiet_job_is_no_stall(self):
+        """Nothing is on its way, so nobody is late."""
+        server, job = self.serve_with(stall_timeout_ms=200, heartbeat_ms=0), self.told("set")
+        stream = server.generate("set")
+        stream.record()
+        job.tell("sleep 1", "echo 0.5")
+        stream.until_fraction(0.5)
+        job.succeed()
+        self.assertEqual(stream.last()["returncode"], 0)
+
+
+class LimitTest(LibraryTest):
+    def test_streams(self):
+        server, job = self.serve_with(max_streams=3, loops=2), self.told("set")
+        streams = [server.generate("set") for _ in range(3)]
+        for stream in streams:
+            stream.record()
+        refused = server.generate("set", headers={"Connection": "close"})
+        refused.read_all()
+        head = self.assert_problem((refused.head, refused.body), 503)
+        self.assertRegex(head.get("retry-after"), r"^[1-9]\d*$")
+        streams.pop().close()
+
+        def is_served():
+            streams.append(server.generate("set"))
+            return streams[-1].read_head().status == 200 or streams.pop().close()
+        wait_for(is_served, "a place for another stream")
+        job.succeed()
+        for stream in streams:
+            self.assertEqual(stream.last()["returncode"], 0)
+
+    def test_body(self):
+        server = self.serve_with(max_body_bytes=100)
+        body = "server=http://a.example&documentSetId=7&apiToken=t&x="
+        for size, status in ((100, 200), (101, 413)):
+            answer = server.ask("POST", "/generate",
+                                {"Content-Type": "application/x-www-form-urlencoded"},
+                                body + "x" * (size - len(body)))
+            self.assertEqual(answer[0].status, status, answer[1])
+        self.assert_problem(answer, 413)
+
+    def test_a_request_that_never_ends(self):
+        server = self.serve_with(request_timeout_ms=300)
+        for data in ("", "GET / HT", "POST /generate HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"):
+            with self.subTest(data):
+                client = server.connect()
+                client.send(data)
+                while client.read_raw():
+                    pass
+                self.assertTrue(client.eof)
+
+    def test_the_request_timeout_cuts_no_stream(self):
+        server, job = self.serve_with(request_timeout_ms=200), self.told("set")
+        stream = server.generate("set")
+        stream.record()
+        job.tell("sleep 1", "echo 0.5")
+        stream.until_fraction(0.5)
+        job.succeed()
+        self.assertEqual(stream.last()["returncode"], 0)
+
+    def test_connections(self):
+        """Those beyond the cap wait or are refused; those within work, and nothing spins."""
+        server, job = self.serve_with(max_connections=10, loops=1), self.told("set")
+        streams = [server.generate("set") for _ in range(10)]
+        for stream in streams:
+            stream.record()
+        beyond = [server.connect() for _ in range(20)]
+        before = server.cpu()
+        job.tell("sleep 1", "echo 0.5")
+        for stream in streams:
+            stream.until_fraction(0.5)
+        self.assertLess(server.cpu() - before, 0.3 * SLOW)
+        self.assertLess(server.files(), 60)
+        for stream in streams:
+            stream.close()
+        for client in beyond:
+            client.close()
+        wait_for(lambda: self.is_served(server), "a place for another connection")
+        again = server.generate("set")
+        again.until_fraction(0.5)
+        job.succeed()
+        self.assertEqual(again.last()["returncode"], 0)
+
+    def is_served(self, server):
+        try:
+            return server.ask("OPTIONS", "/generate")[0].status in (200, 204)
+        except (AssertionError, ConnectionError):
+            return False
+
+    def test_no_files_left(self):
+        """With more clients than the process may open files it neither spins nor stays away."""
+        server, job = self.serve_with(max_connections=100000, loops=2), self.told("set")
+        stream = server.generate("set")
+        stream.record()
+        job.wait_started()
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (server.files() + 20,) * 2)
+        crowd = [server.connect() for _ in range(60)]
+        before = server.cpu()
+        job.tell("sleep 1", "echo 0.5")
+        stream.until_fraction(0.5)
+        self.assertLess(server.cpu() - before, 0.5 * SLOW)
+        for client in crowd:
+            client.close()
+        wait_for(lambda: self.is_served(server), "new clients served again", 3 * DEADLINE)
+        job.succeed()
+        self.assertEqual(stream.last()["returncode"], 0)
+
+
+class OwnHostTest(LibraryTest):
+    """The faces mounted on an h2o server that somebody has already."""
+
+    def test_faces_and_own_handler(self):
+        server, job = self.serve_with(own_host=1), self.told("set")
+        self.assertEqual(server.ask("GET", "/")[1], b"my own\n")
+        stream = server.generate("set")
+        self.assertEqual(stream.record()["fraction"], 0)
+        job.progress("0.5")
+        stream.until_fraction(0.5)
+        job.succeed()
+        self.assertEqual(stream.last()["returncode"], 0)
+        self.assertEqual(json.loads(server.generate("set").read_all()), [])
+
+    def test_leaving(self):
+        server, job = self.serve_with(own_host=1), self.told("set")
+        before = server.files()
+        clients = [server.generate("set") for _ in range(3)]
+        for client in clients:
+            client.record()
+        clients[0].close()
+        clients[1].reset()
+        clients[2].sock.shutdown(socket.SHUT_WR)
+        # The first stream may have made the job's own files: its pipes and its program.
+        wait_for(lambda: server.files() <= before + 6, "the connections closed", 1 * SLOW,
+                 seen=server.files)
+        job.succeed()
+        self.assertEqual(server.generate("set").read_all()[-1:], b"]")
+
+    def test_stop(self):
+        server, job = self.serve_with(own_host=1), self.told("set")
+        streams = [server.generate("set"), server.generate("set", "application/x-ndjson"),
+                   server.generate("set", "text/event-stream")]
+        for stream in streams:
+            stream.read_head()
+        self.assertEqual(streams[0].record()["fraction"], 0)
+        server.terminate()
+        for stream in streams:
+            stream.read_all()
+        self.assertIsInstance(json.loads(streams[0].body), list)
+        self.assertEqual(server.wait(), 0)
+        del job

@@ -1,0 +1,97 @@
+"""test_nginx.py - nginx in front, with the defaults of proxy_pass: records must not be held back."""
+
+import json
+import os
+import socket
+import subprocess
+
+from harness import DEADLINE, Client, FaceTest, wait_for
+
+CONFIG = """
+{user}
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx.log;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
+    uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{ proxy_pass http://{upstream}; }}
+    }}
+}}
+"""
+
+
+class NginxTest(FaceTest):
+    def setUp(self):
+        super().setUp()
+        self.server = self.serve()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = free.getsockname()
+        config = self.folder / "nginx.conf"
+        config.write_text(CONFIG.format(
+            user="user root;" if os.getuid() == 0 else "", folder=self.folder,
+            port=self.address[1], upstream="%s:%d" % self.server.address))
+        nginx = subprocess.Popen(["nginx", "-p", str(self.folder), "-c", str(config),
+                                  "-e", f"{self.folder}/nginx.log", "-g", "daemon off;"],
+                                 env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"},
+                                 stderr=subprocess.DEVNULL)
+        self.addCleanup(nginx.wait)
+        self.addCleanup(nginx.terminate)
+        wait_for(self.is_up, "nginx to listen")
+
+    def is_up(self):
+        try:
+            Client(self.address).close()
+            return True
+        except ConnectionRefusedError:
+            return False
+
+    def generate(self, name, accept=None):
+        return self.server.generate(name, accept, client=Client(self.address))
+
+    def test_records_come_as_they_are_written(self):
+        job = self.told("set")
+        stream = self.generate("set")
+        self.assertEqual(stream.record()["fraction"], 0)
+        for i in range(1, 10):
+            job.progress(f"0.{i}")
+            self.assertEqual(stream.until_fraction(i / 10)["returncode"], None)
+        job.succeed()
+        self.assertEqual(json.loads(stream.read_all())[-1]["returncode"], 0)
+        self.assertEqual(json.loads(self.generate("set").read_all()), [])
+
+    def test_events_and_lines(self):
+        job = self.told("set")
+        events, lines = self.generate("set", "text/event-stream"), self.generate("set", "application/x-ndjson")
+        self.assertEqual(json.loads(events.event()["data"])["fraction"], 0)
+        lines.record()
+        job.progress("0.5")
+        lines.until_fraction(0.5)
+        self.assertEqual(json.loads(events.event()["data"])["fraction"], 0.5)
+        job.succeed()
+        self.assertEqual(lines.last()["returncode"], 0)
+        self.assertEqual(json.loads(events.event()["data"])["returncode"], 0)
+
+    def test_client_behind_it_leaves(self):
+        job = self.told("set")
+        stays = self.server.generate("set")
+        stays.record()
+        before = self.server.files()
+        stream = self.generate("set")
+        stream.record()
+        wait_for(lambda: self.server.files() > before, "the connection of nginx")
+        stream.close()
+        wait_for(lambda: self.server.files() <= before, "the connection of nginx closed", DEADLINE / 5)
+        job.succeed()
+        self.assertEqual(stays.last()["returncode"], 0)
+
+    def test_problems_pass(self):
+        stream = self.server.request("POST", "/generate", {"Connection": "close"}, "",
+                                     client=Client(self.address))
+        stream.read_all()
+        self.assert_problem((stream.head, stream.body), 400)

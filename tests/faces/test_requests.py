@@ -1,0 +1,283 @@
+"""test_requests.py - what a request may look like, and the answers to those that may not."""
+
+import base64
+import json
+import subprocess
+
+from harness import SERVER, TOKEN, FaceTest, basic, plain_only
+
+FORM = "application/x-www-form-urlencoded"
+FORM_BODY = "server=http%3A%2F%2Foverview.example&documentSetId=7"
+
+
+class ParametersTest(FaceTest):
+    """Wherever the three parameters come from, the program gets them."""
+
+    def setUp(self):
+        super().setUp()
+        self.arguments = self.folder / "arguments"
+        program = self.script(f"printf '%s\\n' \"$1\" \"$2\" \"$3\" $# >>'{self.arguments}'\n"
+                              "echo x >\"$4\"\n")
+        self.server = self.serve(program)
+
+    def check(self, client, server=SERVER, document_set="7", token=TOKEN):
+        self.assertEqual(client.last()["returncode"], 0, client.body)
+        got = self.arguments.read_text().split("\n")
+        self.assertEqual(got, [server, document_set, token, "4", ""])
+
+    def post(self, content_type, body, path="/generate", authorization=basic()):
+        headers = {"Content-Type": content_type}
+        if authorization:
+            headers["Authorization"] = authorization
+        return self.server.request("POST", path, headers, body)
+
+    def test_urlencoded(self):
+        self.check(self.post(FORM, FORM_BODY))
+
+    def test_urlencoded_with_charset(self):
+        self.check(self.post(FORM + "; charset=UTF-8", FORM_BODY))
+
+    def test_urlencoded_decoding(self):
+        self.check(self.post(FORM, "x=1&server=http://h.example/%c3%a9+%26%3d%2B&document_set_id=a%20b"
+                                   "&api_token=formtoken&&empty", authorization=None),
+                   "http://h.example/é &=+", "a b", "formtoken")
+
+    def test_token_in_the_form(self):
+        self.check(self.post(FORM, FORM_BODY + "&apiToken=formtoken", authorization=None),
+                   token="formtoken")
+
+    def test_authorization_goes_before_the_form(self):
+        self.check(self.post(FORM, FORM_BODY + "&apiToken=formtoken"))
+
+    def test_any_password(self):
+        self.check(self.post(FORM, FORM_BODY, authorization=basic("abc", "any:thing")), token="abc")
+
+    def test_no_password(self):
+        value = "basic  " + base64.b64encode(b"abc:").decode()
+        self.check(self.post(FORM, FORM_BODY, authorization=value), token="abc")
+
+    def test_json(self):
+        self.check(self.post("application/json", json.dumps(
+            {"server": SERVER, "documentSetId": "7", "apiToken": "jsontoken", "more": [1, {"a": None}]}),
+            authorization=None), token="jsontoken")
+
+    def test_json_number(self):
+        """Overview's ids are 64-bit numbers."""
+        self.check(self.post("application/json; charset=utf-8",
+                             json.dumps({"server": SERVER, "document_set_id": 1234567890123456789})),
+                   document_set="1234567890123456789")
+
+    def test_multipart(self):
+        boundary = "----WebKitFormBoundary7MA4YWxkTrZu0gW"
+        parts = "".join(f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+                        for name, value in [("other", "a\r\nb"), ("server", SERVER),
+                                            ("documentSetId", "7")])
+        self.check(self.post(f"multipart/form-data; boundary={boundary}",
+                             f"{parts}--{boundary}--\r\n"))
+
+    def test_query(self):
+        self.check(self.server.request("POST", "/generate?" + FORM_BODY + "&apiToken=querytoken"),
+                   token="querytoken")
+
+    def test_body_goes_before_the_query(self):
+        self.check(self.post(FORM, FORM_BODY, "/generate?documentSetId=8&server=http://other.example"))
+
+    def test_query_fills_what_the_body_lacks(self):
+        self.check(self.post(FORM, "documentSetId=7", "/generate?server=" + SERVER))
+
+    def test_curl(self):
+        """As people try it first: -u, -F and --data-urlencode, -N."""
+        out = subprocess.run(["curl", "-sN", "-u", TOKEN + ":x-auth-token", "-F", "server=" + SERVER,
+                              "-F", "documentSetId=7", self.server.base + "/generate"],
+                             stdout=subprocess.PIPE, timeout=60, check=True).stdout
+        self.assertEqual(json.loads(out)[-1]["returncode"], 0)
+        out = subprocess.run(["curl", "-sN", "-u", TOKEN + ":", "--data-urlencode",
+                              "server=" + SERVER, "-d", "documentSetId=7",
+                              self.server.base + "/generate"],
+                             stdout=subprocess.PIPE, timeout=60, check=True).stdout
+        self.assertEqual(json.loads(out), [])
+
+
+class CurlTest(FaceTest):
+    def test_curl_shows_records_as_they_come(self):
+        server, job = self.serve(), self.told("7")
+        curl = subprocess.Popen(["curl", "-sN", "-u", TOKEN + ":", "-d", FORM_BODY, "-H",
+                                 "Accept: application/x-ndjson", server.base + "/generate"],
+                                stdout=subprocess.PIPE)
+        try:
+            self.assertEqual(json.loads(curl.stdout.readline())["fraction"], 0)
+            job.progress("0.5\thalf")
+            while json.loads(line := curl.stdout.readline())["fraction"] == 0:
+                pass
+            self.assertEqual(json.loads(line)["message"], "half")
+            job.succeed()
+            self.assertEqual(json.loads(curl.stdout.read().splitlines()[-1])["returncode"], 0)
+            self.assertEqual(curl.wait(10), 0)
+        finally:
+            curl.kill()
+            curl.wait()
+            curl.stdout.close()
+
+
+class ProblemTest(FaceTest):
+    """Errors are problem documents with a sentence that a person can act on."""
+
+    def post(self, server, body=FORM_BODY, content_type=FORM, authorization=basic(), path="/generate",
+             headers=None):
+        fields = {"Content-Type": content_type} if content_type else {}
+        if authorization:
+            fields["Authorization"] = authorization
+        return server.ask("POST", path, {**fields, **(headers or {})}, body)
+
+    def test_missing_field_is_named(self):
+        server = self.serve()
+        self.assert_problem(self.post(server, "documentSetId=7"), 400, "server")
+        self.assert_problem(self.post(server, "server=" + SERVER), 400, "documentSetId")
+        self.assert_problem(self.post(server, ""), 400)
+        self.assert_problem(self.post(server, "{}", "application/json"), 400)
+        self.assert_problem(self.post(server, None, None), 400)
+
+    def test_empty_field_is_named(self):
+        server = self.serve()
+        self.assert_problem(self.post(server, "server=&documentSetId=7"), 400, "server")
+        self.assert_problem(self.post(server, "documentSetId=&server=" + SERVER), 400, "ocument")
+
+    def test_malformed_field(self):
+        server = self.serve()
+        bad = [(FORM, "server=%zz&documentSetId=7"), (FORM, "server=a%00b&documentSetId=7"),
+               (FORM, "server=http://a%0ab&documentSetId=7"), (FORM, "server=http://a%ff&documentSetId=7"),
+               (FORM, FORM_BODY + "7" * 300), (FORM, "documentSetId=7&server=http://" + "a" * 3000),
+               ("application/json", "{"), ("application/json", "[]"), ("application/json", "\"x\""),
+               ("application/json", '{"server": {}, "documentSetId": "7"}'),
+               ("application/json", '{"server": "http://a", "documentSetId": null}'),
+               ("application/json", '{"server": "http://a\\u0000b", "documentSetId": "7"}'),
+               ("application/json", "[" * 100000), ("multipart/form-data", "x"),
+               ("multipart/form-data; boundary=b", "no boundary in it")]
+        for content_type, body in bad:
+            with self.subTest(content_type + " " + body[:50]):
+                self.assert_problem(self.post(server, body, content_type), 400)
+        self.assertFalse((self.folder / "started").exists())
+
+    def test_no_token(self):
+        server = self.serve()
+        head = self.assert_problem(self.post(server, authorization=None), 401)
+        self.assertRegex(head.get("www-authenticate"), r"^Basic\b")
+
+    def test_malformed_authorization(self):
+        server = self.serve()
+        for value in ("Bearer abc", "Basic", "Basic !!!", "Basic " + base64.b64encode(b"nocolon").decode(),
+                      "Basic " + base64.b64encode(b":x-auth-token").decode()):
+            with self.subTest(value):
+                answer = self.post(server, authorization=value)
+                self.assertIn(answer[0].status, (400, 401))
+                self.assert_problem(answer, answer[0].status)
+        self.assertFalse((self.folder / "started").exists())
+
+    def test_server_not_allowed(self):
+        server = self.serve(allow_server=["http://overview.example", "https://b.example/"])
+        self.assertEqual(self.post(server)[0].status, 200)
+        self.assertEqual(self.post(server, "documentSetId=7&server=https://b.example/x")[0].status, 200)
+        self.assert_problem(self.post(server, "documentSetId=7&server=http://evil.example"), 403)
+        self.assert_problem(self.post(server, "documentSetId=7&server=https://b.example"), 403)
+
+    def test_a_longer_host_is_not_allowed(self):
+        """A prefix must not let http://overview.example.evil.example through."""
+        server = self.serve(allow_server=["http://overview.example"])
+        for url in ("http://overview.example.evil.example", "http://overview.example@evil.example",
+                    "http://overview.example:x@evil.example"):
+            with self.subTest(url):
+                self.assert_problem(self.post(server, "documentSetId=7&server=" + url), 403)
+        for url in ("http://overview.example", "http://overview.example/", "http://overview.example:80/a"):
+            with self.subTest(url):
+                self.assertEqual(self.post(server, "documentSetId=7&server=" + url)[0].status, 200)
+
+    def test_not_found(self):
+        server = self.serve()
+        for path in ("/nowhere", "/generate/more", "/generatex", "/metadata/x"):
+            with self.subTest(path):
+                self.assert_problem(server.ask("GET", path), 404)
+
+    def test_method_not_allowed(self):
+        server = self.serve()
+        for method in ("PUT", "DELETE", "PATCH", "STRANGE"):
+            with self.subTest(method):
+                head = self.assert_problem(server.ask(method, "/generate"), 405)
+                self.assertIn("POST", [m.strip() for m in head.get("allow").split(",")])
+        head = self.assert_problem(server.ask("POST", "/metadata", body=""), 405)
+        self.assertIn("GET", [m.strip() for m in head.get("allow").split(",")])
+
+    def test_body_too_large(self):
+        server = self.serve()
+        body = FORM_BODY + "&x=" + "x" * (1 << 20)
+        self.assert_problem(self.post(server, body), 413)
+
+    def test_a_huge_body_is_refused_unread(self):
+        server = self.serve()
+        before = server.rss()
+        client = server.request("POST", "/generate", {"Content-Length": str(1 << 40), "Content-Type": FORM,
+                                                      "Authorization": basic()})
+        try:
+            for _ in range(64):
+                client.send(b"x" * 65536)
+        except ConnectionError:
+            pass
+        try:
+            self.assertEqual(client.read_head().status, 413)
+        except ConnectionError:
+            pass
+        self.assertLess(server.rss() - before, 16 << 20)
+        self.assertEqual(server.ask("GET", "/metadata")[0].status, 200)
+
+    def test_unsupported_media_type(self):
+        server = self.serve()
+        for content_type in ("text/plain", "application/xml", "nonsense"):
+            with self.subTest(content_type):
+                self.assert_problem(self.post(server, FORM_BODY, content_type), 415)
+
+
+class CorsTest(FaceTest):
+    """A page of another origin may use every route."""
+
+    def test_preflight_on_every_route(self):
+        server = self.serve()
+        for path in ("/generate", "/metadata", "/show", "/search", "/nowhere"):
+            with self.subTest(path):
+                head, body = server.ask("OPTIONS", path, {
+                    "Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST",
+                    "Access-Control-Request-Headers": "authorization"})
+                self.assertIn(head.status, (200, 204))
+                self.assertEqual(body, b"")
+                self.assertEqual(head.get("access-control-allow-origin"), "*")
+                self.assert_list(head.get("access-control-allow-methods"),
+                                 ["GET", "POST", "DELETE", "OPTIONS"])
+                self.assert_list((head.get("access-control-allow-headers") or "").lower(),
+                                 ["authorization", "content-type", "x-lunkwill", "prefer"])
+
+    def assert_list(self, value, expected):
+        names = [name.strip() for name in (value or "").split(",")]
+        self.assertLessEqual(set(expected), set(names), value)
+
+    def test_answers_carry_it(self):
+        server = self.serve()
+        for method, path in (("GET", "/metadata"), ("GET", "/nowhere"), ("POST", "/generate"),
+                             ("PUT", "/generate")):
+            with self.subTest(method + path):
+                head, _ = server.ask(method, path)
+                self.assertEqual(head.get("access-control-allow-origin"), "*")
+                self.assert_list(head.get("access-control-expose-headers"), ["Location", "Retry-After"])
+
+
+class CrowdTest(FaceTest):
+    @plain_only
+    def test_many_parallel_requests_of_all_kinds(self):
+        """Good ones get their answer among bad ones."""
+        server = self.serve(loops=4, workers=4)
+        clients = []
+        for i in range(300):
+            clients.append((200, server.generate(f"set{i % 30}")))
+            clients.append((401, server.request("POST", "/generate", {"Content-Type": FORM}, FORM_BODY)))
+            clients.append((404, server.request("GET", f"/x{i}")))
+        for status, client in clients:
+            client.read_all()
+            self.assertEqual(client.head.status, status)
+            client.close()
