@@ -15,7 +15,8 @@ static const char *const schema =
     " tokenize='unicode61 remove_diacritics 2');"
     "INSERT INTO fts(fts, rank) VALUES('hashsize', 8388608);";
 
-int database_create(struct database *database, const char *path) {
+int database_create(struct database *database, const char *path)
+{
     memset(database, 0, sizeof *database);
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     if (sqlite3_open_v2(path, &database->db, flags, NULL) != SQLITE_OK)
@@ -32,20 +33,23 @@ int database_create(struct database *database, const char *path) {
                : -1;
 }
 
-static void bind(sqlite3_stmt *statement, int index, database_text text) {
+static void bind(sqlite3_stmt *statement, int index, database_text text)
+{
     if (text.data == NULL)
         sqlite3_bind_null(statement, index);
     else
         sqlite3_bind_text64(statement, index, text.data, text.len, SQLITE_STATIC, SQLITE_UTF8);
 }
 
-static int run(sqlite3_stmt *statement) {
+static int run(sqlite3_stmt *statement)
+{
     sqlite3_step(statement);
     return sqlite3_reset(statement) == SQLITE_OK ? 0 : -1;
 }
 
 int database_add(struct database *database, sqlite3_int64 id, database_text title,
-                 database_text url, database_text text, int *added) {
+                 database_text url, database_text text, int *added)
+{
     sqlite3_bind_int64(database->add_document, 1, id);
     bind(database->add_document, 2, title);
     bind(database->add_document, 3, url);
@@ -61,15 +65,18 @@ int database_add(struct database *database, sqlite3_int64 id, database_text titl
     return run(database->add_words);
 }
 
-int database_finish(struct database *database) {
+int database_finish(struct database *database)
+{
     return sqlite3_exec(database->db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK ? 0 : -1;
 }
 
-const char *database_problem(struct database *database) {
+const char *database_problem(struct database *database)
+{
     return database->db == NULL ? "out of memory" : sqlite3_errmsg(database->db);
 }
 
-void database_dispose(struct database *database) {
+void database_dispose(struct database *database)
+{
     sqlite3_finalize(database->add_document);
     sqlite3_finalize(database->add_words);
     sqlite3_close(database->db);

@@ -27,7 +27,8 @@ struct walk {
     int marked;       /* between open and close */
 };
 
-int64_t excerpt_now_ms(void) {
+int64_t excerpt_now_ms(void)
+{
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
@@ -42,7 +43,8 @@ struct matches {
 };
 
 static void find_matches(const Fts5ExtensionApi *api, Fts5Context *fts, int column,
-                         struct matches *matches) {
+                         struct matches *matches)
+{
     int phrases = api->xPhraseCount(fts);
     matches->n_phrases = phrases < MAX_PHRASES ? phrases : MAX_PHRASES;
     for (int i = 0; i < matches->n_phrases; i++) {
@@ -59,7 +61,8 @@ static void find_matches(const Fts5ExtensionApi *api, Fts5Context *fts, int colu
 }
 
 /* How many phrases match in the window that begins at `token`. */
-static int score(const struct matches *matches, int token) {
+static int score(const struct matches *matches, int token)
+{
     int sum = 0;
     for (int i = 0; i < matches->n_phrases; i++)
         for (int j = 0; j < matches->n[i]; j++)
@@ -71,7 +74,8 @@ static int score(const struct matches *matches, int token) {
 }
 
 /* The first token of the passage with the most phrases, the earliest of them. */
-static int choose(const struct matches *matches) {
+static int choose(const struct matches *matches)
+{
     int best = 0, best_score = 0;
     for (int i = 0; i < matches->n_phrases; i++)
         for (int j = 0; j < matches->n[i]; j++) {
@@ -85,7 +89,8 @@ static int choose(const struct matches *matches) {
 }
 
 static uint64_t mark(const Fts5ExtensionApi *api, Fts5Context *fts, const struct matches *matches,
-                     int first) {
+                     int first)
+{
     uint64_t marks = 0;
     for (int i = 0; i < matches->n_phrases; i++)
         for (int j = 0; j < matches->n[i]; j++)
@@ -100,7 +105,8 @@ static uint64_t mark(const Fts5ExtensionApi *api, Fts5Context *fts, const struct
 /* ---- its text ---- */
 
 /* Adds at most `most` bytes, cut between characters, each run of white space as one blank. */
-static void add_clean(struct text *out, const char *text, int len, int most) {
+static void add_clean(struct text *out, const char *text, int len, int most)
+{
     int cut = len > most;
     if (cut)
         for (len = most; len > 0 && ((unsigned char)text[len] & 0xc0) == 0x80;)
@@ -114,18 +120,21 @@ static void add_clean(struct text *out, const char *text, int len, int most) {
         text_add(out, "\xe2\x80\xa6", 3);
 }
 
-static void switch_mark(struct walk *walk, int on) {
+static void switch_mark(struct walk *walk, int on)
+{
     const char *mark = on ? walk->open : walk->close;
     if (on != walk->marked)
         text_add(&walk->out, mark, strlen(mark));
     walk->marked = on;
 }
 
-static int is_late(const struct walk *walk) {
+static int is_late(const struct walk *walk)
+{
     return walk->token % TOKENS_PER_LOOK == 0 && excerpt_now_ms() > walk->deadline_ms;
 }
 
-static int on_token(void *user, int flags, const char *token, int len, int start, int end) {
+static int on_token(void *user, int flags, const char *token, int len, int start, int end)
+{
     struct walk *walk = user;
     (void)token;
     (void)len;
@@ -148,7 +157,8 @@ static int on_token(void *user, int flags, const char *token, int len, int start
     return SQLITE_OK;
 }
 
-static void finish(struct walk *walk, int len) {
+static void finish(struct walk *walk, int len)
+{
     switch_mark(walk, 0);
     if (walk->out.len == 0) /* it got too late, or there are no words */
         add_clean(&walk->out, walk->text, len, 2 * MAX_TOKEN_BYTES);
@@ -157,7 +167,8 @@ static void finish(struct walk *walk, int len) {
 }
 
 static void excerpt(const Fts5ExtensionApi *api, Fts5Context *fts, sqlite3_context *context, int n,
-                    sqlite3_value **values) {
+                    sqlite3_value **values)
+{
     if (n != 3) {
         sqlite3_result_error(context, "excerpt() takes a column and two marks", -1);
         return;
@@ -191,7 +202,8 @@ static void excerpt(const Fts5ExtensionApi *api, Fts5Context *fts, sqlite3_conte
     text_dispose(&walk.out);
 }
 
-int excerpt_register(sqlite3 *db, const int64_t *deadline_ms) {
+int excerpt_register(sqlite3 *db, const int64_t *deadline_ms)
+{
     fts5_api *fts = NULL;
     sqlite3_stmt *statement;
     int r = sqlite3_prepare_v2(db, "SELECT fts5(?1)", -1, &statement, NULL);

@@ -28,33 +28,39 @@ enum place {
 
 enum key { KEY_OTHER, KEY_ITEMS, KEY_PAGINATION };
 
-void items_init(items *reader, int (*on_item)(void *user, json_t *item), void *user) {
+void items_init(items *reader, int (*on_item)(void *user, json_t *item), void *user)
+{
     memset(reader, 0, sizeof *reader);
     reader->on_item = on_item;
     reader->user = user;
 }
 
-void items_dispose(items *reader) {
+void items_dispose(items *reader)
+{
     free(reader->buf);
     reader->buf = NULL;
 }
 
-int items_complete(const items *reader) {
+int items_complete(const items *reader)
+{
     return reader->place == AT_FINISH;
 }
 
-static int fail(items *reader, const char *problem) {
+static int fail(items *reader, const char *problem)
+{
     reader->problem = problem;
     return -1;
 }
 
-static int is_space(char c) {
+static int is_space(char c)
+{
     return c == ' ' || c == '\t' || c == '\n' || c == '\r';
 }
 
 /* ---- a value, whatever it is ---- */
 
-static void begin_value(items *reader, int place, size_t limit) {
+static void begin_value(items *reader, int place, size_t limit)
+{
     reader->place = place;
     reader->limit = limit;
     reader->len = 0;
@@ -62,7 +68,8 @@ static void begin_value(items *reader, int place, size_t limit) {
     reader->in_string = reader->escaped = reader->scalar = 0;
 }
 
-static int keep(items *reader, const char *data, size_t n) {
+static int keep(items *reader, const char *data, size_t n)
+{
     if (reader->limit == 0 || n == 0)
         return 0;
     if (n > reader->limit - reader->len)
@@ -84,7 +91,8 @@ static int keep(items *reader, const char *data, size_t n) {
 }
 
 /* Where in a string the next quote or backslash is, or n. */
-static size_t plain_run(const char *data, size_t n) {
+static size_t plain_run(const char *data, size_t n)
+{
     size_t i = 0;
     while (i < n && data[i] != '"' && data[i] != '\\')
         i++;
@@ -92,7 +100,8 @@ static size_t plain_run(const char *data, size_t n) {
 }
 
 /* Inside a string: returns how many bytes were taken; the closing quote clears in_string. */
-static size_t scan_string(items *reader, const char *data, size_t n) {
+static size_t scan_string(items *reader, const char *data, size_t n)
+{
     if (reader->escaped) {
         reader->escaped = 0;
         return 1;
@@ -108,7 +117,8 @@ static size_t scan_string(items *reader, const char *data, size_t n) {
 }
 
 /* Outside a string: one byte. 1 if it is the value's, 0 if the value ended before it. */
-static int scan_byte(items *reader, char c) {
+static int scan_byte(items *reader, char c)
+{
     if (c == '"') {
         reader->in_string = 1;
     } else if (c == '{' || c == '[') {
@@ -126,7 +136,8 @@ static int scan_byte(items *reader, char c) {
 
 /* Takes bytes of the value at hand and keeps them if it is to be kept. Returns how many; *done is
  * set if the value has ended. */
-static size_t take_value(items *reader, const char *data, size_t n, int *done) {
+static size_t take_value(items *reader, const char *data, size_t n, int *done)
+{
     size_t i = 0;
     *done = 0;
     while (i < n && !*done) {
@@ -145,12 +156,14 @@ static size_t take_value(items *reader, const char *data, size_t n, int *done) {
 
 /* ---- what is done with a value that has ended ---- */
 
-static int is_hex(char c) {
+static int is_hex(char c)
+{
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
 }
 
 /* The code unit of \uXXXX at p; -1 if there is none. */
-static int code_unit(const char *p, const char *end) {
+static int code_unit(const char *p, const char *end)
+{
     if (end - p < 6 || p[0] != '\\' || p[1] != 'u')
         return -1;
     int unit = 0;
@@ -163,7 +176,8 @@ static int code_unit(const char *p, const char *end) {
 }
 
 /* The length of the UTF-8 character at p, or 0 if it is none. */
-static size_t utf8_length(const unsigned char *p, const unsigned char *end) {
+static size_t utf8_length(const unsigned char *p, const unsigned char *end)
+{
     size_t n = *p < 0x80 ? 1 : *p < 0xc2 ? 0 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3 : *p < 0xf5 ? 4 : 0;
     if (n == 0 || (size_t)(end - p) < n)
         return 0;
@@ -178,7 +192,8 @@ static size_t utf8_length(const unsigned char *p, const unsigned char *end) {
 
 /* Half a surrogate pair, or a byte that is not UTF-8: one spoilt character must not cost a user
  * the whole set. Replaced in place, by what has the same length. */
-static void repair(char *p, size_t n) {
+static void repair(char *p, size_t n)
+{
     char *end = p + n;
     while (p < end) {
         if (*p == '\\') {
@@ -201,7 +216,8 @@ static void repair(char *p, size_t n) {
     }
 }
 
-static json_t *parse(items *reader) {
+static json_t *parse(items *reader)
+{
     const size_t flags = JSON_DECODE_ANY | JSON_ALLOW_NUL;
     json_t *value = json_loadb(reader->buf, reader->len, flags, NULL);
     if (value != NULL)
@@ -210,7 +226,8 @@ static json_t *parse(items *reader) {
     return json_loadb(reader->buf, reader->len, flags, NULL);
 }
 
-static int end_key(items *reader) {
+static int end_key(items *reader)
+{
     json_t *key = parse(reader);
     if (!json_is_string(key)) {
         json_decref(key);
@@ -225,7 +242,8 @@ static int end_key(items *reader) {
     return 0;
 }
 
-static int end_value(items *reader) {
+static int end_value(items *reader)
+{
     reader->place = AT_COMMA_OR_END;
     if (reader->key != KEY_PAGINATION)
         return 0;
@@ -241,7 +259,8 @@ static int end_value(items *reader) {
     return 0;
 }
 
-static int end_item(items *reader) {
+static int end_item(items *reader)
+{
     reader->place = AT_ITEM_COMMA_OR_END;
     json_t *item = parse(reader);
     if (!json_is_object(item)) {
@@ -256,7 +275,8 @@ static int end_item(items *reader) {
 /* ---- the answer around the values ---- */
 
 /* The value of a key begins, with the byte c. */
-static int begin_member(items *reader, char c) {
+static int begin_member(items *reader, char c)
+{
     if (reader->key == KEY_ITEMS) {
         if (c != '[')
             return fail(reader, "its items are not a list");
@@ -269,7 +289,8 @@ static int begin_member(items *reader, char c) {
 }
 
 /* One byte between values. Returns 1 if it is taken, 0 if it begins a value, -1 for a problem. */
-static int between(items *reader, char c) {
+static int between(items *reader, char c)
+{
     switch (reader->place) {
     case AT_START:
         reader->place = AT_KEY_OR_END;
@@ -311,18 +332,21 @@ static int between(items *reader, char c) {
     }
 }
 
-static int is_inside(int place) {
+static int is_inside(int place)
+{
     return place == IN_KEY || place == IN_VALUE || place == IN_ITEM;
 }
 
-static int end_of(items *reader) {
+static int end_of(items *reader)
+{
     return reader->place == IN_KEY    ? end_key(reader)
            : reader->place == IN_ITEM ? end_item(reader)
                                       : end_value(reader);
 }
 
 /* Feeds the value at hand; returns how many bytes it took, or -1. */
-static ssize_t feed_value(items *reader, const char *data, size_t n) {
+static ssize_t feed_value(items *reader, const char *data, size_t n)
+{
     int done;
     size_t taken = take_value(reader, data, n, &done);
     if (taken == 0 && done && !reader->scalar)
@@ -334,7 +358,8 @@ static ssize_t feed_value(items *reader, const char *data, size_t n) {
     return (ssize_t)taken;
 }
 
-int items_feed(items *reader, const char *data, size_t n) {
+int items_feed(items *reader, const char *data, size_t n)
+{
     size_t i = 0;
     while (i < n) {
         ssize_t taken = is_inside(reader->place) ? feed_value(reader, data + i, n - i)

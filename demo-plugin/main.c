@@ -12,6 +12,7 @@
 #include "options.h"
 #include "plugin.h"
 #include "sample.h"
+#include "search.h"
 
 /* The page, as it is in show.html. */
 __asm__(".pushsection .rodata\n"
@@ -32,12 +33,14 @@ struct route {
     size_t path_len; /* of a route that has nothing below it; 0: it has */
 };
 
-void plugin_header(h2o_req_t *req, const char *name, const char *value) {
+void plugin_header(h2o_req_t *req, const char *name, const char *value)
+{
     h2o_set_header_by_str(&req->pool, &req->res.headers, name, strlen(name), 1, value,
                           strlen(value), 1);
 }
 
-static int metadata_handle(struct plugin *plugin, h2o_req_t *req) {
+static int metadata_handle(struct plugin *plugin, h2o_req_t *req)
+{
     (void)plugin;
     if (wq_http_method(req, "GET, HEAD, OPTIONS"))
         return 0;
@@ -47,7 +50,8 @@ static int metadata_handle(struct plugin *plugin, h2o_req_t *req) {
 
 /* Overview opens the page in a frame, so nothing may forbid that. Its address holds the API token,
  * so it must not leave by a Referer, nor the page reach out to anybody but us. */
-static int show_handle(struct plugin *plugin, h2o_req_t *req) {
+static int show_handle(struct plugin *plugin, h2o_req_t *req)
+{
     (void)plugin;
     if (wq_http_method(req, "GET, HEAD, OPTIONS"))
         return 0;
@@ -61,7 +65,8 @@ static int show_handle(struct plugin *plugin, h2o_req_t *req) {
                         (size_t)(show_page_end - show_page));
 }
 
-static int on_request(h2o_handler_t *handler, h2o_req_t *req) {
+static int on_request(h2o_handler_t *handler, h2o_req_t *req)
+{
     struct route *route = (struct route *)handler;
     if (route->path_len != 0 && req->path_normalized.len != route->path_len)
         return wq_http_problem(req, 404, "There is nothing at this path.");
@@ -69,7 +74,8 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req) {
 }
 
 static void add_route(struct plugin *plugin, h2o_hostconf_t *host, const char *path, int has_below,
-                      int (*handle)(struct plugin *plugin, h2o_req_t *req)) {
+                      int (*handle)(struct plugin *plugin, h2o_req_t *req))
+{
     h2o_pathconf_t *conf = h2o_config_register_path(host, path, 0);
     struct route *route = (struct route *)h2o_create_handler(conf, sizeof *route);
     route->super.on_req = on_request;
@@ -78,19 +84,21 @@ static void add_route(struct plugin *plugin, h2o_hostconf_t *host, const char *p
     route->path_len = has_below ? 0 : strlen(path);
 }
 
-static void add_routes(void *user, wq_http *http, h2o_hostconf_t *host) {
+static void add_routes(void *user, wq_http *http, h2o_hostconf_t *host)
+{
     struct plugin *plugin = user;
     plugin->http = http;
     add_route(plugin, host, "/metadata", 0, metadata_handle);
     add_route(plugin, host, "/show", 0, show_handle);
-    add_route(plugin, host, "/search", 0, search_handle);
+    search_route(plugin->search, host);
     if (plugin->sample != NULL)
         add_route(plugin, host, "/api/v1", 1, sample_handle);
 }
 
 /* ---- the process ---- */
 
-static void on_log(void *user, int level, const char *message) {
+static void on_log(void *user, int level, const char *message)
+{
     static const char *const names[] = {"error", "warning", "info"};
     struct timespec now;
     struct tm utc;
@@ -105,7 +113,8 @@ static void on_log(void *user, int level, const char *message) {
 
 /* Blocks the signals that ask us to stop, so that wait_for_signal() gets them, and SIGPIPE, so that
  * a terminal that has gone is no reason to. Threads inherit this; programs are started without. */
-static void block_signals(sigset_t *stop) {
+static void block_signals(sigset_t *stop)
+{
     sigset_t all;
     sigemptyset(stop);
     sigaddset(stop, SIGTERM);
@@ -116,19 +125,22 @@ static void block_signals(sigset_t *stop) {
 }
 
 /* Waits for the first; a second one ends us at once. */
-static void wait_for_signal(const sigset_t *stop) {
+static void wait_for_signal(const sigset_t *stop)
+{
     int signal_number;
     while (sigwait(stop, &signal_number) != 0)
         continue;
     pthread_sigmask(SIG_UNBLOCK, stop, NULL);
 }
 
-static int refuse(const wq_error *error) {
+static int refuse(const wq_error *error)
+{
     fprintf(stderr, "demo-plugin: %s\n", error->message);
     return 2;
 }
 
-static int serve(struct plugin *plugin, struct options *options, const sigset_t *stop) {
+static int serve(struct plugin *plugin, struct options *options, const sigset_t *stop)
+{
     wq_server *server;
     wq_error error;
     options->serve.routes = add_routes;
@@ -143,7 +155,8 @@ static int serve(struct plugin *plugin, struct options *options, const sigset_t 
     return 0;
 }
 
-static int run(struct options *options) {
+static int run(struct options *options)
+{
     struct plugin plugin = {0};
     sigset_t stop;
     wq_error error;
@@ -153,16 +166,23 @@ static int run(struct options *options) {
     if (options->sample != NULL &&
         sample_open(&plugin.sample, options->sample, on_log, &error) != 0)
         return refuse(&error);
-    if (wq_open(&plugin.queue, &options->queue, &error) == WQ_OK)
-        r = serve(&plugin, options, &stop);
-    else
+    plugin.search = search_open(&plugin);
+    if (plugin.search == NULL) {
+        snprintf(error.message, sizeof error.message, "cannot start threads");
         r = refuse(&error);
+    } else if (wq_open(&plugin.queue, &options->queue, &error) != WQ_OK) {
+        r = refuse(&error);
+    } else {
+        r = serve(&plugin, options, &stop);
+    }
+    search_close(plugin.search);
     wq_close(plugin.queue);
     sample_close(plugin.sample);
     return r;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     struct options options;
     int r = options_parse(&options, argc, argv);
     r = r == OPTIONS_RUN ? run(&options) : r == OPTIONS_EXIT ? 0 : 2;

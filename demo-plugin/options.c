@@ -56,14 +56,16 @@ static const struct row {
 
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
-static int wrong(const char *format, const char *a, const char *b) {
+static int wrong(const char *format, const char *a, const char *b)
+{
     fputs("demo-plugin: ", stderr);
     fprintf(stderr, format, a, b);
     fputs("; see demo-plugin --help.\n", stderr);
     return OPTIONS_WRONG;
 }
 
-static int show_help(void) {
+static int show_help(void)
+{
     puts("usage: demo-plugin [OPTION]...\n"
          "An Overview plugin: runs a program for a document set, shows its progress as it comes,\n"
          "and searches what it made.\n");
@@ -76,7 +78,8 @@ static int show_help(void) {
     return OPTIONS_EXIT;
 }
 
-static int parse_number(const struct row *row, const char *text, unsigned long long *out) {
+static int parse_number(const struct row *row, const char *text, unsigned long long *out)
+{
     char *end, range[80];
     errno = 0;
     *out = strtoull(text, &end, 10);
@@ -88,7 +91,8 @@ static int parse_number(const struct row *row, const char *text, unsigned long l
     return wrong("%s, not '%s'", range, text);
 }
 
-static int add_allowed(struct options *options, const char *prefix) {
+static int add_allowed(struct options *options, const char *prefix)
+{
     size_t n = options->serve.http.n_allow_servers;
     const char **grown = realloc(options->allow, (n + 1) * sizeof *grown);
     if (grown == NULL)
@@ -100,7 +104,8 @@ static int add_allowed(struct options *options, const char *prefix) {
     return OPTIONS_RUN;
 }
 
-static int apply(struct options *options, const struct row *row, const char *value) {
+static int apply(struct options *options, const struct row *row, const char *value)
+{
     char *at = (char *)options + row->at;
     unsigned long long number = 0;
     if (row->argument != NULL && value[0] == '\0')
@@ -132,14 +137,16 @@ static int apply(struct options *options, const struct row *row, const char *val
     return OPTIONS_RUN;
 }
 
-static void make_getopt_table(struct option *table) {
+static void make_getopt_table(struct option *table)
+{
     for (int i = 0; i < N_ROWS; i++)
         table[i] = (struct option){rows[i].name, rows[i].argument ? required_argument : no_argument,
                                    NULL, 256 + i};
     table[N_ROWS] = (struct option){NULL, 0, NULL, 0};
 }
 
-static int parse_all(struct options *options, int argc, char **argv) {
+static int parse_all(struct options *options, int argc, char **argv)
+{
     struct option table[N_ROWS + 1];
     int c, r = OPTIONS_RUN;
     make_getopt_table(table);
@@ -158,7 +165,8 @@ static int parse_all(struct options *options, int argc, char **argv) {
 }
 
 /* The program beside this binary, as in a build folder, or where it is installed. */
-static char *find_program(void) {
+static char *find_program(void)
+{
     char *folder = realpath("/proc/self/exe", NULL), *path = NULL;
     char *slash = folder == NULL ? NULL : strrchr(folder, '/');
     if (slash == NULL || asprintf(&path, "%.*s/process-docset", (int)(slash - folder), folder) < 0)
@@ -170,7 +178,8 @@ static char *find_program(void) {
     return strdup(INSTALLED_PROGRAM);
 }
 
-static int use_defaults(struct options *options) {
+static int use_defaults(struct options *options)
+{
     if (options->serve.listen == NULL)
         options->serve.listen = "127.0.0.1:8080";
     if (options->queue.program == NULL)
@@ -184,7 +193,8 @@ static int use_defaults(struct options *options) {
                  strerror(errno), "");
 }
 
-int options_parse(struct options *options, int argc, char **argv) {
+int options_parse(struct options *options, int argc, char **argv)
+{
     memset(options, 0, sizeof *options);
     wq_options_init(&options->queue, sizeof options->queue);
     wq_serve_options_init(&options->serve, sizeof options->serve);
@@ -193,7 +203,8 @@ int options_parse(struct options *options, int argc, char **argv) {
     return r == OPTIONS_RUN ? use_defaults(options) : r;
 }
 
-void options_dispose(struct options *options) {
+void options_dispose(struct options *options)
+{
     free(options->program);
     free(options->allow);
 }

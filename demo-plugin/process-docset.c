@@ -44,7 +44,8 @@ struct job {
 /* ---- failures ---- */
 
 /* What servers say may hold anything, the token too. */
-static void redact(char *sentence, const char *token) {
+static void redact(char *sentence, const char *token)
+{
     size_t len = strlen(token);
     if (len == 0)
         return;
@@ -53,7 +54,8 @@ static void redact(char *sentence, const char *token) {
 }
 
 /* Keeps the first sentence, which is the cause of later ones. Returns -1. */
-static int __attribute__((format(printf, 2, 3))) fail(struct job *job, const char *format, ...) {
+static int __attribute__((format(printf, 2, 3))) fail(struct job *job, const char *format, ...)
+{
     if (job->sentence[0] != '\0')
         return -1;
     va_list args;
@@ -67,21 +69,24 @@ static int __attribute__((format(printf, 2, 3))) fail(struct job *job, const cha
     return -1;
 }
 
-static int fail_database(struct job *job) {
+static int fail_database(struct job *job)
+{
     return fail(job, "Cannot write the database %s: %s.", job->output,
                 database_problem(&job->database));
 }
 
 /* ---- progress ---- */
 
-static int64_t now_ms(void) {
+static int64_t now_ms(void)
+{
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 /* Writes how far it is: items of items if the server has said how many there are. */
-static void report(struct job *job, uint64_t done, const char *message) {
+static void report(struct job *job, uint64_t done, const char *message)
+{
     if (job->items.has_total && job->items.total > 0) {
         uint64_t total = done > job->items.total ? done : job->items.total;
         printf("%llu/%llu\t%s\n", (unsigned long long)done, (unsigned long long)total, message);
@@ -94,7 +99,8 @@ static void report(struct job *job, uint64_t done, const char *message) {
 }
 
 /* Copies a title so that it stays on its line, cut between characters. */
-static void copy_title(char *out, size_t size, const char *title, size_t len) {
+static void copy_title(char *out, size_t size, const char *title, size_t len)
+{
     if (len > size - 1) {
         len = size - 1;
         while (len > 0 && ((unsigned char)title[len] & 0xc0) == 0x80)
@@ -105,7 +111,8 @@ static void copy_title(char *out, size_t size, const char *title, size_t len) {
     out[len] = '\0';
 }
 
-static void report_document(struct job *job, database_text title) {
+static void report_document(struct job *job, database_text title)
+{
     if (job->n_lines > BURST_LINES && now_ms() - job->last_line_ms < LINE_EVERY_MS)
         return;
     char message[MAX_TITLE_BYTES + 16] = "indexing ";
@@ -121,14 +128,16 @@ static void report_document(struct job *job, database_text title) {
 /* ---- documents ---- */
 
 /* A field that may be null or not there. */
-static database_text text_of(json_t *item, const char *name) {
+static database_text text_of(json_t *item, const char *name)
+{
     json_t *value = json_object_get(item, name);
     if (!json_is_string(value))
         return (database_text){NULL, 0};
     return (database_text){json_string_value(value), json_string_length(value)};
 }
 
-static int on_item(void *user, json_t *item) {
+static int on_item(void *user, json_t *item)
+{
     struct job *job = user;
     json_t *id = json_object_get(item, "id");
     if (!json_is_integer(id))
@@ -147,13 +156,15 @@ static int on_item(void *user, json_t *item) {
 
 /* ---- the download ---- */
 
-static long status_of(struct job *job) {
+static long status_of(struct job *job)
+{
     long status = 0;
     curl_easy_getinfo(job->curl, CURLINFO_RESPONSE_CODE, &status);
     return status;
 }
 
-static void keep_refusal(struct job *job, const char *data, size_t n) {
+static void keep_refusal(struct job *job, const char *data, size_t n)
+{
     size_t room = MAX_ANSWER_BYTES - job->refusal_len;
     if (n > room)
         n = room;
@@ -161,7 +172,8 @@ static void keep_refusal(struct job *job, const char *data, size_t n) {
     job->refusal_len += n;
 }
 
-static size_t on_data(char *data, size_t size, size_t count, void *user) {
+static size_t on_data(char *data, size_t size, size_t count, void *user)
+{
     struct job *job = user;
     size_t n = size * count;
     if (status_of(job) != 200) {
@@ -178,7 +190,8 @@ static size_t on_data(char *data, size_t size, size_t count, void *user) {
 
 /* The parameters come from whoever asked the web server: only the web is fetched from, and what is
  * put into the address stays in its place. */
-static int check_server(struct job *job) {
+static int check_server(struct job *job)
+{
     char *user = NULL, *scheme = NULL, *host = NULL;
     CURLU *url = curl_url();
     int bad = url == NULL || curl_url_set(url, CURLUPART_URL, job->server, 0) != CURLUE_OK ||
@@ -194,7 +207,8 @@ static int check_server(struct job *job) {
     return bad ? fail(job, "SERVER must be an address as in https://www.overviewdocs.com.") : 0;
 }
 
-static char *make_address(struct job *job) {
+static char *make_address(struct job *job)
+{
     char *id = curl_easy_escape(job->curl, job->document_set_id, 0);
     if (id == NULL)
         return NULL;
@@ -211,7 +225,8 @@ static char *make_address(struct job *job) {
 }
 
 /* The reason in the body of a refusal, as in {"message": "..."}; "" if there is none. */
-static const char *refusal_message(struct job *job, char *out, size_t size) {
+static const char *refusal_message(struct job *job, char *out, size_t size)
+{
     json_t *body = json_loadb(job->refusal, job->refusal_len, 0, NULL);
     const char *message = json_string_value(json_object_get(body, "message"));
     snprintf(out, size, "%s%.200s", message == NULL ? "" : ": ", message == NULL ? "" : message);
@@ -219,7 +234,8 @@ static const char *refusal_message(struct job *job, char *out, size_t size) {
     return out;
 }
 
-static int fail_status(struct job *job, long status) {
+static int fail_status(struct job *job, long status)
+{
     char why[256];
     refusal_message(job, why, sizeof why);
     if (status == 401)
@@ -235,7 +251,8 @@ static int fail_status(struct job *job, long status) {
                 why);
 }
 
-static int fail_broken(struct job *job, const char *why) {
+static int fail_broken(struct job *job, const char *why)
+{
     char total[32] = "an unknown number of";
     if (job->items.has_total)
         snprintf(total, sizeof total, "%llu", (unsigned long long)job->items.total);
@@ -244,7 +261,8 @@ static int fail_broken(struct job *job, const char *why) {
 }
 
 /* What a transfer came to. An answer that is whole is good, however the connection ended. */
-static int judge(struct job *job, CURLcode code, const char *detail) {
+static int judge(struct job *job, CURLcode code, const char *detail)
+{
     if (job->sentence[0] != '\0')
         return -1;
     const char *why = detail[0] != '\0' ? detail : curl_easy_strerror(code);
@@ -258,7 +276,8 @@ static int judge(struct job *job, CURLcode code, const char *detail) {
     return fail_broken(job, code == CURLE_OK ? "its end is missing" : why);
 }
 
-static void set_options(struct job *job, const char *address, char *detail) {
+static void set_options(struct job *job, const char *address, char *detail)
+{
     CURL *curl = job->curl;
     detail[0] = '\0';
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, detail);
@@ -277,7 +296,8 @@ static void set_options(struct job *job, const char *address, char *detail) {
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, job);
 }
 
-static int download(struct job *job) {
+static int download(struct job *job)
+{
     char detail[CURL_ERROR_SIZE];
     if (check_server(job) != 0)
         return -1;
@@ -294,7 +314,8 @@ static int download(struct job *job) {
 /* ---- the whole ---- */
 
 /* The output is there and empty when workqueue runs us; from a shell it may be neither. */
-static int prepare_output(struct job *job) {
+static int prepare_output(struct job *job)
+{
     int fd = open(job->output, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd == -1)
         return fail(job, "Cannot write %s: %s.", job->output, strerror(errno));
@@ -302,7 +323,8 @@ static int prepare_output(struct job *job) {
     return 0;
 }
 
-static int process(struct job *job) {
+static int process(struct job *job)
+{
     if (prepare_output(job) != 0)
         return -1;
     report(job, 0, "asking for the documents");
@@ -321,7 +343,8 @@ static int process(struct job *job) {
     return 0;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     if (argc != 5) {
         fputs("usage: process-docset SERVER DOCUMENT_SET_ID API_TOKEN OUTPUT_FILENAME\n", stderr);
         return 2;

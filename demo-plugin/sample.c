@@ -79,13 +79,15 @@ struct listing {
 
 /* ---- the folder ---- */
 
-static int has_suffix(const char *name, const char *suffix) {
+static int has_suffix(const char *name, const char *suffix)
+{
     size_t n = strlen(name), m = strlen(suffix);
     return n >= m && strcmp(name + n - m, suffix) == 0;
 }
 
 /* Whether the file is text, by its name and its first bytes. */
-static int is_text(const char *path) {
+static int is_text(const char *path)
+{
     static const char *const packed[] = {".gz", ".xz", ".bz2", ".zst", ".zip", ".pdf"};
     for (size_t i = 0; i < sizeof packed / sizeof *packed; i++)
         if (has_suffix(path, packed[i]))
@@ -99,7 +101,8 @@ static int is_text(const char *path) {
     return n >= 0 && memchr(probe, '\0', (size_t)n) == NULL;
 }
 
-static int add_name(struct sample *sample, const char *name) {
+static int add_name(struct sample *sample, const char *name)
+{
     if (sample->n == sample->capacity) {
         size_t capacity = sample->capacity == 0 ? 64 : 2 * sample->capacity;
         char **names = realloc(sample->names, capacity * sizeof *names);
@@ -112,11 +115,13 @@ static int add_name(struct sample *sample, const char *name) {
     return sample->names[sample->n] == NULL ? -1 : (sample->n++, 0);
 }
 
-static int by_name(const FTSENT **a, const FTSENT **b) {
+static int by_name(const FTSENT **a, const FTSENT **b)
+{
     return strcmp((*a)->fts_name, (*b)->fts_name);
 }
 
-static int add_entry(struct sample *sample, const FTSENT *entry, size_t folder_len) {
+static int add_entry(struct sample *sample, const FTSENT *entry, size_t folder_len)
+{
     if (entry->fts_info == FTS_D || entry->fts_info == FTS_DP || entry->fts_info == FTS_SL)
         return 0;
     if (entry->fts_info != FTS_F || entry->fts_statp->st_size > MAX_FILE_BYTES ||
@@ -129,7 +134,8 @@ static int add_entry(struct sample *sample, const FTSENT *entry, size_t folder_l
 }
 
 /* Lists the files; 0, or -1 and errno. */
-static int list_folder(struct sample *sample) {
+static int list_folder(struct sample *sample)
+{
     char *paths[] = {sample->folder, NULL};
     FTS *tree = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR | FTS_COMFOLLOW, by_name);
     if (tree == NULL)
@@ -144,14 +150,16 @@ static int list_folder(struct sample *sample) {
     return failed;
 }
 
-static int refuse(wq_error *error, const char *folder, const char *why) {
+static int refuse(wq_error *error, const char *folder, const char *why)
+{
     error->code = WQ_ERROR_INVALID_ARGUMENT;
     snprintf(error->message, sizeof error->message, "cannot use %s as sample documents: %s", folder,
              why);
     return -1;
 }
 
-static void name_selection(struct sample *sample) {
+static void name_selection(struct sample *sample)
+{
     struct timespec now;
     struct tm utc;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -161,7 +169,8 @@ static void name_selection(struct sample *sample) {
              (unsigned long)now.tv_nsec, (unsigned long)now.tv_sec & 0xffffffffffff);
 }
 
-int sample_open(struct sample **out, const char *folder, wq_log_cb log, wq_error *error) {
+int sample_open(struct sample **out, const char *folder, wq_log_cb log, wq_error *error)
+{
     struct stat status;
     if (stat(folder, &status) != 0)
         return refuse(error, folder, strerror(errno));
@@ -185,7 +194,8 @@ int sample_open(struct sample **out, const char *folder, wq_log_cb log, wq_error
     return 0;
 }
 
-void sample_close(struct sample *sample) {
+void sample_close(struct sample *sample)
+{
     if (sample == NULL)
         return;
     for (size_t i = 0; i < sample->n; i++)
@@ -197,14 +207,16 @@ void sample_close(struct sample *sample) {
 
 /* ---- small answers ---- */
 
-static int say(h2o_req_t *req, int status, const char *message) {
+static int say(h2o_req_t *req, int status, const char *message)
+{
     char body[256];
     int n = snprintf(body, sizeof body, "{\"message\":\"%s\"}", message);
     return wq_http_send(req, status, "application/json", body, (size_t)n);
 }
 
 /* Whether the Authorization header is the one of our token, as Overview wants it. */
-static int is_authorized(h2o_req_t *req) {
+static int is_authorized(h2o_req_t *req)
+{
     static const char expected[] = SAMPLE_TOKEN ":x-auth-token";
     char encoded[4 * ((sizeof expected + 1) / 3) + 1];
     int n = EVP_EncodeBlock((unsigned char *)encoded, (const unsigned char *)expected,
@@ -217,7 +229,8 @@ static int is_authorized(h2o_req_t *req) {
            memcmp(value.base + 6, encoded, (size_t)n) == 0;
 }
 
-static int tell_token(const struct sample *sample, h2o_req_t *req) {
+static int tell_token(const struct sample *sample, h2o_req_t *req)
+{
     char body[256];
     int n = snprintf(body, sizeof body,
                      "{\"token\":\"" SAMPLE_TOKEN "\",\"description\":\"sample documents\","
@@ -230,17 +243,20 @@ static int tell_token(const struct sample *sample, h2o_req_t *req) {
 /* ---- documents, in pieces ---- */
 
 /* Overview's ids have the document set in their upper half. */
-static unsigned long long id_of(size_t index) {
+static unsigned long long id_of(size_t index)
+{
     return (1ull << 32) + index + 1;
 }
 
-static void add_text(struct text *out, const char *key, const char *value) {
+static void add_text(struct text *out, const char *key, const char *value)
+{
     text_addf(out, ",\"%s\":", key);
     text_json_string(out, value, strlen(value));
 }
 
 /* All of a document but its text, which is the last field and left open. */
-static void begin_document(struct listing *listing) {
+static void begin_document(struct listing *listing)
+{
     struct text *out = &listing->out;
     const char *name = listing->sample->names[listing->next];
     if (listing->next > listing->first)
@@ -273,7 +289,8 @@ static void begin_document(struct listing *listing) {
         out->data[begin] = ' '; /* no comma before the first */
 }
 
-static void end_document(struct listing *listing) {
+static void end_document(struct listing *listing)
+{
     if (listing->fd != -1)
         close(listing->fd);
     listing->fd = -1;
@@ -286,7 +303,8 @@ static void end_document(struct listing *listing) {
 }
 
 /* A file that has gone since the list was made is a document without text. */
-static void open_text(struct listing *listing) {
+static void open_text(struct listing *listing)
+{
     char *path;
     if (asprintf(&path, "%s/%s", listing->sample->folder, listing->sample->names[listing->next]) <
         0)
@@ -296,7 +314,8 @@ static void open_text(struct listing *listing) {
 }
 
 /* Adds the next bytes of the text at hand; the document ends with its file. */
-static void continue_text(struct listing *listing) {
+static void continue_text(struct listing *listing)
+{
     ssize_t n =
         read(listing->fd, listing->raw + listing->carried, sizeof listing->raw - listing->carried);
     int last = n <= 0;
@@ -309,7 +328,8 @@ static void continue_text(struct listing *listing) {
 }
 
 /* Fills the next piece; nonzero if it is the last. */
-static int fill(struct listing *listing) {
+static int fill(struct listing *listing)
+{
     for (int files = 0; listing->out.len < PIECE_BYTES && files < FILES_PER_PIECE;) {
         if (listing->fd != -1) {
             continue_text(listing);
@@ -330,7 +350,8 @@ static int fill(struct listing *listing) {
     return 0;
 }
 
-static void on_proceed(h2o_generator_t *generator, h2o_req_t *req) {
+static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
+{
     struct listing *listing = (struct listing *)generator;
     int last = fill(listing);
     if (listing->out.failed) {
@@ -343,14 +364,16 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req) {
     h2o_send(req, &piece, 1, last ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_IN_PROGRESS);
 }
 
-static void dispose_listing(void *pointer) {
+static void dispose_listing(void *pointer)
+{
     struct listing *listing = pointer;
     if (listing->fd != -1)
         close(listing->fd);
     text_dispose(&listing->out);
 }
 
-static void begin_listing(struct listing *listing, size_t offset, size_t limit) {
+static void begin_listing(struct listing *listing, size_t offset, size_t limit)
+{
     if (listing->bare) {
         text_add(&listing->out, "[", 1);
         return;
@@ -362,7 +385,8 @@ static void begin_listing(struct listing *listing, size_t offset, size_t limit) 
 }
 
 static int send_listing(const struct sample *sample, h2o_req_t *req, unsigned fields, size_t offset,
-                        size_t limit) {
+                        size_t limit)
+{
     struct listing *listing = h2o_mem_alloc_shared(&req->pool, sizeof *listing, dispose_listing);
     memset(listing, 0, offsetof(struct listing, raw));
     memset(&listing->out, 0, sizeof listing->out);
@@ -386,7 +410,8 @@ static int send_listing(const struct sample *sample, h2o_req_t *req, unsigned fi
 
 /* ---- requests ---- */
 
-static unsigned field_by_name(const char *name, size_t len) {
+static unsigned field_by_name(const char *name, size_t len)
+{
     for (size_t i = 0; i < sizeof fields_by_name / sizeof *fields_by_name; i++)
         if (strlen(fields_by_name[i].name) == len && memcmp(fields_by_name[i].name, name, len) == 0)
             return fields_by_name[i].field;
@@ -394,7 +419,8 @@ static unsigned field_by_name(const char *name, size_t len) {
 }
 
 /* The fields of "id,title,..."; those that we do not have are left out. */
-static unsigned parse_fields(const char *list) {
+static unsigned parse_fields(const char *list)
+{
     if (list == NULL)
         return FIELD_ID | FIELD_TITLE | FIELD_SUPPLIED_ID | FIELD_PAGE_NUMBER | FIELD_URL;
     unsigned fields = 0;
@@ -407,7 +433,8 @@ static unsigned parse_fields(const char *list) {
 }
 
 /* A number of the query; 0 and *out (fallback if there is none), or -1. */
-static int parse_number(h2o_req_t *req, const char *name, size_t fallback, size_t *out) {
+static int parse_number(h2o_req_t *req, const char *name, size_t fallback, size_t *out)
+{
     const char *value = wq_http_query(req, name);
     *out = fallback;
     if (value == NULL)
@@ -421,14 +448,16 @@ static int parse_number(h2o_req_t *req, const char *name, size_t fallback, size_
 
 /* Overview's limits: none for a stream, 20 for texts, 1000 for the rest. An offset into a stream
  * without a limit gives nothing there (their sum overflows), so it does here. */
-static size_t effective_limit(int stream, unsigned fields, size_t offset, size_t asked) {
+static size_t effective_limit(int stream, unsigned fields, size_t offset, size_t asked)
+{
     if (stream)
         return asked == NO_LIMIT && offset > 0 ? 0 : asked;
     size_t most = fields & FIELD_TEXT ? MAX_WITH_TEXT : MAX_WITHOUT_TEXT;
     return asked < most ? asked : most;
 }
 
-static int list_documents(const struct sample *sample, h2o_req_t *req) {
+static int list_documents(const struct sample *sample, h2o_req_t *req)
+{
     const char *streamed = wq_http_query(req, "stream");
     const char *selection = wq_http_query(req, "selectionId");
     unsigned fields = parse_fields(wq_http_query(req, "fields"));
@@ -446,7 +475,8 @@ static int list_documents(const struct sample *sample, h2o_req_t *req) {
 }
 
 /* Whether the path is `prefix`, then one segment, then `suffix`; *segment is what is between. */
-static int match(h2o_iovec_t path, const char *prefix, const char *suffix, h2o_iovec_t *segment) {
+static int match(h2o_iovec_t path, const char *prefix, const char *suffix, h2o_iovec_t *segment)
+{
     size_t n = strlen(prefix), m = strlen(suffix);
     if (path.len <= n + m || memcmp(path.base, prefix, n) != 0 ||
         memcmp(path.base + path.len - m, suffix, m) != 0)
@@ -455,7 +485,8 @@ static int match(h2o_iovec_t path, const char *prefix, const char *suffix, h2o_i
     return memchr(segment->base, '/', segment->len) == NULL;
 }
 
-int sample_handle(struct plugin *plugin, h2o_req_t *req) {
+int sample_handle(struct plugin *plugin, h2o_req_t *req)
+{
     h2o_iovec_t path = req->path_normalized, id;
     if (wq_http_method(req, "GET, HEAD, OPTIONS"))
         return 0;

@@ -1,228 +1,188 @@
-/* search.c - GET /search: a query against the database that process-docset has made.
+/* search.c - GET /search.
  *
- * It runs on the event loop, where it holds up the streams of everybody else, so it has a bounded
- * time: matches are ranked one by one until it is used up, and the answer then says, by
- * "complete": false, that it is the best of what was looked at. */
-#include <sqlite3.h>
+ * A search in a large set takes longer than an event loop may be held up, which carries the streams
+ * of everybody else. So it is done by a few threads of its own:
+ *
+ *     loop: on_request ─► waiting ─► thread: query_run ─► message ─► loop: on_done ─► answer
+ *
+ * A task belongs to its loop, then to the thread, then to the loop again. The request may be gone
+ * by then: a guard in its pool, freed on the loop like the request, forgets it. */
+#include "search.h"
+
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "excerpt.h"
-#include "plugin.h"
-#include "text.h"
+#include "query.h"
 
-enum {
-    RANK_MS = 60,    /* time for ranking, */
-    EXCERPT_MS = 40, /* and for excerpts */
-    MAX_RESULTS = 100,
-    DEFAULT_RESULTS = 20,
-    MAX_QUERY_BYTES = 1000,
-    MAX_WORDS = 32,
-    MAX_MARK_BYTES = 16,
-    OPCODES_PER_LOOK = 2000, /* at the clock, of SQLite's machine */
-    PATH_BYTES = 4096
+enum { THREADS = 2, MAX_WAITING = 64, DEFAULT_RESULTS = 20 };
+
+struct search_loop {
+    h2o_multithread_receiver_t receiver; /* first: on_done gets the loop by it */
+    struct search *search;
+    size_t pending; /* tasks of this loop that a thread has or will have; under search->lock */
 };
 
-struct hit {
-    sqlite3_int64 id;
-    double rank; /* bm25: the lower, the better */
+struct task {
+    h2o_multithread_message_t message; /* first */
+    struct task *next;                 /* in waiting */
+    struct search_loop *loop;
+    struct guard *guard; /* NULL once the request is gone; the loop's */
+    struct query query;
+};
+
+/* In the pool of a request that waits. */
+struct guard {
+    h2o_req_t *req;
+    struct task *task; /* NULL once it is answered */
 };
 
 struct search {
-    sqlite3 *db;
-    const char *query, *open, *close; /* as asked */
-    char *match;                      /* as FTS5 wants it */
-    int64_t deadline_ms;
-    size_t limit, n_hits, total;
-    int complete;
-    struct hit hits[MAX_RESULTS]; /* ascending by rank */
+    struct plugin *plugin;
+    pthread_mutex_t lock;
+    pthread_cond_t work; /* waiting is not empty, or stopping */
+    pthread_cond_t idle; /* a loop's pending has become 0 */
+    struct task *waiting, **last;
+    size_t n_waiting;
+    int stopping;
+    pthread_t threads[THREADS];
+    size_t n_threads;
 };
 
-/* ---- what people write, as FTS5 wants it ---- */
+struct search_handler {
+    h2o_handler_t super;
+    struct search *search;
+};
 
-/* One word or "phrase", quoted so that nothing in it has a meaning to FTS5; a star after it stays
- * what it is. Returns where the next begins. */
-static const char *add_word(struct text *match, const char *p) {
-    int quoted = *p == '"';
-    p += quoted;
-    size_t len = strcspn(p, quoted ? "\"" : " \t\r\n\"");
-    const char *next = p + len + (quoted && p[len] == '"');
-    int prefix = quoted ? *next == '*' : len > 1 && p[len - 1] == '*';
-    text_add(match, " \"", 2);
-    text_add(match, p, len);
-    text_add(match, "\"", 1);
-    if (prefix)
-        text_add(match, "*", 1);
-    return next + (quoted && prefix);
+static void free_task(struct task *task)
+{
+    query_dispose(&task->query);
+    free(task);
 }
 
-/* All words must be there. NULL: too many words, or no memory. */
-static char *make_match(const char *query) {
-    struct text match = {0};
-    int words = 0;
-    for (const char *p = query + strspn(query, " \t\r\n"); *p != '\0'; p += strspn(p, " \t\r\n")) {
-        p = add_word(&match, p);
-        words++;
+/* ---- the threads ---- */
+
+/* Takes the next task; NULL: stop. search->lock is held. */
+static struct task *next_task_locked(struct search *search)
+{
+    while (search->waiting == NULL && !search->stopping)
+        pthread_cond_wait(&search->work, &search->lock);
+    struct task *task = search->waiting;
+    if (task == NULL)
+        return NULL;
+    search->waiting = task->next;
+    if (search->waiting == NULL)
+        search->last = &search->waiting;
+    search->n_waiting--;
+    return task;
+}
+
+/* The task is the loop's again as soon as the message is out, and the loop may end as soon as it has
+ * nothing pending, so neither is touched after that. */
+static void *thread_main(void *user)
+{
+    struct search *search = user;
+    struct task *task;
+    pthread_mutex_lock(&search->lock);
+    while ((task = next_task_locked(search)) != NULL) {
+        pthread_mutex_unlock(&search->lock);
+        struct search_loop *loop = task->loop;
+        query_run(&task->query);
+        h2o_multithread_send_message(&loop->receiver, &task->message);
+        pthread_mutex_lock(&search->lock);
+        if (--loop->pending == 0)
+            pthread_cond_broadcast(&search->idle);
     }
-    text_add(&match, "", 1);
-    if (words <= MAX_WORDS && !match.failed)
-        return match.data;
-    text_dispose(&match);
+    pthread_mutex_unlock(&search->lock);
     return NULL;
 }
 
-/* ---- the database ---- */
-
-static int on_progress(void *user) {
-    const struct search *search = user;
-    return excerpt_now_ms() > search->deadline_ms;
-}
-
-/* The path as an address, so that options can follow it. Published outputs never change: SQLite
- * need neither lock them nor look for a journal. */
-static void make_address(char *out, const char *path) {
-    out += sprintf(out, *path == '/' ? "file://" : "file:");
-    for (; *path != '\0'; path++)
-        out += strchr("%?#", *path) != NULL ? sprintf(out, "%%%02X", *path)
-                                            : sprintf(out, "%c", *path);
-    strcpy(out, "?mode=ro&immutable=1");
-}
-
-static int open_database(struct search *search, const char *path) {
-    char address[3 * PATH_BYTES + 64];
-    const int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
-    make_address(address, path);
-    int r = sqlite3_open_v2(address, &search->db, flags, NULL);
-    if (r == SQLITE_OK)
-        r = excerpt_register(search->db, &search->deadline_ms);
-    if (r == SQLITE_OK)
-        sqlite3_progress_handler(search->db, OPCODES_PER_LOOK, on_progress, search);
-    return r;
-}
-
-/* Puts a hit in its place, if it is among the best. */
-static void add_hit(struct search *search, struct hit hit) {
-    size_t i = search->n_hits;
-    search->total++;
-    if (i == search->limit) {
-        if (i == 0 || hit.rank >= search->hits[i - 1].rank)
-            return;
-        i--;
-    } else {
-        search->n_hits++;
+/* 0, or -1: too many wait already. */
+static int add_task(struct search *search, struct task *task)
+{
+    pthread_mutex_lock(&search->lock);
+    int full = search->n_waiting == MAX_WAITING;
+    if (!full) {
+        *search->last = task;
+        search->last = &task->next;
+        search->n_waiting++;
+        task->loop->pending++;
+        pthread_cond_signal(&search->work);
     }
-    for (; i > 0 && search->hits[i - 1].rank > hit.rank; i--)
-        search->hits[i] = search->hits[i - 1];
-    search->hits[i] = hit;
+    pthread_mutex_unlock(&search->lock);
+    return full ? -1 : 0;
 }
 
-/* Ranks all matches, or as many as there is time for. A SQLite result code. */
-static int rank(struct search *search) {
-    sqlite3_stmt *statement;
-    int r = sqlite3_prepare_v2(search->db, "SELECT rowid, bm25(fts) FROM fts WHERE fts MATCH ?1",
-                               -1, &statement, NULL);
-    if (r != SQLITE_OK)
-        return r;
-    search->deadline_ms = excerpt_now_ms() + RANK_MS;
-    sqlite3_bind_text(statement, 1, search->match, -1, SQLITE_STATIC);
-    while ((r = sqlite3_step(statement)) == SQLITE_ROW) {
-        add_hit(search, (struct hit){sqlite3_column_int64(statement, 0),
-                                     sqlite3_column_double(statement, 1)});
-        if (search->total % 256 == 0 && on_progress(search))
-            break;
+/* ---- the loops ---- */
+
+static void finish_task(struct task *task)
+{
+    struct guard *guard = task->guard;
+    const struct query *query = &task->query;
+    if (guard != NULL) {
+        guard->task = NULL;
+        if (query->problem != NULL)
+            wq_http_problem(guard->req, query->status, query->problem);
+        else
+            wq_http_send(guard->req, 200, "application/json", query->body.data, query->body.len);
     }
-    search->complete = r == SQLITE_DONE;
-    sqlite3_finalize(statement);
-    return r == SQLITE_ROW || r == SQLITE_DONE || r == SQLITE_INTERRUPT ? SQLITE_OK : r;
+    free_task(task);
 }
 
-static void add_column(struct text *out, const char *key, sqlite3_stmt *statement, int column) {
-    const char *value = (const char *)sqlite3_column_text(statement, column);
-    text_addf(out, ",\"%s\":", key);
-    text_json_string(out, value, (size_t)sqlite3_column_bytes(statement, column));
+static struct task *pop_message(h2o_linklist_t *messages)
+{
+    if (h2o_linklist_is_empty(messages))
+        return NULL;
+    h2o_linklist_t *link = messages->next;
+    h2o_linklist_unlink(link);
+    return H2O_STRUCT_FROM_MEMBER(struct task, message.link, link);
 }
 
-static void add_result(struct text *out, const struct hit *hit, sqlite3_stmt *statement) {
-    text_addf(out, "{\"id\":%lld", (long long)hit->id);
-    add_column(out, "title", statement, 0);
-    add_column(out, "url", statement, 1);
-    add_column(out, "snippet", statement, 2);
-    text_addf(out, ",\"rank\":%.6g}", hit->rank);
+static void on_done(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
+{
+    struct task *task;
+    (void)receiver;
+    while ((task = pop_message(messages)) != NULL)
+        finish_task(task);
 }
 
-static int add_results(struct search *search, struct text *out) {
-    sqlite3_stmt *statement;
-    int r = sqlite3_prepare_v2(search->db,
-                               "SELECT d.title, d.url, excerpt(fts, 1, ?3, ?4) FROM fts"
-                               " JOIN documents AS d ON d.id = fts.rowid"
-                               " WHERE fts MATCH ?1 AND fts.rowid = ?2",
-                               -1, &statement, NULL);
-    if (r != SQLITE_OK)
-        return r;
-    search->deadline_ms = excerpt_now_ms() + EXCERPT_MS;
-    sqlite3_progress_handler(search->db, 0, NULL, NULL); /* excerpt() looks at the clock itself */
-    sqlite3_bind_text(statement, 1, search->match, -1, SQLITE_STATIC);
-    sqlite3_bind_text(statement, 3, search->open, -1, SQLITE_STATIC);
-    sqlite3_bind_text(statement, 4, search->close, -1, SQLITE_STATIC);
-    for (size_t i = 0; i < search->n_hits && r == SQLITE_OK; i++) {
-        sqlite3_bind_int64(statement, 2, search->hits[i].id);
-        if (i > 0)
-            text_add(out, ",", 1);
-        if (sqlite3_step(statement) == SQLITE_ROW)
-            add_result(out, &search->hits[i], statement);
-        r = sqlite3_reset(statement);
-    }
-    sqlite3_finalize(statement);
-    return r;
+static void on_context_init(h2o_handler_t *handler, h2o_context_t *context)
+{
+    struct search_loop *loop = h2o_mem_alloc(sizeof *loop);
+    memset(loop, 0, sizeof *loop);
+    loop->search = ((struct search_handler *)handler)->search;
+    h2o_multithread_register_receiver(context->queue, &loop->receiver, on_done);
+    h2o_context_set_handler_context(context, handler, loop);
 }
 
-/* ---- the answer ---- */
-
-static int answer(struct search *search, h2o_req_t *req) {
-    struct text results = {0}, body = {0};
-    int r = rank(search);
-    if (r == SQLITE_OK)
-        r = add_results(search, &results);
-    text_addf(&body, "{\"query\":");
-    text_json_string(&body, search->query, strlen(search->query));
-    text_addf(&body, ",\"total\":%zu,\"complete\":%s,\"results\":[", search->total,
-              search->complete ? "true" : "false");
-    text_add(&body, results.data, results.len);
-    text_addf(&body, "]}\n");
-    if (r == SQLITE_NOTADB || r == SQLITE_ERROR)
-        wq_http_problem(req, 422,
-                        "The output for this document set is not a database that can be searched; "
-                        "process-docset makes one.");
-    else if (r != SQLITE_OK || results.failed || body.failed)
-        wq_http_problem(req, 500, "The database of this document set cannot be read.");
-    else
-        wq_http_send(req, 200, "application/json", body.data, body.len);
-    text_dispose(&results);
-    text_dispose(&body);
-    return 0;
-}
-
-static int answer_from(struct search *search, h2o_req_t *req, const char *path) {
-    int r = open_database(search, path);
-    if (r == SQLITE_OK)
-        answer(search, req);
-    else
-        wq_http_problem(req, 500, "The database of this document set cannot be opened.");
-    sqlite3_close(search->db);
-    return 0;
+/* No request is left, but tasks of requests that were cut off may be. */
+static void on_context_dispose(h2o_handler_t *handler, h2o_context_t *context)
+{
+    struct search_loop *loop = h2o_context_get_handler_context(context, handler);
+    struct search *search = loop->search;
+    struct task *task;
+    pthread_mutex_lock(&search->lock);
+    while (loop->pending > 0)
+        pthread_cond_wait(&search->idle, &search->lock);
+    pthread_mutex_unlock(&search->lock);
+    while ((task = pop_message(&loop->receiver._messages)) != NULL)
+        free_task(task);
+    h2o_multithread_unregister_receiver(context->queue, &loop->receiver);
+    free(loop);
 }
 
 /* ---- the request ---- */
 
 /* The path of the database; nonzero: there is none, and the request is answered. */
-static int find_database(struct plugin *plugin, h2o_req_t *req, char *path) {
+static int find_database(struct plugin *plugin, h2o_req_t *req, char *path)
+{
     wq_params params;
     wq_error error;
     if (wq_http_params(plugin->http, req, &params) != WQ_OK)
         return -1;
     int r = wq_output_find(plugin->queue, &params, &error);
     if (r == WQ_OK)
-        r = wq_output_path(plugin->queue, &params, path, PATH_BYTES, &error);
+        r = wq_output_path(plugin->queue, &params, path, QUERY_PATH_BYTES, &error);
     if (r == WQ_ERROR_NOT_FOUND)
         wq_http_problem(req, 404,
                         "There is no database for this document set yet: call POST /generate "
@@ -232,14 +192,20 @@ static int find_database(struct plugin *plugin, h2o_req_t *req, char *path) {
     return r;
 }
 
-/* One of the two marks; nonzero: it is too long. */
-static int read_mark(h2o_req_t *req, const char *name, const char *fallback, const char **out) {
-    const char *mark = wq_http_query(req, name);
-    *out = mark == NULL ? fallback : mark;
-    return strlen(*out) > MAX_MARK_BYTES;
+/* A field of at most size - 1 bytes; nonzero: it is longer, or missing without a fallback. */
+static int read_text(h2o_req_t *req, const char *name, const char *fallback, char *out, size_t size)
+{
+    const char *value = wq_http_query(req, name);
+    if (value == NULL)
+        value = fallback;
+    if (value == NULL || strlen(value) >= size)
+        return -1;
+    strcpy(out, value);
+    return 0;
 }
 
-static int read_limit(h2o_req_t *req, size_t *out) {
+static int read_limit(h2o_req_t *req, size_t *out)
+{
     const char *value = wq_http_query(req, "limit");
     size_t len = value == NULL ? 0 : strlen(value);
     *out = DEFAULT_RESULTS;
@@ -248,37 +214,111 @@ static int read_limit(h2o_req_t *req, size_t *out) {
     if (len == 0 || len > 9 || strspn(value, "0123456789") != len)
         return -1;
     *out = strtoul(value, NULL, 10);
-    if (*out > MAX_RESULTS)
-        *out = MAX_RESULTS;
+    if (*out > QUERY_MAX_RESULTS)
+        *out = QUERY_MAX_RESULTS;
     return 0;
 }
 
 /* Reads what was asked for; NULL, or a sentence about what is wrong with it. */
-static const char *read_query(struct search *search, h2o_req_t *req) {
-    search->query = wq_http_query(req, "q");
-    if (search->query == NULL)
-        return "The field q, the words to search for, is missing or malformed.";
-    if (strlen(search->query) > MAX_QUERY_BYTES)
-        return "The field q is longer than 1000 bytes.";
-    if (read_limit(req, &search->limit) != 0)
+static const char *read_query(struct query *query, h2o_req_t *req)
+{
+    if (read_text(req, "q", NULL, query->words, sizeof query->words) != 0)
+        return "The field q, the words to search for, is missing or longer than 1000 bytes.";
+    if (read_limit(req, &query->limit) != 0)
         return "The field limit must be a number.";
-    if (read_mark(req, "open", "[", &search->open) || read_mark(req, "close", "]", &search->close))
+    if (read_text(req, "open", "[", query->open, sizeof query->open) != 0 ||
+        read_text(req, "close", "]", query->close, sizeof query->close) != 0)
         return "The fields open and close, the marks around a match, have at most 16 bytes.";
-    search->match = make_match(search->query);
-    return search->match == NULL ? "The field q has more than 32 words." : NULL;
+    return NULL;
 }
 
-int search_handle(struct plugin *plugin, h2o_req_t *req) {
-    char path[PATH_BYTES];
-    struct search search = {0};
-    if (wq_http_method(req, "GET, HEAD, OPTIONS") || find_database(plugin, req, path) != WQ_OK)
-        return 0;
-    plugin_header(req, "cache-control", "no-store");
-    const char *wrong = read_query(&search, req);
-    if (wrong != NULL)
-        wq_http_problem(req, 400, wrong);
-    else
-        answer_from(&search, req, path);
-    free(search.match);
+static void on_request_gone(void *pointer)
+{
+    struct guard *guard = pointer;
+    if (guard->task != NULL)
+        guard->task->guard = NULL;
+}
+
+static int send_task(struct search *search, struct task *task, h2o_req_t *req)
+{
+    if (add_task(search, task) != 0) {
+        free_task(task);
+        plugin_header(req, "retry-after", "2");
+        return wq_http_problem(req, 503, "Too many searches are waiting; try again.");
+    }
+    task->guard = h2o_mem_alloc_shared(&req->pool, sizeof *task->guard, on_request_gone);
+    *task->guard = (struct guard){req, task};
     return 0;
+}
+
+static int on_request(h2o_handler_t *handler, h2o_req_t *req)
+{
+    struct search *search = ((struct search_handler *)handler)->search;
+    if (req->path_normalized.len != strlen(SEARCH_PATH))
+        return wq_http_problem(req, 404, "There is nothing at this path.");
+    if (wq_http_method(req, "GET, HEAD, OPTIONS"))
+        return 0;
+    struct task *task = calloc(1, sizeof *task);
+    if (task == NULL)
+        return wq_http_problem(req, 503, "There is no memory for a search.");
+    if (find_database(search->plugin, req, task->query.path) != WQ_OK) {
+        free_task(task);
+        return 0;
+    }
+    plugin_header(req, "cache-control", "no-store");
+    const char *wrong = read_query(&task->query, req);
+    if (wrong != NULL) {
+        free_task(task);
+        return wq_http_problem(req, 400, wrong);
+    }
+    task->loop = h2o_context_get_handler_context(req->conn->ctx, handler);
+    return send_task(search, task, req);
+}
+
+/* ---- the whole ---- */
+
+struct search *search_open(struct plugin *plugin)
+{
+    struct search *search = calloc(1, sizeof *search);
+    if (search == NULL)
+        return NULL;
+    search->plugin = plugin;
+    search->last = &search->waiting;
+    pthread_mutex_init(&search->lock, NULL);
+    pthread_cond_init(&search->work, NULL);
+    pthread_cond_init(&search->idle, NULL);
+    while (search->n_threads < THREADS &&
+           pthread_create(&search->threads[search->n_threads], NULL, thread_main, search) == 0)
+        search->n_threads++;
+    if (search->n_threads > 0)
+        return search;
+    search_close(search);
+    return NULL;
+}
+
+void search_route(struct search *search, h2o_hostconf_t *host)
+{
+    h2o_pathconf_t *path = h2o_config_register_path(host, SEARCH_PATH, 0);
+    struct search_handler *handler =
+        (struct search_handler *)h2o_create_handler(path, sizeof *handler);
+    handler->super.on_req = on_request;
+    handler->super.on_context_init = on_context_init;
+    handler->super.on_context_dispose = on_context_dispose;
+    handler->search = search;
+}
+
+void search_close(struct search *search)
+{
+    if (search == NULL)
+        return;
+    pthread_mutex_lock(&search->lock);
+    search->stopping = 1;
+    pthread_cond_broadcast(&search->work);
+    pthread_mutex_unlock(&search->lock);
+    for (size_t i = 0; i < search->n_threads; i++)
+        pthread_join(search->threads[i], NULL);
+    pthread_cond_destroy(&search->idle);
+    pthread_cond_destroy(&search->work);
+    pthread_mutex_destroy(&search->lock);
+    free(search);
 }

@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int reserve(struct text *text, size_t more) {
+static int reserve(struct text *text, size_t more)
+{
     if (text->failed)
         return -1;
     if (more <= text->capacity - text->len)
@@ -24,14 +25,16 @@ static int reserve(struct text *text, size_t more) {
     return 0;
 }
 
-void text_add(struct text *text, const char *data, size_t len) {
+void text_add(struct text *text, const char *data, size_t len)
+{
     if (len == 0 || reserve(text, len) != 0)
         return;
     memcpy(text->data + text->len, data, len);
     text->len += len;
 }
 
-void text_addf(struct text *text, const char *format, ...) {
+void text_addf(struct text *text, const char *format, ...)
+{
     char line[512]; /* every use of it is short */
     va_list args;
     va_start(args, format);
@@ -40,14 +43,16 @@ void text_addf(struct text *text, const char *format, ...) {
     text_add(text, line, n < (int)sizeof line ? (size_t)n : sizeof line - 1);
 }
 
-void text_dispose(struct text *text) {
+void text_dispose(struct text *text)
+{
     free(text->data);
     memset(text, 0, sizeof *text);
 }
 
 /* The length of the UTF-8 character that p begins with: 0 if it is none, -1 if the end comes before
  * it can be told. */
-static int utf8_length(const unsigned char *p, size_t len) {
+static int utf8_length(const unsigned char *p, size_t len)
+{
     int n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
     if (n == 0 || p[0] > 0xf4)
         return 0;
@@ -62,7 +67,8 @@ static int utf8_length(const unsigned char *p, size_t len) {
     return n;
 }
 
-static void add_escaped(struct text *text, char c) {
+static void add_escaped(struct text *text, char c)
+{
     switch (c) {
     case '\n':
         text_add(text, "\\n", 2);
@@ -79,11 +85,13 @@ static void add_escaped(struct text *text, char c) {
     }
 }
 
-static int is_plain(char c) {
+static int is_plain(char c)
+{
     return (unsigned char)c >= 0x20 && (unsigned char)c < 0x7f && c != '"' && c != '\\';
 }
 
-size_t text_json(struct text *text, const char *data, size_t len, int last) {
+size_t text_json(struct text *text, const char *data, size_t len, int last)
+{
     size_t i = 0;
     while (i < len) {
         size_t run = i;
@@ -107,7 +115,8 @@ size_t text_json(struct text *text, const char *data, size_t len, int last) {
     return i;
 }
 
-void text_json_string(struct text *text, const char *data, size_t len) {
+void text_json_string(struct text *text, const char *data, size_t len)
+{
     if (data == NULL) {
         text_add(text, "null", 4);
         return;
