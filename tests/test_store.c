@@ -1,0 +1,525 @@
+/* test_store.c - the folder store: what is begun is private and empty, what is published is whole,
+ * what a crash left is swept, and the folder has one owner. Everything once with sync and once
+ * without. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "workqueue/store/dir.h"
+
+#define KEY_A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+#define KEY_B "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+#define LOCK ".workqueue.lock"
+
+/* An open store in a folder of its own. */
+typedef struct bed {
+    char dir[PATH_MAX];
+    char log[4096];
+    wq_store *store;
+    int sync;
+} bed;
+
+static void on_log(void *user, int level, const char *message)
+{
+    bed *b = user;
+    size_t n = strlen(b->log);
+    snprintf(b->log + n, sizeof b->log - n, "%d %s\n", level, message);
+}
+
+static int try_open(bed *b, const char *dir, wq_store **out, wq_error *error)
+{
+    wq_logger logger = {on_log, b};
+    return wq_dir_open(out, dir, b->sync, &logger, error);
+}
+
+static void open_store(bed *b)
+{
+    assert_int_equal(try_open(b, b->dir, &b->store, NULL), WQ_OK);
+}
+
+static void close_store(bed *b)
+{
+    b->store->close(b->store);
+    b->store = NULL;
+}
+
+static int make_bed(void **state, int sync)
+{
+    bed *b = calloc(1, sizeof *b);
+    char dir[] = "/tmp/wq-test-store-XXXXXX";
+    if (b == NULL || mkdtemp(dir) == NULL || realpath(dir, b->dir) == NULL)
+        return -1;
+    b->sync = sync;
+    *state = b;
+    open_store(b);
+    return 0;
+}
+
+static int set_up_sync(void **state)
+{
+    return make_bed(state, 1);
+}
+
+static int set_up_no_sync(void **state)
+{
+    return make_bed(state, 0);
+}
+
+static int tear_down(void **state)
+{
+    bed *b = *state;
+    char command[PATH_MAX + 16];
+    if (b->store != NULL)
+        close_store(b);
+    snprintf(command, sizeof command, "rm -rf '%s'", b->dir);
+    int r = system(command);
+    free(b);
+    return r;
+}
+
+/* ---- files -------------------------------------------------------------------------------------
+ */
+
+static const char *in_dir(const bed *b, const char *name)
+{
+    static char path[2 * PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", b->dir, name);
+    return path;
+}
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "we");
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0);
+    assert_int_equal(fclose(f), 0);
+}
+
+static void expect_file(const char *path, const char *text)
+{
+    char got[256];
+    FILE *f = fopen(path, "re");
+    assert_non_null(f);
+    size_t n = fread(got, 1, sizeof got - 1, f);
+    fclose(f);
+    got[n] = '\0';
+    assert_string_equal(got, text);
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The names in the folder but for the lock's, sorted, each followed by a space. */
+static void expect_names(const bed *b, const char *expected)
+{
+    char *names[64], got[4096] = "";
+    size_t n = 0;
+    DIR *d = opendir(b->dir);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
+            strcmp(e->d_name, LOCK) != 0 && n < 64)
+            names[n++] = strdup(e->d_name);
+    closedir(d);
+    qsort(names, n, sizeof *names, by_name);
+    for (size_t i = 0; i < n; i++) {
+        strcat(strcat(got, names[i]), " ");
+        free(names[i]);
+    }
+    assert_string_equal(got, expected);
+}
+
+static mode_t mode_of(const char *path)
+{
+    struct stat st;
+    assert_int_equal(lstat(path, &st), 0);
+    return st.st_mode;
+}
+
+static char *begin(bed *b, const char *key)
+{
+    char *path = NULL;
+    assert_int_equal(b->store->begin(b->store->self, key, &path, NULL), WQ_OK);
+    return path;
+}
+
+static wq_publish publish(bed *b, const char *key, const char *temp)
+{
+    wq_publish item = {.key = key, .temp_path = temp, .result = 12345};
+    b->store->publish(b->store->self, &item, 1);
+    return item;
+}
+
+static int find(bed *b, const char *key)
+{
+    wq_error error;
+    return b->store->find(b->store->self, key, &error);
+}
+
+/* Publishes `text` under `key`, by way of a temporary file. */
+static int put(bed *b, const char *key, const char *text)
+{
+    char *temp = begin(b, key);
+    write_file(temp, text);
+    int result = publish(b, key, temp).result;
+    assert_int_equal(access(temp, F_OK), -1);
+    free(temp);
+    return result;
+}
+
+/* ---- the good way ------------------------------------------------------------------------------
+ */
+
+static void test_what_is_begun_is_empty_and_private(void **state)
+{
+    bed *b = *state;
+    mode_t before = umask(0);
+    char *one = begin(b, KEY_A), *two = begin(b, KEY_A);
+    umask(before);
+    assert_string_not_equal(one, two);
+    assert_int_equal(mode_of(one), S_IFREG | 0600);
+    expect_file(one, "");
+    expect_file(two, "");
+    assert_memory_equal(one, b->dir, strlen(b->dir));
+    assert_int_equal(find(b, KEY_A), WQ_ERROR_NOT_FOUND);
+    b->store->discard(b->store->self, one);
+    b->store->discard(b->store->self, two);
+    expect_names(b, "");
+    b->store->discard(b->store->self, one); /* a program may have removed it */
+    assert_string_equal(b->log, "");
+    free(one);
+    free(two);
+}
+
+static void test_what_is_published_is_found(void **state)
+{
+    bed *b = *state;
+    wq_error error;
+    char got[8] = "";
+    int fd = -7;
+    assert_int_equal(b->store->find(b->store->self, KEY_A, &error), WQ_ERROR_NOT_FOUND);
+    assert_int_equal(error.code, WQ_ERROR_NOT_FOUND);
+    assert_true(strlen(error.message) > 10);
+    assert_int_equal(b->store->open(b->store->self, KEY_A, &fd, &error), WQ_ERROR_NOT_FOUND);
+    assert_int_equal(fd, -7);
+    assert_int_equal(put(b, KEY_A, "hello"), WQ_OK);
+    assert_int_equal(find(b, KEY_A), WQ_OK);
+    assert_int_equal(find(b, KEY_B), WQ_ERROR_NOT_FOUND);
+    expect_names(b, KEY_A " ");
+    assert_int_equal(mode_of(in_dir(b, KEY_A)), S_IFREG | 0600);
+    assert_int_equal(b->store->open(b->store->self, KEY_A, &fd, NULL), WQ_OK);
+    assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+    assert_int_equal(read(fd, got, sizeof got), 5);
+    assert_string_equal(got, "hello");
+    close(fd);
+    assert_string_equal(b->log, "");
+}
+
+static void test_paths(void **state)
+{
+    bed *b = *state;
+    wq_error error = {0};
+    char path[PATH_MAX] = "", *expected = strdup(in_dir(b, KEY_A));
+    size_t n = strlen(expected) + 1;
+    assert_int_equal(b->store->path(b->store->self, KEY_A, path, n, NULL), WQ_OK);
+    assert_string_equal(path, expected);
+    assert_int_equal(b->store->path(b->store->self, KEY_A, path, n - 1, &error),
+                     WQ_ERROR_INVALID_ARGUMENT);
+    assert_int_equal(error.code, WQ_ERROR_INVALID_ARGUMENT);
+    assert_true(error.message[0] != '\0');
+    assert_int_equal(b->store->path(b->store->self, KEY_A, NULL, 0, NULL),
+                     WQ_ERROR_INVALID_ARGUMENT);
+    free(expected);
+}
+
+static void test_one_in_place_stays(void **state)
+{
+    bed *b = *state;
+    assert_int_equal(put(b, KEY_A, "first"), WQ_OK);
+    assert_int_equal(put(b, KEY_A, "second"), WQ_OK);
+    expect_file(in_dir(b, KEY_A), "first");
+    expect_names(b, KEY_A " ");
+}
+
+static void test_what_waits_says_so(void **state)
+{
+    bed *b = *state;
+    assert_int_equal(b->store->waits != 0, b->sync != 0);
+}
+
+static void test_outputs_outlive_the_store(void **state)
+{
+    bed *b = *state;
+    assert_int_equal(put(b, KEY_A, "kept"), WQ_OK);
+    close_store(b);
+    open_store(b);
+    assert_int_equal(find(b, KEY_A), WQ_OK);
+    expect_file(in_dir(b, KEY_A), "kept");
+    assert_string_equal(b->log, "");
+}
+
+static void test_a_relative_folder_stays_the_same(void **state)
+{
+    bed *b = *state;
+    char here[PATH_MAX];
+    assert_non_null(getcwd(here, sizeof here));
+    close_store(b);
+    assert_int_equal(chdir(b->dir), 0);
+    assert_int_equal(try_open(b, ".", &b->store, NULL), WQ_OK);
+    assert_int_equal(chdir(here), 0);
+    assert_int_equal(put(b, KEY_A, "x"), WQ_OK);
+    expect_names(b, KEY_A " ");
+}
+
+/* ---- whole or not at all -----------------------------------------------------------------------
+ */
+
+/* What programs do to the file they should write to. */
+static void leave_empty(const char *path)
+{
+    (void)path;
+}
+
+static void remove_it(const char *path)
+{
+    assert_int_equal(unlink(path), 0);
+}
+
+static void make_symlink(const char *path)
+{
+    remove_it(path);
+    assert_int_equal(symlink("/etc/passwd", path), 0);
+}
+
+static void make_fifo(const char *path)
+{
+    remove_it(path);
+    assert_int_equal(mkfifo(path, 0600), 0);
+}
+
+static void make_directory(const char *path)
+{
+    remove_it(path);
+    assert_int_equal(mkdir(path, 0700), 0);
+}
+
+static void expect_refused(bed *b, void (*spoil)(const char *), const char *why)
+{
+    char *temp = begin(b, KEY_A);
+    spoil(temp);
+    wq_publish item = publish(b, KEY_A, temp);
+    assert_true(item.result < 0);
+    assert_int_equal(item.error.code, item.result);
+    if (strncmp(item.error.message, why, strlen(why)) != 0)
+        fail_msg("expected '%s', got '%s'", why, item.error.message);
+    assert_int_equal(find(b, KEY_A), WQ_ERROR_NOT_FOUND);
+    rmdir(temp); /* a directory is the one thing that may be left */
+    expect_names(b, "");
+    free(temp);
+}
+
+static void test_what_is_no_output(void **state)
+{
+    bed *b = *state;
+    expect_refused(b, leave_empty, "invalid program: it should have written to its output file");
+    expect_refused(b, remove_it, "Failed to stat output file: ");
+    expect_refused(b, make_symlink, "invalid program: ");
+    expect_refused(b, make_fifo, "invalid program: ");
+    expect_refused(b, make_directory, "invalid program: ");
+    assert_int_equal(access("/etc/passwd", F_OK), 0);
+}
+
+/* A batch: each has an end of its own, and one that fails harms no other. */
+static void test_many_at_once(void **state)
+{
+    enum { N = 600 };
+    bed *b = *state;
+    static wq_publish items[N];
+    for (int i = 0; i < N; i++) {
+        char *key = NULL;
+        assert_true(asprintf(&key, "%064x", (unsigned)i) > 0);
+        char *temp = begin(b, key);
+        items[i] = (wq_publish){.key = key, .temp_path = temp, .result = 12345};
+        if (i % 3 == 0)
+            write_file(temp, key);
+        else if (i % 3 == 1)
+            remove_it(temp);
+    }
+    b->store->publish(b->store->self, items, N);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(items[i].result == WQ_OK, i % 3 == 0);
+        assert_int_equal(find(b, items[i].key), i % 3 == 0 ? WQ_OK : WQ_ERROR_NOT_FOUND);
+        if (i % 3 == 0)
+            expect_file(in_dir(b, items[i].key), items[i].key);
+        assert_int_equal(access(items[i].temp_path, F_OK), -1);
+        free((char *)items[i].temp_path);
+        free((char *)items[i].key);
+    }
+    b->store->publish(b->store->self, NULL, 0);
+}
+
+/* ---- opening -----------------------------------------------------------------------------------
+ */
+
+static void test_leftovers_are_swept(void **state)
+{
+    bed *b = *state;
+    assert_int_equal(put(b, KEY_A, "kept"), WQ_OK);
+    char *temp = begin(b, KEY_A);
+    write_file(temp, "half of it"); /* and never published: a crash */
+    free(temp);
+    free(begin(b, KEY_B));
+    write_file(in_dir(b, "notes.txt"), "somebody else's");
+    write_file(in_dir(b, "x.tmp"), "somebody else's");
+    close_store(b);
+    open_store(b);
+    expect_names(b, KEY_A " notes.txt x.tmp ");
+    expect_file(in_dir(b, KEY_A), "kept");
+    assert_non_null(strstr(b->log, "removed 2 "));
+    assert_non_null(strstr(b->log, b->dir));
+}
+
+static void test_the_folder_has_one_owner(void **state)
+{
+    bed *b = *state;
+    wq_error error = {0};
+    wq_store *second = NULL;
+    char pid[32], *temp = begin(b, KEY_A);
+    snprintf(pid, sizeof pid, "%ld", (long)getpid());
+    assert_int_equal(try_open(b, b->dir, &second, &error), WQ_ERROR_LOCKED);
+    assert_int_equal(error.code, WQ_ERROR_LOCKED);
+    assert_null(second);
+    assert_non_null(strstr(error.message, b->dir));
+    assert_non_null(strstr(error.message, pid));
+    expect_file(temp, ""); /* and has swept nothing of the owner's */
+    free(temp);
+    assert_int_equal(mode_of(in_dir(b, LOCK)), S_IFREG | 0600);
+    close_store(b);
+    open_store(b);
+}
+
+static void expect_unusable(bed *b, const char *dir, const char *why)
+{
+    wq_error error = {0};
+    wq_store *store = NULL;
+    assert_int_equal(try_open(b, dir, &store, &error), WQ_ERROR_SYSTEM);
+    assert_int_equal(error.code, WQ_ERROR_SYSTEM);
+    assert_null(store);
+    if (strstr(error.message, dir) == NULL || strstr(error.message, why) == NULL)
+        fail_msg("expected %s and %s, got '%s'", dir, why, error.message);
+}
+
+static void test_unusable_folders(void **state)
+{
+    bed *b = *state;
+    write_file(in_dir(b, "file"), "x");
+    char *file = strdup(in_dir(b, "file"));
+    expect_unusable(b, "/no/such/folder", "No such file or directory");
+    expect_unusable(b, file, "Not a directory");
+    expect_unusable(b, "/proc", ""); /* nothing can be created there */
+    free(file);
+    assert_int_equal(symlink("file", in_dir(b, "link")), 0);
+    char *link = strdup(in_dir(b, "link"));
+    expect_unusable(b, link, "Not a directory");
+    free(link);
+}
+
+/* A lock file that is a link would be a way to have a file of ours overwritten. */
+static void test_no_link_for_a_lock(void **state)
+{
+    bed *b = *state;
+    wq_error error;
+    close_store(b);
+    write_file(in_dir(b, "precious"), "untouched");
+    assert_int_equal(unlink(in_dir(b, LOCK)), 0);
+    assert_int_equal(symlink("precious", in_dir(b, LOCK)), 0);
+    assert_int_equal(try_open(b, b->dir, &b->store, &error), WQ_ERROR_SYSTEM);
+    expect_file(in_dir(b, "precious"), "untouched");
+    b->store = NULL;
+}
+
+static void test_the_folder_goes_away(void **state)
+{
+    bed *b = *state;
+    wq_error error = {0};
+    char *temp = NULL, command[PATH_MAX + 16];
+    snprintf(command, sizeof command, "rm -rf '%s'", b->dir);
+    assert_int_equal(system(command), 0);
+    assert_int_equal(b->store->begin(b->store->self, KEY_A, &temp, &error), WQ_ERROR_SYSTEM);
+    assert_null(temp);
+    assert_non_null(strstr(error.message, "No such file or directory"));
+    assert_int_equal(find(b, KEY_A), WQ_ERROR_NOT_FOUND);
+}
+
+static void test_out_of_descriptors_is_said(void **state)
+{
+    bed *b = *state;
+    struct rlimit before, few;
+    wq_error error = {0};
+    char *temp = begin(b, KEY_A), *second = NULL;
+    int fd = -7;
+    assert_int_equal(put(b, KEY_B, "there"), WQ_OK);
+    write_file(temp, "x");
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    few = before;
+    few.rlim_cur = 3;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    int begun = b->store->begin(b->store->self, KEY_A, &second, &error);
+    int opened = b->store->open(b->store->self, KEY_B, &fd, NULL);
+    wq_publish item = publish(b, KEY_A, temp);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_equal(begun, WQ_ERROR_SYSTEM);
+    assert_non_null(strstr(error.message, "Too many open files"));
+    assert_int_equal(opened, WQ_ERROR_SYSTEM);
+    if (b->sync) { /* what cannot be made durable is not told as published */
+        assert_int_equal(item.result, WQ_ERROR_SYSTEM);
+        assert_int_equal(find(b, KEY_A), WQ_ERROR_NOT_FOUND);
+    } else {
+        assert_int_equal(item.result, WQ_OK);
+    }
+    assert_int_equal(access(temp, F_OK), -1);
+    free(temp);
+}
+
+#define BOTH(f)                                                                                    \
+    {#f " (sync)", f, set_up_sync, tear_down, NULL},                                               \
+    {                                                                                              \
+#f " (no sync)", f, set_up_no_sync, tear_down, NULL                                        \
+    }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        BOTH(test_what_is_begun_is_empty_and_private),
+        BOTH(test_what_is_published_is_found),
+        BOTH(test_paths),
+        BOTH(test_one_in_place_stays),
+        BOTH(test_what_waits_says_so),
+        BOTH(test_outputs_outlive_the_store),
+        BOTH(test_a_relative_folder_stays_the_same),
+        BOTH(test_what_is_no_output),
+        BOTH(test_many_at_once),
+        BOTH(test_leftovers_are_swept),
+        BOTH(test_the_folder_has_one_owner),
+        BOTH(test_unusable_folders),
+        BOTH(test_no_link_for_a_lock),
+        BOTH(test_the_folder_goes_away),
+        BOTH(test_out_of_descriptors_is_said),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
