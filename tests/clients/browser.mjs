@@ -44,8 +44,9 @@ function watch({client, base, documentSet, token}) {
 }
 
 async function watchInPage(page) {
-  const ended = new Promise((resolve) =>
-    page.exposeFunction('say', (what) => { say(what); if (what.end) resolve(); }));
+  let end;
+  const ended = new Promise((resolve) => (end = resolve));
+  await page.exposeFunction('say', (what) => { say(what); if (what.end) end(); });
   await page.goto(told.page);
   await page.addScriptTag({content: readFileSync(oboe, 'utf8')});
   await page.evaluate(watch, told);

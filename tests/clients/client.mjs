@@ -99,5 +99,4 @@ const clients = {
   fetch: ndjson,
   EventSource: eventSource,
 };
-await clients[name]?.() ?? null;
-if (!clients[name]) throw new Error('no client is called ' + name);
+await clients[name]();

@@ -165,8 +165,10 @@ class Client:
     # -- reading ---------------------------------------------------------------------------------
 
     def _receive(self, end, what):
+        poll = select.poll()  # select() knows only the first 1024 files
+        poll.register(self.sock, select.POLLIN)
         left = end - time.monotonic()
-        if left <= 0 or not select.select([self.sock], [], [], left)[0]:
+        if left <= 0 or not poll.poll(1000 * left):
             raise AssertionError(f"expected {what} in time; got "
                                  f"head {self.head and self.head.status}, body {self.body[-500:]!r}, "
                                  f"and {self.held[:200]!r}")
@@ -286,6 +288,12 @@ class Client:
                 return None
             self.more(end, "another record")
 
+    def message(self, seconds=None):
+        """The next server-sent event that onmessage would see, the nameless; None at the end."""
+        while (event := self.event(seconds)) is not None and "event" in event:
+            pass
+        return event
+
     def event(self, seconds=None):
         """The next server-sent event as a dict; None at the end."""
         end = time.monotonic() + (seconds or DEADLINE)
@@ -338,6 +346,7 @@ class Server:
             self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log,
                                             env=self._environment())
         self.pid = self.process.pid
+        self.terminated = False
         self.address = self._read_address()
         self.base = f"http://{self.address[0]}:{self.address[1]}"
 
@@ -398,6 +407,16 @@ class Server:
     def files(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
+    def connections(self):
+        """Its open sockets: of clients, and a few that never change."""
+        n = 0
+        for entry in os.scandir(f"/proc/{self.pid}/fd"):
+            try:
+                n += os.readlink(entry.path).startswith("socket:")
+            except FileNotFoundError:
+                pass
+        return n
+
     def rss(self):
         """Resident memory in bytes."""
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
@@ -419,7 +438,10 @@ class Server:
         self.process.wait()
 
     def terminate(self):
-        self.process.send_signal(signal.SIGTERM)
+        """Asks it to end. Only once: a second time it would end on the spot."""
+        if not self.terminated:
+            self.terminated = True
+            self.process.send_signal(signal.SIGTERM)
 
     def wait(self, seconds=None):
         return self.process.wait(seconds or 2 * DEADLINE)

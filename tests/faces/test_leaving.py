@@ -19,15 +19,15 @@ class NoticeTest(FaceTest):
         stays.record()
         job.progress("0.25")
         stays.until_fraction(0.25)
-        before = server.files()
+        before = server.connections()
         clients = [server.generate("set") for _ in range(n)]
         for client in clients:
             client.record()
-        wait_for(lambda: server.files() >= before + n, "the connections", seen=server.files)
+        wait_for(lambda: server.connections() >= before + n, "the connections", seen=server.connections)
         for client in clients:
             leave(client)
-        wait_for(lambda: server.files() <= before, "the connections closed by the server", SECOND,
-                 seen=server.files)
+        wait_for(lambda: server.connections() <= before, "the connections closed by the server", SECOND,
+                 seen=server.connections)
         job.progress("0.7\twent on")
         back = server.generate("set")
         back.until(lambda r: (r["fraction"], r["message"]) == (0.7, "went on"), "the present state")
@@ -53,11 +53,11 @@ class NoticeTest(FaceTest):
         running, waiting = self.told("running"), self.told("waiting")
         streams = [server.generate("running")]
         running.wait_started()
-        before = server.files()
+        before = server.connections()
         client = server.generate("waiting")
         self.assertEqual(client.record()["n_ahead_in_queue"], 1)
         client.close()
-        wait_for(lambda: server.files() <= before, "the connection closed by the server", SECOND)
+        wait_for(lambda: server.connections() <= before, "the connection closed by the server", SECOND)
         running.succeed()
         waiting.wait_started()
         waiting.succeed()
@@ -68,7 +68,7 @@ class NoticeTest(FaceTest):
 
     def test_the_last_one_leaves_and_the_job_goes_on(self):
         server, job = self.serve(), self.told("set")
-        before = server.files()
+        files = server.files()
         client = server.generate("set")
         client.record()
         job.wait_started()
@@ -80,19 +80,19 @@ class NoticeTest(FaceTest):
         job.succeed()
         wait_for(lambda: any(len(name) >= 64 for name in server.stored()), "the output published",
                  seen=server.stored)
-        wait_for(lambda: server.files() <= before, "everything closed", seen=server.files)
+        wait_for(lambda: server.files() <= files, "everything closed", seen=server.files)
         self.assertEqual(json.loads(server.generate("set").read_all()), [])
 
     def test_half_a_request_then_gone(self):
         server = self.serve()
         server.ask("GET", "/metadata")
-        before = server.files()
+        before = server.connections()
         for data in ("", "POST", "POST /generate HTTP/1.1\r\nContent-Length: 100\r\n\r\nserv"):
             client = server.connect()
             client.send(data)
             client.close()
         server.ask("GET", "/metadata")
-        wait_for(lambda: server.files() <= before, "the connections closed", seen=server.files)
+        wait_for(lambda: server.connections() <= before, "the connections closed", seen=server.connections)
 
     def test_leaving_with_a_full_buffer(self):
         """Those who read nothing and then go, in the middle of a write to them."""
@@ -103,18 +103,18 @@ class NoticeTest(FaceTest):
                 server, job = self.serve(storage=server_folder), self.told(name)
                 reader = server.generate(name)
                 reader.record()
-                before = server.files()
+                before = server.connections()
                 idle = [server.generate(name, client=server.connect(receive_buffer=4096))
                         for _ in range(20)]
-                wait_for(lambda: server.files() >= before + 20, "the connections")
+                wait_for(lambda: server.connections() >= before + 20, "the connections", seen=server.connections)
                 n = 500 if SANITIZED else 5000
                 job.tell(f"awk 'BEGIN{{for (i = 1; i < {n}; i++) printf \"%.6f\\t%04000d\\n\", i / {n}, i}}'",
                          "echo '1\tall written'")
                 reader.until(lambda r: r["message"] == "all written", "the last line")
                 for client in idle:
                     leave(client)
-                wait_for(lambda: server.files() <= before, "the connections closed by the server",
-                         2 * SECOND, seen=server.files)
+                wait_for(lambda: server.connections() <= before, "the connections closed by the server",
+                         2 * SECOND, seen=server.connections)
                 job.succeed()
                 self.assertEqual(reader.last()["returncode"], 0)
 
@@ -143,6 +143,7 @@ class CrowdTest(FaceTest):
         server, job = self.serve(), self.told("set")
         stays = server.generate("set")
         stays.record()
+        job.wait_started()
         self.batch(server, 500)
         files, memory = server.files(), server.rss()
         for _ in range(5):
@@ -161,7 +162,7 @@ class CrowdTest(FaceTest):
 
     def batch(self, server, n):
         """n clients at the same time, who each see a record and leave in one of three ways."""
-        before = server.files()
+        before = server.connections()
         clients = [server.generate("set") for _ in range(n)]
         for client in clients:
             self.assertIsNone(client.record()["returncode"])
@@ -172,8 +173,8 @@ class CrowdTest(FaceTest):
                 client.close()
             else:
                 client.sock.shutdown(socket.SHUT_WR)
-        wait_for(lambda: server.files() <= before + 2, "the connections closed by the server",
-                 SECOND + 2, seen=server.files)
+        wait_for(lambda: server.connections() <= before, "the connections closed by the server",
+                 SECOND + 2, seen=server.connections)
         for client in clients:
             client.close()
 

@@ -22,14 +22,14 @@ class StallTest(LibraryTest):
         server, job = self.serve_with(stall_timeout_ms=300, loops=1), self.told("set")
         reader = server.generate("set")
         reader.record()
-        before = server.files()
+        before = server.connections()
         idle = [server.generate("set", client=server.connect(receive_buffer=4096)) for _ in range(5)]
-        wait_for(lambda: server.files() >= before + 5, "the connections", seen=server.files)
+        wait_for(lambda: server.connections() >= before + 5, "the connections", seen=server.connections)
         job.tell("awk 'BEGIN{for (i = 1; i < 2000; i++) printf \"%.6f\\t%04000d\\n\", i / 2000, i}'",
                  "echo '1\tall written'")
         reader.until(lambda r: r["message"] == "all written", "the last line")
-        wait_for(lambda: server.files() <= before, "those that read nothing dropped", 5 * SLOW,
-                 seen=server.files)
+        wait_for(lambda: server.connections() <= before, "those that read nothing dropped", 5 * SLOW,
+                 seen=server.connections)
         job.progress("0.5\tstill here")
         reader.until(lambda r: r["message"] == "still here", "the one that reads still here")
         job.succeed()
@@ -160,16 +160,15 @@ class OwnHostTest(LibraryTest):
 
     def test_leaving(self):
         server, job = self.serve_with(own_host=1), self.told("set")
-        before = server.files()
+        before = server.connections()
         clients = [server.generate("set") for _ in range(3)]
         for client in clients:
             client.record()
         clients[0].close()
         clients[1].reset()
         clients[2].sock.shutdown(socket.SHUT_WR)
-        # The first stream may have made the job's own files: its pipes and its program.
-        wait_for(lambda: server.files() <= before + 6, "the connections closed", 1 * SLOW,
-                 seen=server.files)
+        wait_for(lambda: server.connections() <= before, "the connections closed", 1 * SLOW,
+                 seen=server.connections)
         job.succeed()
         self.assertEqual(server.generate("set").read_all()[-1:], b"]")
 
