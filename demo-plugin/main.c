@@ -151,6 +151,7 @@ static int serve(struct plugin *plugin, struct options *options, const sigset_t 
     printf("listening on http://%s\n", wq_server_address(server));
     fflush(stdout);
     wait_for_signal(stop);
+    search_stop(plugin->search);
     wq_server_stop(server);
     return 0;
 }

@@ -53,10 +53,10 @@ static char *make_match(const char *words)
 
 /* ---- the database ---- */
 
-static int on_progress(void *user)
+static int is_late(void *user)
 {
     const struct query *query = user;
-    return excerpt_now_ms() > query->deadline_ms;
+    return *query->stop || excerpt_now_ms() > query->deadline_ms;
 }
 
 /* The path as an address, so that options can follow it. Published outputs never change: SQLite
@@ -79,7 +79,7 @@ static int open_database(struct query *query)
     if (r == SQLITE_OK)
         r = excerpt_register(query->db, &query->deadline_ms);
     if (r == SQLITE_OK)
-        sqlite3_progress_handler(query->db, OPCODES_PER_LOOK, on_progress, query);
+        sqlite3_progress_handler(query->db, OPCODES_PER_LOOK, is_late, query);
     return r;
 }
 
@@ -112,7 +112,7 @@ static int rank(struct query *query)
     while ((r = sqlite3_step(statement)) == SQLITE_ROW) {
         add_hit(query, (struct query_hit){sqlite3_column_int64(statement, 0),
                                           sqlite3_column_double(statement, 1)});
-        if (query->total % ROWS_PER_LOOK == 0 && on_progress(query))
+        if (query->total % ROWS_PER_LOOK == 0 && is_late(query))
             break;
     }
     query->complete = r == SQLITE_DONE;
@@ -136,30 +136,43 @@ static void add_result(struct text *out, const struct query_hit *hit, sqlite3_st
     text_addf(out, ",\"rank\":%.6g}", hit->rank);
 }
 
+/* One hit, with its excerpt; or with its beginning, for when there is no time. */
+static const char *const with_excerpt = "SELECT d.title, d.url, excerpt(fts, 1, ?3, ?4) FROM fts "
+                                        "JOIN documents AS d ON d.id = fts.rowid"
+                                        " WHERE fts MATCH ?2 AND fts.rowid = ?1";
+static const char *const with_beginning =
+    "SELECT title, url, substr(text, 1, 200) FROM documents WHERE id = ?1";
+
+static int prepare_hits(struct query *query, const char *sql, sqlite3_stmt **statement)
+{
+    int r = sqlite3_prepare_v2(query->db, sql, -1, statement, NULL);
+    if (r != SQLITE_OK || sql == with_beginning)
+        return r;
+    sqlite3_bind_text(*statement, 2, query->match, -1, SQLITE_STATIC);
+    sqlite3_bind_text(*statement, 3, query->open, -1, SQLITE_STATIC);
+    sqlite3_bind_text(*statement, 4, query->close, -1, SQLITE_STATIC);
+    return SQLITE_OK;
+}
+
 static int add_results(struct query *query, struct text *out)
 {
-    sqlite3_stmt *statement;
-    int r = sqlite3_prepare_v2(query->db,
-                               "SELECT d.title, d.url, excerpt(fts, 1, ?3, ?4) FROM fts"
-                               " JOIN documents AS d ON d.id = fts.rowid"
-                               " WHERE fts MATCH ?1 AND fts.rowid = ?2",
-                               -1, &statement, NULL);
-    if (r != SQLITE_OK)
-        return r;
+    sqlite3_stmt *best = NULL, *quick = NULL;
+    int r = prepare_hits(query, with_excerpt, &best);
+    if (r == SQLITE_OK)
+        r = prepare_hits(query, with_beginning, &quick);
     query->deadline_ms = excerpt_now_ms() + EXCERPT_MS;
     sqlite3_progress_handler(query->db, 0, NULL, NULL); /* excerpt() looks at the clock itself */
-    sqlite3_bind_text(statement, 1, query->match, -1, SQLITE_STATIC);
-    sqlite3_bind_text(statement, 3, query->open, -1, SQLITE_STATIC);
-    sqlite3_bind_text(statement, 4, query->close, -1, SQLITE_STATIC);
     for (size_t i = 0; i < query->n_hits && r == SQLITE_OK; i++) {
-        sqlite3_bind_int64(statement, 2, query->hits[i].id);
+        sqlite3_stmt *statement = is_late(query) ? quick : best;
+        sqlite3_bind_int64(statement, 1, query->hits[i].id);
         if (i > 0)
             text_add(out, ",", 1);
         if (sqlite3_step(statement) == SQLITE_ROW)
             add_result(out, &query->hits[i], statement);
         r = sqlite3_reset(statement);
     }
-    sqlite3_finalize(statement);
+    sqlite3_finalize(best);
+    sqlite3_finalize(quick);
     return r;
 }
 
@@ -197,7 +210,9 @@ void query_run(struct query *query)
     query->status = 200;
     query->deadline_ms = excerpt_now_ms() + RANK_MS;
     query->match = make_match(query->words);
-    if (query->match == NULL)
+    if (*query->stop)
+        refuse(query, 503, "The server is stopping.");
+    else if (query->match == NULL)
         refuse(query, 400, "The field q has more than 32 words.");
     else if (open_database(query) != SQLITE_OK)
         refuse(query, 500, "The database of this document set cannot be opened.");

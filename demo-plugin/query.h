@@ -6,6 +6,7 @@
 #define QUERY_H
 
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include "text.h"
@@ -28,7 +29,8 @@ struct query {
     char path[QUERY_PATH_BYTES]; /* of the database */
     char words[QUERY_MAX_BYTES + 1];
     char open[QUERY_MAX_MARK_BYTES + 1], close[QUERY_MAX_MARK_BYTES + 1]; /* around a match */
-    size_t limit; /* at most QUERY_MAX_RESULTS */
+    size_t limit;           /* at most QUERY_MAX_RESULTS */
+    const atomic_int *stop; /* becomes nonzero when there is no time any more */
 
     /* Out. */
     int status;          /* 200, or that of the problem */

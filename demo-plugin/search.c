@@ -10,6 +10,7 @@
 #include "search.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,7 +45,7 @@ struct search {
     pthread_cond_t idle; /* a loop's pending has become 0 */
     struct task *waiting, **last;
     size_t n_waiting;
-    int stopping;
+    atomic_int stopping; /* written under lock, read by queries without */
     pthread_t threads[THREADS];
     size_t n_threads;
 };
@@ -77,8 +78,8 @@ static struct task *next_task_locked(struct search *search)
     return task;
 }
 
-/* The task is the loop's again as soon as the message is out, and the loop may end as soon as it has
- * nothing pending, so neither is touched after that. */
+/* The task is the loop's again as soon as the message is out, and the loop may end as soon as
+ * nothing of it is pending, so neither is touched after that. */
 static void *thread_main(void *user)
 {
     struct search *search = user;
@@ -97,11 +98,11 @@ static void *thread_main(void *user)
     return NULL;
 }
 
-/* 0, or -1: too many wait already. */
+/* 0, or -1: too many wait already, or none is to come any more. */
 static int add_task(struct search *search, struct task *task)
 {
     pthread_mutex_lock(&search->lock);
-    int full = search->n_waiting == MAX_WAITING;
+    int full = search->n_waiting == MAX_WAITING || search->stopping;
     if (!full) {
         *search->last = task;
         search->last = &task->next;
@@ -244,7 +245,7 @@ static int send_task(struct search *search, struct task *task, h2o_req_t *req)
     if (add_task(search, task) != 0) {
         free_task(task);
         plugin_header(req, "retry-after", "2");
-        return wq_http_problem(req, 503, "Too many searches are waiting; try again.");
+        return wq_http_problem(req, 503, "Too many searches are waiting; try again later.");
     }
     task->guard = h2o_mem_alloc_shared(&req->pool, sizeof *task->guard, on_request_gone);
     *task->guard = (struct guard){req, task};
@@ -271,6 +272,7 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
         free_task(task);
         return wq_http_problem(req, 400, wrong);
     }
+    task->query.stop = &search->stopping;
     task->loop = h2o_context_get_handler_context(req->conn->ctx, handler);
     return send_task(search, task, req);
 }
@@ -307,14 +309,19 @@ void search_route(struct search *search, h2o_hostconf_t *host)
     handler->search = search;
 }
 
-void search_close(struct search *search)
+void search_stop(struct search *search)
 {
-    if (search == NULL)
-        return;
     pthread_mutex_lock(&search->lock);
     search->stopping = 1;
     pthread_cond_broadcast(&search->work);
     pthread_mutex_unlock(&search->lock);
+}
+
+void search_close(struct search *search)
+{
+    if (search == NULL)
+        return;
+    search_stop(search);
     for (size_t i = 0; i < search->n_threads; i++)
         pthread_join(search->threads[i], NULL);
     pthread_cond_destroy(&search->idle);
