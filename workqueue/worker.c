@@ -266,14 +266,20 @@ void wq_pool_stop(wq_pool *pool)
 /* ---- open and close -----------------------------------------------------------------------------
  */
 
-/* Our threads take no signals: those are the host's. */
-static int start_thread(pthread_t *thread, void *(*main)(void *), void *arg)
+/* Our threads take no signals: those are the host's. But as long as nobody handles SIGCHLD it stays
+ * open, since the kernel drops it then at once; blocked, each child's end would wake the host. */
+static int start_thread(pthread_t *thread, const char *name, void *(*main)(void *), void *arg)
 {
     sigset_t all, before;
+    struct sigaction child;
     sigfillset(&all);
+    if (sigaction(SIGCHLD, NULL, &child) == 0 && child.sa_handler == SIG_DFL)
+        sigdelset(&all, SIGCHLD);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int r = pthread_create(thread, NULL, main, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (r == 0)
+        pthread_setname_np(*thread, name);
     return r;
 }
 
@@ -286,7 +292,7 @@ static int start_workers(wq_pool *pool, wq_error *error)
         w->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (w->cancel_fd < 0)
             return wq_fail(error, WQ_ERROR_SYSTEM, "eventfd for a worker: %s", strerror(errno));
-        int r = start_thread(&w->thread, worker_main, w);
+        int r = start_thread(&w->thread, "wq-worker", worker_main, w);
         if (r != 0) {
             close(w->cancel_fd);
             return wq_fail(error, WQ_ERROR_SYSTEM, "pthread_create for worker %u of %u: %s", i + 1,
@@ -317,7 +323,7 @@ int wq_pool_open(wq_pool **out, wq_queue *queue, wq_runner *runner, wq_error *er
         goto failed;
     }
     if (queue->store->waits) {
-        int r = start_thread(&pool->publisher, publisher_main, pool);
+        int r = start_thread(&pool->publisher, "wq-publisher", publisher_main, pool);
         if (r != 0) {
             result = wq_fail(error, WQ_ERROR_SYSTEM, "pthread_create: %s", strerror(r));
             goto failed;

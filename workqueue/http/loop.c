@@ -18,7 +18,7 @@
 #include "workqueue/http/problem.h"
 
 enum {
-    POSITIONS_MS = 25,     /* positions are news at most so often, */
+    POSITIONS_MS = 100,    /* positions are news at most so often, */
     POSITIONS_PER_MS = 10, /* and a loop tells at most so many in a millisecond */
     UNSENT_BYTES = 16384,  /* what the kernel may queue for a client: it should get the latest */
 };

@@ -356,8 +356,10 @@ static int start_loop(server_loop *loop, int listen_fd, wq_error *error)
     if (r == 0)
         r = pthread_create(&loop->thread, NULL, loop_main, loop);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (r == 0)
+    if (r == 0) {
+        pthread_setname_np(loop->thread, "wq-loop");
         return WQ_OK;
+    }
     if (loop->listen_fd >= 0)
         close(loop->listen_fd);
     if (loop->retry_fd >= 0)

@@ -11,22 +11,29 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define TEMP_PREFIX ".workqueue-"
 #define TEMP_SUFFIX ".tmp"
 #define LOCK_NAME ".workqueue.lock"
 
+enum {
+    BATCH = 256,  /* published at a time; bounds the stack */
+    TOGETHER = 4, /* from so many on, one syncfs costs less than a flush of the disk for each */
+};
+
 typedef struct dir {
     wq_store store;
     char *path; /* absolute */
-    int fd, lock_fd, sync;
+    int fd, lock_fd, sync, sync_together;
     atomic_ullong next;
     wq_logger logger;
 } dir;
@@ -110,11 +117,11 @@ static int item_fail(wq_publish *item, int result, const char *what)
     return -1;
 }
 
-/* Is it an output at all? Leaves it open in *fd if its contents must be synced. */
-static int inspect(dir *d, wq_publish *item, int *fd)
+/* Is it an output at all? */
+static int inspect(dir *d, wq_publish *item)
 {
     struct stat st;
-    *fd = -1;
+    item->result = WQ_OK;
     if (fstatat(d->fd, base(item->temp_path), &st, AT_SYMLINK_NOFOLLOW) != 0)
         return item_fail(item, WQ_ERROR_SYSTEM, "Failed to stat output file");
     if (!S_ISREG(st.st_mode)) {
@@ -127,12 +134,21 @@ static int inspect(dir *d, wq_publish *item, int *fd)
                                "invalid program: it should have written to its output file");
         return -1;
     }
-    if (!d->sync)
-        return 0;
-    *fd = openat(d->fd, base(item->temp_path), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (*fd < 0)
-        return item_fail(item, WQ_ERROR_SYSTEM, "Failed to open output file");
     return 0;
+}
+
+/* Makes one output's contents durable. */
+static int sync_one(dir *d, wq_publish *item)
+{
+    int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+    int fd = openat(d->fd, base(item->temp_path), flags);
+    if (fd < 0)
+        return item_fail(item, WQ_ERROR_SYSTEM, "Failed to open output file");
+    int r = fdatasync(fd);
+    if (r != 0)
+        item_fail(item, WQ_ERROR_SYSTEM, "Failed to sync output file");
+    close(fd);
+    return r;
 }
 
 static int put_in_place(dir *d, wq_publish *item)
@@ -162,26 +178,23 @@ static void take_back(dir *d, wq_publish *items, const unsigned char *placed, si
         }
 }
 
-/* At most BATCH at a time, so that open files and the stack are bounded. */
-enum { BATCH = 64 };
+static void sync_contents(dir *d, wq_publish *items, size_t n)
+{
+    if (d->sync_together && n >= TOGETHER && syncfs(d->fd) == 0)
+        return;
+    for (size_t i = 0; i < n; i++) /* also to learn whose sync it was that failed */
+        if (items[i].result == WQ_OK && sync_one(d, &items[i]) != 0)
+            discard(d, items[i].temp_path);
+}
 
 static void publish_batch(dir *d, wq_publish *items, size_t n)
 {
-    int fds[BATCH];
     unsigned char placed[BATCH] = {0}, any = 0;
-    for (size_t i = 0; i < n; i++) {
-        items[i].result = WQ_OK;
-        if (inspect(d, &items[i], &fds[i]) != 0)
+    for (size_t i = 0; i < n; i++)
+        if (inspect(d, &items[i]) != 0)
             discard(d, items[i].temp_path);
-    }
-    for (size_t i = 0; i < n; i++) {
-        if (fds[i] >= 0 && fdatasync(fds[i]) != 0) {
-            item_fail(&items[i], WQ_ERROR_SYSTEM, "Failed to sync output file");
-            discard(d, items[i].temp_path);
-        }
-        if (fds[i] >= 0)
-            close(fds[i]);
-    }
+    if (d->sync)
+        sync_contents(d, items, n);
     for (size_t i = 0; i < n; i++)
         if (items[i].result == WQ_OK) {
             placed[i] = (unsigned char)put_in_place(d, &items[i]);
@@ -228,6 +241,15 @@ static int sweep(dir *d, wq_error *error)
         wq_log(&d->logger, WQ_LOG_INFO, "removed %zu unfinished outputs of an earlier run from %s",
                swept, d->path);
     return WQ_OK;
+}
+
+/* Where syncfs is known to wait for all data and metadata, and to report errors. It also writes
+ * what others have left dirty there, so it is for batches: who has those has a busy disk of his
+ * own. */
+static int can_sync_together(int fd)
+{
+    struct statfs fs;
+    return fstatfs(fd, &fs) == 0 && (fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC);
 }
 
 static int lock(dir *d, wq_error *error)
@@ -293,6 +315,7 @@ int wq_dir_open(wq_store **out, const char *path, int sync, const wq_logger *log
                          strerror(errno));
         goto failed;
     }
+    d->sync_together = can_sync_together(d->fd);
     if ((result = lock(d, error)) != WQ_OK || (result = sweep(d, error)) != WQ_OK)
         goto failed;
     *out = &d->store;
