@@ -8,12 +8,12 @@
  * writes them, so memory stays the same however many documents come. */
 static const char *const schema =
     "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE;"
-    "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-16384;"
+    "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-4096;"
     "BEGIN;"
     "CREATE TABLE documents(id INTEGER PRIMARY KEY, title TEXT, url TEXT, text TEXT);"
     "CREATE VIRTUAL TABLE fts USING fts5(title, text, content='documents', content_rowid='id',"
     " tokenize='unicode61 remove_diacritics 2');"
-    "INSERT INTO fts(fts, rank) VALUES('hashsize', 8388608);";
+    "INSERT INTO fts(fts, rank) VALUES('hashsize', 4194304);";
 
 int database_create(struct database *database, const char *path)
 {

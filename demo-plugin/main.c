@@ -2,12 +2,14 @@
  *
  * The library brings the queue, the server and POST /generate; this adds what is the plugin's own:
  * GET /metadata, GET /show, GET /search and, with --sample, an Overview server to try it with. */
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "options.h"
 #include "plugin.h"
@@ -111,6 +113,18 @@ static void on_log(void *user, int level, const char *message)
             names[level < 0 || level > 2 ? 2 : level], message);
 }
 
+/* If we were started without one of the standard three, the next file or connection would be given
+ * its number, and get our log lines. */
+static void fill_standard_fds(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= 2);
+    if (fd > 2)
+        close(fd);
+}
+
 /* Blocks the signals that ask us to stop, so that wait_for_signal() gets them, and SIGPIPE, so that
  * a terminal that has gone is no reason to. Threads inherit this; programs are started without. */
 static void block_signals(sigset_t *stop)
@@ -185,6 +199,7 @@ static int run(struct options *options)
 int main(int argc, char **argv)
 {
     struct options options;
+    fill_standard_fds();
     int r = options_parse(&options, argc, argv);
     r = r == OPTIONS_RUN ? run(&options) : r == OPTIONS_EXIT ? 0 : 2;
     options_dispose(&options);
