@@ -179,9 +179,10 @@ class LatTest(FaceTest):
     def test_waiting(self):
         server = self.serve(workers=1)
         first, second, third = self.told("first"), self.told("second"), self.told("third")
-        streams = [server.generate("first"), server.generate("second")]
-        for stream in streams:
-            stream.record()
+        streams = [server.generate("first")]
+        streams[0].record()
+        streams.append(server.generate("second"))
+        streams[1].record()
         client = self.client(server, "third")
         self.assertEqual(client.next(), {"shown": "Waiting for other 2 uploads"})
         first.succeed()

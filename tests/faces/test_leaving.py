@@ -150,15 +150,20 @@ class CrowdTest(FaceTest):
             self.batch(server, 2000)
         wait_for(lambda: server.files() <= files, f"{files} open files again", seen=server.files)
         self.assertLess(server.rss() - memory, 2000 * (24 << 10), "resident memory grew")
-        grown = server.rss()
-        for _ in range(2):
-            self.batch(server, 2000)
-        self.assertLess(server.rss() - grown, 4 << 20, "resident memory grows with each batch")
+        self.assert_levels_off(server)
         job.progress("0.5\tstill here")
         self.assertEqual(stays.until_fraction(0.5)["message"], "still here")
         job.succeed()
         self.assertEqual(stays.last()["returncode"], 0)
         self.assertEqual(len(job.runs()), 1)
+
+    def assert_levels_off(self, server):
+        """malloc needs a few batches to find its shape; a leak never ends."""
+        sizes = [server.rss()]
+        while len(sizes) < 3 or sizes[-1] - sizes[-3] > 1 << 20:
+            self.assertLess(len(sizes), 15, f"resident memory grows with each batch: {sizes}")
+            self.batch(server, 1000)
+            sizes.append(server.rss())
 
     def batch(self, server, n):
         """n clients at the same time, who each see a record and leave in one of three ways."""
