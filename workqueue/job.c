@@ -44,6 +44,14 @@ void wq_watchers_tell(wq_watchers *watchers)
     pthread_mutex_unlock(&watchers->lock);
 }
 
+int wq_watchers_any(wq_watchers *watchers)
+{
+    pthread_mutex_lock(&watchers->lock);
+    int any = !LIST_EMPTY(&watchers->list);
+    pthread_mutex_unlock(&watchers->lock);
+    return any;
+}
+
 static int add_watch(wq_watchers *watchers, wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
 {
     wq_watch *watch = malloc(sizeof *watch);
@@ -171,6 +179,24 @@ const wq_params *wq_job_params(const wq_job *job)
 /* ---- changes ------------------------------------------------------------------------------------
  */
 
+/* Follows the rate of late, since programs speed up and slow down: each step counts by its share of
+ * the way so far. */
+static void learn_rate_locked(wq_job *job, double fraction)
+{
+    int64_t now = wq_monotonic_ms();
+    int64_t since = job->moved_mono ? job->moved_mono : job->started_mono;
+    double ms = (double)(now - since), step = fraction - job->fraction;
+    if (step <= 0)
+        return;
+    if (ms < 1)
+        ms = 1;
+    double weight = job->moved_mono ? step / fraction : 1;
+    if (weight < 0.3)
+        weight = 0.3;
+    job->rate_per_ms += weight * (step / ms - job->rate_per_ms);
+    job->moved_mono = now;
+}
+
 int wq_job_report(wq_job *job, const char *line, size_t len)
 {
     wq_progress progress;
@@ -180,6 +206,7 @@ int wq_job_report(wq_job *job, const char *line, size_t len)
     if (progress.message != NULL)
         message = wq_text_new(progress.message, progress.message_len);
     pthread_mutex_lock(&job->lock);
+    learn_rate_locked(job, progress.fraction);
     job->fraction = progress.fraction;
     job->has_items = progress.has_items;
     job->items_done = progress.items_done;
@@ -273,6 +300,23 @@ void wq_snapshot_clear(wq_snapshot *snapshot)
     wq_text_unref(snapshot->held[0]);
     wq_text_unref(snapshot->held[1]);
     memset(snapshot, 0, sizeof *snapshot);
+}
+
+double wq_job_remaining_ms(wq_job *job, double mean_ms)
+{
+    pthread_mutex_lock(&job->lock);
+    int64_t now = wq_monotonic_ms();
+    double ran = (double)(now - job->started_mono), remaining;
+    if (job->rate_per_ms > 0) {
+        double still = (double)(now - job->moved_mono);
+        remaining = (1 - job->fraction) / job->rate_per_ms - still;
+        if (remaining < still) /* it has stopped moving: the longer, the less we expect of it */
+            remaining = still;
+    } else {
+        remaining = mean_ms > ran ? mean_ms - ran : ran;
+    }
+    pthread_mutex_unlock(&job->lock);
+    return remaining;
 }
 
 int wq_job_wait(wq_job *job, int64_t timeout_ms)

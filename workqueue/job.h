@@ -40,6 +40,10 @@ struct wq_job {
     STAILQ_ENTRY(wq_job) hand; /* on its way to the publisher */
     unsigned slot;             /* the worker that runs it, while RUNNING */
     char *temp_path;           /* owned; between begin and publish */
+    wq_job *follower;          /* the rebuild that waits for this one to end; by_key has this one */
+    int rebuild;               /* replaces the output */
+    int blocked;               /* it is a follower: not to be taken yet */
+    int tentative;             /* nobody who asked for it insists */
 
     pthread_mutex_t lock;
     /* under the job's lock */
@@ -52,10 +56,15 @@ struct wq_job {
     wq_text *message, *error;
     int64_t queued_at_ms, started_at_ms, ended_at_ms; /* Unix time */
     int64_t queued_mono, started_mono, ended_mono;
+    int64_t moved_mono; /* when the fraction last grew; 0: never */
+    double rate_per_ms; /* of the fraction, lately */
 };
 
 TAILQ_HEAD(wq_job_list, wq_job);
 STAILQ_HEAD(wq_job_hand, wq_job);
+
+/* Does anybody watch? */
+int wq_watchers_any(wq_watchers *watchers);
 
 /* A new queued job with one reference; NULL if memory or randomness ran out. */
 wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key);
@@ -66,6 +75,9 @@ int wq_job_report(wq_job *job, const char *line, size_t len);
 
 /* Moves to a state that is no end. The caller holds the queue's lock. */
 void wq_job_set_state(wq_job *job, int state);
+
+/* How long a running job will go on; `mean_ms` is what such jobs take, 0 if nobody knows. */
+double wq_job_remaining_ms(wq_job *job, double mean_ms);
 
 /* The end: state, code and, unless it is NULL, the error. The caller holds the queue's lock and
  * tells the watchers once it has let go of it. */

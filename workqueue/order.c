@@ -89,6 +89,19 @@ wq_order_node *wq_order_first(const wq_order *order)
     return node;
 }
 
+wq_order_node *wq_order_next(const wq_order_node *node)
+{
+    if (node->right != NULL) {
+        wq_order_node *next = node->right;
+        while (next->left != NULL)
+            next = next->left;
+        return next;
+    }
+    while (node->parent != NULL && node->parent->right == node)
+        node = node->parent;
+    return node->parent;
+}
+
 size_t wq_order_position(const wq_order_node *node)
 {
     size_t position = size_of(node->left);

@@ -22,7 +22,8 @@ typedef struct wq_order {
 
 void wq_order_insert(wq_order *order, wq_order_node *node, uint64_t rank);
 void wq_order_remove(wq_order *order, wq_order_node *node);
-wq_order_node *wq_order_first(const wq_order *order); /* NULL if empty */
-size_t wq_order_position(const wq_order_node *node);  /* how many are in front of it */
+wq_order_node *wq_order_first(const wq_order *order);    /* NULL if empty */
+wq_order_node *wq_order_next(const wq_order_node *node); /* NULL after the last */
+size_t wq_order_position(const wq_order_node *node);     /* how many are in front of it */
 
 #endif

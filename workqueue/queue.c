@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <search.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,10 +68,43 @@ wq_job *wq_queue_by_key_locked(wq_queue *queue, const char *key)
     return found ? wq_job_ref(*found) : NULL;
 }
 
+/* ---- durations ----------------------------------------------------------------------------------
+ */
+
+static const double bounds_s[WQ_HISTOGRAM_BUCKETS] = {
+    0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14400, INFINITY,
+};
+
+double wq_histogram_bound_s(unsigned i)
+{
+    return i < WQ_HISTOGRAM_BUCKETS ? bounds_s[i] : INFINITY;
+}
+
+static void count(wq_histogram *histogram, int64_t ms)
+{
+    double s = (double)ms / 1000;
+    size_t i = 0;
+    while (s > bounds_s[i])
+        i++;
+    histogram->counts[i]++;
+    histogram->sum_s += s;
+}
+
 /* ---- in ----------------------------------------------------------------------------------------
  */
 
-int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_error *error)
+static int index_job_locked(wq_queue *queue, wq_job *job, wq_job *before)
+{
+    if (tsearch(job, &queue->by_id, compare_ids) == NULL)
+        return -1;
+    if (before == NULL && tsearch(job, &queue->by_key, compare_keys) == NULL) {
+        tdelete(job, &queue->by_id, compare_ids);
+        return -1;
+    }
+    return 0;
+}
+
+int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error *error)
 {
     if (queue->stopping)
         return wq_fail(error, WQ_ERROR_CLOSING, "the queue is stopping and takes no new jobs");
@@ -78,16 +112,18 @@ int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_error *error)
     if (queue->queued + queue->running >= queue->max_queue + queue->workers)
         return wq_fail(error, WQ_ERROR_FULL,
                        "%zu jobs are waiting, as many as may; try again later", queue->queued);
-    if (tsearch(job, &queue->by_key, compare_keys) == NULL)
+    if (index_job_locked(queue, job, before) != 0)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    if (tsearch(job, &queue->by_id, compare_ids) == NULL) {
-        tdelete(job, &queue->by_key, compare_keys);
-        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    }
     wq_order_insert(&queue->order, &job->order, queue->next_rank++);
     queue->queued++;
     wq_job_ref(job);
-    pthread_cond_signal(&queue->work);
+    if (before != NULL) {
+        before->follower = job;
+        job->blocked = 1;
+        queue->blocked++;
+    } else {
+        pthread_cond_signal(&queue->work);
+    }
     return WQ_OK;
 }
 
@@ -99,19 +135,29 @@ static wq_job *job_of(wq_order_node *node)
     return (wq_job *)((char *)node - offsetof(wq_job, order));
 }
 
+/* The first that may run. Those that may not are as many as jobs that run or publish at most. */
+static wq_job *next_locked(wq_queue *queue)
+{
+    wq_order_node *node = wq_order_first(&queue->order);
+    while (job_of(node)->blocked)
+        node = wq_order_next(node);
+    return job_of(node);
+}
+
 wq_job *wq_queue_take(wq_queue *queue, unsigned slot)
 {
     wq_job *job = NULL;
     pthread_mutex_lock(&queue->lock);
-    while (queue->queued == 0 && !queue->stopping)
+    while (queue->queued == queue->blocked && !queue->stopping)
         pthread_cond_wait(&queue->work, &queue->lock);
-    if (queue->queued > 0) {
-        job = job_of(wq_order_first(&queue->order));
+    if (queue->queued > queue->blocked) {
+        job = next_locked(queue);
         wq_order_remove(&queue->order, &job->order);
         queue->queued--;
         queue->running++;
         job->slot = slot;
         wq_job_set_state(job, WQ_STATE_RUNNING);
+        count(&queue->waited, job->started_mono - job->queued_mono);
     }
     pthread_mutex_unlock(&queue->lock);
     if (job != NULL)
@@ -125,6 +171,7 @@ static void leave_locked(wq_queue *queue, wq_job *job)
     case WQ_STATE_QUEUED:
         wq_order_remove(&queue->order, &job->order);
         queue->queued--;
+        queue->blocked -= (size_t)job->blocked;
         break;
     case WQ_STATE_RUNNING:
         queue->running--;
@@ -141,6 +188,7 @@ static void leave_locked(wq_queue *queue, wq_job *job)
 static void learn_run_time_locked(wq_queue *queue, const wq_job *job)
 {
     double ran = (double)(wq_monotonic_ms() - job->started_mono);
+    count(&queue->ran, wq_monotonic_ms() - job->started_mono);
     queue->mean_run_ms = queue->mean_run_ms == 0 ? ran : queue->mean_run_ms * 0.8 + ran * 0.2;
 }
 
@@ -182,6 +230,47 @@ static void forget_locked(wq_queue *queue, wq_job *job)
     TAILQ_REMOVE(&queue->ended, job, ended);
     queue->n_ended--;
     tdelete(job, &queue->by_id, compare_ids);
+    wq_job **done = tfind(job, &queue->by_done_key, compare_keys);
+    if (done != NULL && *done == job)
+        tdelete(job, &queue->by_done_key, compare_keys);
+}
+
+/* Puts an ended job among those that are still known. Without memory for an index it is not found
+ * by its key, which costs an id of its own and nothing else. */
+static void remember_locked(wq_queue *queue, wq_job *job)
+{
+    TAILQ_INSERT_TAIL(&queue->ended, job, ended);
+    queue->n_ended++;
+    if (job->state == WQ_STATE_SUCCEEDED) {
+        tdelete(job, &queue->by_done_key, compare_keys);
+        tsearch(job, &queue->by_done_key, compare_keys);
+    }
+}
+
+wq_job *wq_queue_done_locked(wq_queue *queue, const char *key)
+{
+    wq_job **found = tfind(key, &queue->by_done_key, compare_keys);
+    return found ? wq_job_ref(*found) : NULL;
+}
+
+/* Its key is free, so a follower's turn has come; or it was a follower, and is one no more. */
+static void leave_key_locked(wq_queue *queue, wq_job *job)
+{
+    wq_job *follower = job->follower, **present = tfind(job, &queue->by_key, compare_keys);
+    if (job->blocked) {
+        if (present != NULL && (*present)->follower == job)
+            (*present)->follower = NULL;
+        return;
+    }
+    tdelete(job, &queue->by_key, compare_keys);
+    if (follower == NULL)
+        return;
+    job->follower = NULL;
+    follower->blocked = 0;
+    queue->blocked--;
+    /* never fails: the node that tdelete() has freed is of the same size */
+    tsearch(follower, &queue->by_key, compare_keys);
+    pthread_cond_signal(&queue->work);
 }
 
 /* Moves a job to the ended ones and returns what must be unreferenced once the lock is free: the
@@ -194,10 +283,9 @@ static wq_job *end_locked(wq_queue *queue, wq_job *job, int state, int returncod
     queue->succeeded += state == WQ_STATE_SUCCEEDED;
     queue->failed += state == WQ_STATE_FAILED;
     queue->cancelled += state == WQ_STATE_CANCELLED;
-    tdelete(job, &queue->by_key, compare_keys);
+    leave_key_locked(queue, job);
     wq_job_end_locked(job, state, returncode, error);
-    TAILQ_INSERT_TAIL(&queue->ended, job, ended);
-    queue->n_ended++;
+    remember_locked(queue, job);
     wq_job *surplus = oldest_surplus_locked(queue);
     if (surplus != NULL)
         forget_locked(queue, surplus);
@@ -238,6 +326,23 @@ int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why)
     return queued;
 }
 
+int wq_queue_remember(wq_queue *queue, wq_job *job)
+{
+    int result = WQ_ERROR_NO_MEMORY;
+    pthread_mutex_lock(&queue->lock);
+    wq_job_end_locked(job, WQ_STATE_SUCCEEDED, 0, NULL);
+    if (tsearch(job, &queue->by_id, compare_ids) != NULL) {
+        remember_locked(queue, wq_job_ref(job));
+        result = WQ_OK;
+    }
+    wq_job *surplus = oldest_surplus_locked(queue);
+    if (surplus != NULL)
+        forget_locked(queue, surplus);
+    pthread_mutex_unlock(&queue->lock);
+    wq_job_unref(surplus);
+    return result;
+}
+
 int wq_job_by_id(wq_queue *queue, const char *id, wq_job **out)
 {
     wq_job probe, *job = NULL;
@@ -253,6 +358,27 @@ int wq_job_by_id(wq_queue *queue, const char *id, wq_job **out)
         return WQ_ERROR_NOT_FOUND;
     *out = job;
     return WQ_OK;
+}
+
+uint64_t wq_job_estimate_ms(wq_job *job)
+{
+    wq_queue *queue = job->queue;
+    double estimate = 0;
+    pthread_mutex_lock(&queue->lock);
+    double mean = queue->mean_run_ms;
+    int state = job->state;
+    if (state == WQ_STATE_QUEUED) {
+        /* as many rounds of the workers as it takes until its turn, and its own run */
+        double waited = (double)(wq_monotonic_ms() - job->queued_mono);
+        double rounds = (double)wq_queue_ahead_locked(queue, job) / queue->workers + 1;
+        estimate = mean > 0 ? rounds * mean : waited;
+    }
+    pthread_mutex_unlock(&queue->lock);
+    if (state == WQ_STATE_RUNNING)
+        estimate = wq_job_remaining_ms(job, mean);
+    if (state >= WQ_STATE_SUCCEEDED)
+        return 0;
+    return estimate < 1 ? 1 : (uint64_t)estimate;
 }
 
 void wq_queue_forget(wq_queue *queue)
@@ -282,6 +408,8 @@ void wq_queue_stats(wq_queue *queue, wq_stats *out)
         .failed = queue->failed,
         .cancelled = queue->cancelled,
         .mean_run_ms = (uint64_t)queue->mean_run_ms,
+        .ran = queue->ran,
+        .waited = queue->waited,
     };
     pthread_mutex_unlock(&queue->lock);
 }

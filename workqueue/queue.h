@@ -27,11 +27,13 @@ struct wq_queue {
     uint64_t next_rank;
     void *by_key;             /* tsearch: jobs that have not ended; counted */
     void *by_id;              /* tsearch: those and the ended ones that are still known */
+    void *by_done_key;        /* tsearch: of those, the latest for each key that succeeded */
     struct wq_job_list ended; /* oldest first; counted */
-    size_t queued, running, publishing, n_ended;
+    size_t queued, blocked, running, publishing, n_ended; /* blocked ones are queued too */
     uint64_t succeeded, failed, cancelled;
     uint64_t generation; /* counts ends: a key looked up before one must be looked up again */
     double mean_run_ms;
+    wq_histogram ran, waited;
     int stopping;
 };
 
@@ -49,8 +51,15 @@ size_t wq_queue_ahead_locked(wq_queue *queue, const wq_job *job);
 /* The job that has not ended for this key, with a new reference, or NULL. */
 wq_job *wq_queue_by_key_locked(wq_queue *queue, const char *key);
 
-/* Lets a new job in; the queue takes a reference of its own. */
-int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_error *error);
+/* Lets a new job in; the queue takes a reference of its own. If `before` is not NULL, the job waits
+ * for that one of the same key to end. */
+int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error *error);
+
+/* Remembers a new job as one that has succeeded already. */
+int wq_queue_remember(wq_queue *queue, wq_job *job);
+
+/* The job for this key that succeeded and is still known, with a new reference, or NULL. */
+wq_job *wq_queue_done_locked(wq_queue *queue, const char *key);
 
 /* Waits for a job and makes it RUNNING in `slot`; its reference is the caller's until
  * wq_queue_finish(). NULL: the queue is stopping, and empty. */

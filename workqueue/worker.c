@@ -84,7 +84,10 @@ static void publish(wq_queue *queue, wq_job **jobs, size_t n)
 {
     wq_publish items[MAX_HAND];
     for (size_t i = 0; i < n; i++)
-        items[i] = (wq_publish){.key = jobs[i]->key, .temp_path = jobs[i]->temp_path};
+        items[i] = (wq_publish){.key = jobs[i]->key,
+                                .params = &jobs[i]->params,
+                                .replace = jobs[i]->rebuild,
+                                .temp_path = jobs[i]->temp_path};
     queue->store->publish(queue->store->self, items, n);
     for (size_t i = 0; i < n; i++)
         end_published(queue, jobs[i], &items[i]);

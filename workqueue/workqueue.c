@@ -16,6 +16,8 @@ const char *wq_strerror(int result)
         return "done as asked";
     case WQ_DONE:
         return "the output is there already";
+    case WQ_ATTACHED:
+        return "the job was there already";
     case WQ_ERROR_INVALID_ARGUMENT:
         return "an option or parameter is missing or malformed";
     case WQ_ERROR_NO_MEMORY:
@@ -164,61 +166,113 @@ failed:
 /* ---- jobs ---------------------------------------------------------------------------------------
  */
 
-/* Joins the job of this key, or begins one; WQ_DONE: something ended since `generation`, so the
- * store must be asked again. */
-static int join_or_begin(wq_queue *queue, wq_job *new, uint64_t generation, wq_job **out,
-                         wq_error *error)
+/* The job to join, with a reference, if there is one. A rebuild joins one that waits, and the
+ * follower of one that runs; `*before` is what a new one would have to follow. */
+static wq_job *join_locked(wq_queue *queue, const char *key, unsigned flags, wq_job **before)
 {
-    int result = WQ_OK;
+    wq_job *job = wq_queue_by_key_locked(queue, key);
+    *before = NULL;
+    if (job != NULL && (flags & WQ_ENSURE_REBUILD) && job->state != WQ_STATE_QUEUED) {
+        wq_job *follower = job->follower ? wq_job_ref(job->follower) : NULL;
+        *before = job; /* by_key keeps it while the lock is held */
+        wq_job_unref(job);
+        job = follower;
+    }
+    if (job != NULL && !(flags & WQ_ENSURE_TENTATIVE))
+        job->tentative = 0;
+    return job;
+}
+
+/* Joins a job or begins `new`; WQ_DONE: something ended since `generation`, so the store must be
+ * asked again. */
+static int join_or_begin(wq_queue *queue, wq_job *new, unsigned flags, uint64_t generation,
+                         wq_job **out, wq_error *error)
+{
+    int result = WQ_ATTACHED;
+    wq_job *before;
     pthread_mutex_lock(&queue->lock);
-    wq_job *job = wq_queue_by_key_locked(queue, new->key);
-    if (job == NULL && queue->generation != generation)
+    wq_job *job = join_locked(queue, new->key, flags, &before);
+    if (job == NULL && queue->generation != generation) {
         result = WQ_DONE;
-    else if (job == NULL && (result = wq_queue_admit_locked(queue, new, error)) == WQ_OK)
-        job = wq_job_ref(new);
+    } else if (job == NULL) {
+        new->rebuild = (flags & WQ_ENSURE_REBUILD) != 0;
+        new->tentative = (flags & WQ_ENSURE_TENTATIVE) != 0;
+        result = wq_queue_admit_locked(queue, new, before, error);
+        if (result == WQ_OK)
+            job = wq_job_ref(new);
+    }
     pthread_mutex_unlock(&queue->lock);
     if (job != NULL)
         *out = job;
     return result;
 }
 
+/* The output is there: a job that says so, if one is wanted. */
+static int done(wq_queue *queue, const wq_params *params, const char *key, unsigned flags,
+                wq_job **out, wq_error *error)
+{
+    *out = NULL;
+    if (!(flags & WQ_ENSURE_JOB))
+        return WQ_DONE;
+    pthread_mutex_lock(&queue->lock);
+    wq_job *job = wq_queue_done_locked(queue, key);
+    pthread_mutex_unlock(&queue->lock);
+    if (job == NULL) {
+        job = wq_job_new(queue, params, key);
+        if (job == NULL || wq_queue_remember(queue, job) != WQ_OK) {
+            wq_job_unref(job);
+            return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+        }
+    }
+    *out = job;
+    return WQ_DONE;
+}
+
+/* One look at the row and at the store: WQ_ATTACHED, WQ_DONE, WQ_ERROR_NOT_FOUND if a job has to
+ * begin, or a failure. */
+static int look(wq_queue *queue, const wq_params *params, const char *key, unsigned flags,
+                uint64_t *generation, wq_job **out, wq_error *error)
+{
+    wq_job *before;
+    pthread_mutex_lock(&queue->lock);
+    *generation = queue->generation;
+    wq_job *job = join_locked(queue, key, flags, &before);
+    pthread_mutex_unlock(&queue->lock);
+    if (job != NULL) {
+        *out = job;
+        return WQ_ATTACHED;
+    }
+    if (flags & WQ_ENSURE_REBUILD)
+        return WQ_ERROR_NOT_FOUND;
+    int result = queue->store->find(queue->store->self, key, error);
+    return result == WQ_OK ? done(queue, params, key, flags, out, error) : result;
+}
+
 int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
                   wq_error *error)
 {
+    const unsigned known = WQ_ENSURE_REBUILD | WQ_ENSURE_JOB | WQ_ENSURE_TENTATIVE;
     char key[WQ_KEY_SIZE];
-    wq_job *new = NULL, *job;
+    uint64_t generation;
     int result = wq_params_check(params, error);
     if (result != WQ_OK)
         return result;
-    if (flags != 0)
-        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "flags must be 0");
+    if (flags & ~known)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "flags are unknown to this library");
     if (wq_params_key(params, key) != WQ_OK)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     /* The store is asked without a lock, so an end in between sends us round again: else a job
      * could run twice because its first run ended while we looked. */
+    wq_job *new = NULL;
     do {
-        pthread_mutex_lock(&queue->lock);
-        uint64_t generation = queue->generation;
-        job = wq_queue_by_key_locked(queue, key);
-        pthread_mutex_unlock(&queue->lock);
-        if (job != NULL) {
-            *out = job;
-            result = WQ_OK;
-            break;
-        }
-        result = queue->store->find(queue->store->self, key, error);
-        if (result == WQ_OK) {
-            *out = NULL;
-            result = WQ_DONE;
-            break;
-        }
+        result = look(queue, params, key, flags, &generation, out, error);
         if (result != WQ_ERROR_NOT_FOUND)
             break;
         if (new == NULL && (new = wq_job_new(queue, params, key)) == NULL) {
             result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
             break;
         }
-        result = join_or_begin(queue, new, generation, out, error);
+        result = join_or_begin(queue, new, flags, generation, out, error);
     } while (result == WQ_DONE);
     wq_job_unref(new);
     return result;
@@ -230,6 +284,16 @@ int wq_job_cancel(wq_job *job)
     if (wq_queue_cancel_queued(queue, job, "cancelled") || wq_pool_cancel(queue->pool, job))
         return WQ_OK;
     return WQ_DONE;
+}
+
+int wq_job_abandon(wq_job *job)
+{
+    pthread_mutex_lock(&job->queue->lock);
+    int tentative = job->tentative;
+    pthread_mutex_unlock(&job->queue->lock);
+    if (!tentative || wq_watchers_any(&job->watchers))
+        return WQ_DONE;
+    return wq_job_cancel(job);
 }
 
 /* ---- stop and close -----------------------------------------------------------------------------
@@ -283,8 +347,47 @@ int wq_output_find(wq_queue *queue, const wq_params *params, wq_error *error)
 int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *error)
 {
     char key[WQ_KEY_SIZE];
+    wq_output output;
     int result = key_of(params, key, error);
-    return result == WQ_OK ? queue->store->open(queue->store->self, key, fd, error) : result;
+    if (result == WQ_OK)
+        result = queue->store->open(queue->store->self, key, &output, error);
+    if (result == WQ_OK)
+        *fd = output.fd;
+    return result;
+}
+
+int wq_job_output(wq_job *job, wq_output *out, wq_error *error)
+{
+    wq_store *store = job->queue->store;
+    return store->open(store->self, job->key, out, error);
+}
+
+int wq_output_age_s(wq_queue *queue, const wq_params *params, uint64_t *out)
+{
+    char key[WQ_KEY_SIZE];
+    int64_t made_at_ms;
+    int result = key_of(params, key, NULL);
+    if (result == WQ_OK)
+        result = queue->store->made_at_ms(queue->store->self, key, &made_at_ms, NULL);
+    if (result != WQ_OK)
+        return result;
+    int64_t now = wq_unix_ms();
+    *out = now > made_at_ms ? (uint64_t)(now - made_at_ms) / 1000 : 0;
+    return WQ_OK;
+}
+
+int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error)
+{
+    char key[WQ_KEY_SIZE];
+    int result = key_of(params, key, error);
+    return result == WQ_OK ? queue->store->remove(queue->store->self, key, error) : result;
+}
+
+int wq_outputs_delete(wq_queue *queue, const char *server, const char *document_set_id, size_t *n,
+                      wq_error *error)
+{
+    *n = 0;
+    return queue->store->remove_set(queue->store->self, server, document_set_id, n, error);
 }
 
 int wq_output_path(wq_queue *queue, const wq_params *params, char *path, size_t size,

@@ -47,6 +47,8 @@ typedef struct wq_runner {
 /** One output to publish. */
 typedef struct wq_publish {
     const char *key;       /**< in hex */
+    const wq_params *params; /**< what it is of; the token must not be kept */
+    int replace;           /**< nonzero: one that is in place is replaced, else it stays */
     const char *temp_path; /**< what `begin` gave */
     int result;            /**< out: WQ_OK, or a negative wq_result */
     wq_error error;        /**< out: the sentence, when result is negative */
@@ -56,20 +58,27 @@ typedef struct wq_store {
     void *self;
     /** WQ_OK if the output is there, WQ_ERROR_NOT_FOUND, or another failure. Called often. */
     int (*find)(void *self, const char *key, wq_error *error);
-    /** Opens the output for reading; `*fd` is given to the caller. */
-    int (*open)(void *self, const char *key, int *fd, wq_error *error);
+    /** Opens the output for reading, and describes it; out->fd is given to the caller. */
+    int (*open)(void *self, const char *key, wq_output *out, wq_error *error);
+    /** When it was published, Unix time in ms. */
+    int (*made_at_ms)(void *self, const char *key, int64_t *out, wq_error *error);
     /** The path of the output, present or not; NULL where there are no paths. */
     int (*path)(void *self, const char *key, char *path, size_t size, wq_error *error);
     /** Makes an empty file for a program to overwrite; `*temp_path` is from malloc, the caller's. */
     int (*begin)(void *self, const char *key, char **temp_path, wq_error *error);
     /**
      * Puts `n` outputs in place, each whole or not at all, and fills in each one's result; they are
-     * visible, and durable if asked for, when it returns. One that is in place already stays and
+     * visible, and durable if asked for, when it returns. One that is in place already and stays
      * counts as WQ_OK. The temporary files are gone afterwards, whatever the result.
      */
     void (*publish)(void *self, wq_publish *items, size_t n);
     /** Removes a temporary file of `begin` that will not be published. */
     void (*discard)(void *self, const char *temp_path);
+    /** Deletes an output; WQ_OK or WQ_ERROR_NOT_FOUND or another failure. */
+    int (*remove)(void *self, const char *key, wq_error *error);
+    /** Deletes all of a server, or of one document set of it if that is not NULL. */
+    int (*remove_set)(void *self, const char *server, const char *document_set_id, size_t *n,
+                      wq_error *error);
     /** Nonzero if publish waits for the disk, so that it is worth a thread and batches. */
     int waits;
     /** Frees self and the table; no call is under way. */

@@ -30,6 +30,11 @@ typedef struct wq_http_options {
     unsigned stall_timeout_ms; /**< a client that takes nothing for so long is dropped; default 30000 */
     size_t max_streams;        /**< held responses at a time; default 100000; one more gets 503 */
     size_t max_body_bytes;     /**< of a request; default 1048576; more gets 413 */
+    unsigned hold_ms;          /**< a poll is held at most so long; default 25000 */
+    unsigned tasks_window_ms;  /**< one active task per user within it; default 300000 */
+    const char *result_type;   /**< media type of outputs; default "application/octet-stream" */
+    const char *tasks_path;    /**< where the task API is mounted; default "/api/tasks" */
+    const char *operator_secret; /**< guards DELETE /output; NULL, the default: that is refused */
     const char *const *allow_servers; /**< `server` must begin with one of these; NULL: any */
     size_t n_allow_servers;    /**< how many; 0: any */
 } wq_http_options;

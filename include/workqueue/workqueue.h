@@ -39,6 +39,7 @@ extern "C" {
 typedef enum wq_result {
     WQ_OK = 0,                      /**< done as asked */
     WQ_DONE = 1,                    /**< the output is there already; nothing had to run */
+    WQ_ATTACHED = 2,                /**< the job was there already, and has been joined */
     WQ_ERROR_INVALID_ARGUMENT = -1, /**< an option or parameter is missing or malformed */
     WQ_ERROR_NO_MEMORY = -2,        /**< an allocation failed */
     WQ_ERROR_SYSTEM = -3,           /**< the operating system refused; the message names the call */
@@ -135,6 +136,18 @@ WQ_API void wq_stop(wq_queue *queue);
  */
 WQ_API void wq_close(wq_queue *queue);
 
+enum { WQ_HISTOGRAM_BUCKETS = 14 };
+
+/** Durations, counted by size. */
+typedef struct wq_histogram {
+    uint64_t counts[WQ_HISTOGRAM_BUCKETS]; /**< each: how many took at most that bound, and more
+                                                than the one before; the last: all longer ones */
+    double sum_s;                          /**< all durations together, in seconds */
+} wq_histogram;
+
+/** The upper bound of bucket `i` in seconds, 0.01 to 14400; infinity for the last. */
+WQ_API double wq_histogram_bound_s(unsigned i);
+
 /** Numbers about a queue at one moment. */
 typedef struct wq_stats {
     size_t queued;            /**< jobs that wait */
@@ -147,6 +160,8 @@ typedef struct wq_stats {
     uint64_t failed;          /**< jobs that failed since wq_open() */
     uint64_t cancelled;       /**< jobs that were cancelled since wq_open() */
     uint64_t mean_run_ms;     /**< moving mean of how long a program runs; 0 while none has ended */
+    wq_histogram ran;         /**< how long programs ran */
+    wq_histogram waited;      /**< how long jobs waited before their program started */
 } wq_stats;
 
 /** Writes the numbers to `*out`. */
@@ -188,12 +203,24 @@ typedef enum wq_state {
     WQ_STATE_CANCELLED = 5
 } wq_state;
 
+/** What wq_ensure_run() may be asked besides; a sum of these. */
+typedef enum wq_ensure_flags {
+    /** Build again although the output is there; it is replaced only when the new one is whole. A
+     * job that waits is joined; if one runs, one more run follows it, however many ask. */
+    WQ_ENSURE_REBUILD = 1,
+    /** Give a job also when the output is there already: one that has succeeded, with an id. */
+    WQ_ENSURE_JOB = 2,
+    /** The caller may give up, see wq_job_abandon(). */
+    WQ_ENSURE_TENTATIVE = 4
+} wq_ensure_flags;
+
 /**
  * Asks for the output of `params`.
  *
- * WQ_DONE: the output is there, `*out` is NULL. WQ_OK: `*out` is the job that makes it, whether it
- * was there before or begins with this call; owned, wq_job_unref(). However many ask at once, one
- * job runs. `flags` is 0. Fails with WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_FULL, WQ_ERROR_CLOSING,
+ * WQ_OK: a job begins with this call. WQ_ATTACHED: it was there before. Either way `*out` is the
+ * job; owned, wq_job_unref(). WQ_DONE: the output is there, and `*out` is NULL, or with
+ * WQ_ENSURE_JOB an ended job. However many ask at once, one job runs. `flags` is 0 or a sum of
+ * wq_ensure_flags. Fails with WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_FULL, WQ_ERROR_CLOSING,
  * WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY, and then has started nothing.
  */
 WQ_API int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
@@ -262,6 +289,20 @@ WQ_API size_t wq_snapshot_json(const wq_snapshot *snapshot, char *buf, size_t si
 WQ_API int wq_job_cancel(wq_job *job);
 
 /**
+ * Ends the job as wq_job_cancel() does, but only if everybody who asked for it did so with
+ * WQ_ENSURE_TENTATIVE and nobody watches it now. WQ_OK, or WQ_DONE if it goes on or has ended.
+ */
+WQ_API int wq_job_abandon(wq_job *job);
+
+/**
+ * How long the job will probably take to its end, in milliseconds: from its own rate of progress,
+ * the jobs in front of it, and how long jobs ran before. At least 1; 0 if it has ended. It grows
+ * while a job shows no progress, so that waiting for as long as it says, again and again, asks a
+ * number of times that grows with the logarithm of the time only.
+ */
+WQ_API uint64_t wq_job_estimate_ms(wq_job *job);
+
+/**
  * Waits until the job has ended, at most `timeout_ms` (negative: for ever). WQ_OK or
  * WQ_ERROR_TIMEOUT. Not for event loops: watch there.
  */
@@ -303,6 +344,37 @@ WQ_API int wq_output_find(wq_queue *queue, const wq_params *params, wq_error *er
  * WQ_ERROR_NOT_FOUND, WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY.
  */
 WQ_API int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *error);
+
+/** What is known of an output. */
+typedef struct wq_output {
+    int fd;               /**< open for reading, close-on-exec; owned: close() */
+    uint64_t size_bytes;  /**< its length */
+    int64_t made_at_ms;   /**< when it was published, Unix time */
+    char tag[48];         /**< differs whenever the contents may: for an ETag, without quotes */
+} wq_output;
+
+/**
+ * Opens the output of a job, or of any job with its parameters, for reading, and tells its size and
+ * age. Fails like wq_output_open().
+ */
+WQ_API int wq_job_output(wq_job *job, wq_output *out, wq_error *error);
+
+/** The age of the output of `params` in seconds. WQ_OK, or fails like wq_output_find(). */
+WQ_API int wq_output_age_s(wq_queue *queue, const wq_params *params, uint64_t *out);
+
+/**
+ * Deletes the output of `params`. One that is being read stays readable for who has it open. WQ_OK,
+ * WQ_ERROR_NOT_FOUND, or another failure.
+ */
+WQ_API int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error);
+
+/**
+ * Deletes all outputs of `server`, or, if `document_set_id` is not NULL, those of that document set,
+ * whatever their tokens. Reads the whole storage, so not for an event loop. `*n` is how many have
+ * been deleted, also on failure.
+ */
+WQ_API int wq_outputs_delete(wq_queue *queue, const char *server, const char *document_set_id,
+                             size_t *n, wq_error *error);
 
 /**
  * Writes the path where the output of `params` is, or will be, to `path` (`size` bytes, NUL

@@ -4,8 +4,38 @@
 
 #include "workqueue/http/loop.h"
 
-/* POST /generate: the stream. */
-int wq_face_generate(wq_http *http, h2o_req_t *req);
+/* `rest` is the path below the route, where the route ends in '/'. Returns 0, as handlers do. */
+typedef int (*wq_face_fn)(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);
+
+int wq_face_generate(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);   /* POST /generate */
+int wq_face_start_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest); /* POST /start_work */
+int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);       /* /work/{id} */
+int wq_face_run(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);        /* POST /run */
+int wq_face_lunkwill(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);   /* /api/lunkwill/... */
+int wq_face_tasks(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);      /* the task API */
+int wq_face_metrics(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);    /* GET /metrics */
+int wq_face_health(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);     /* GET /health */
+int wq_face_output(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);     /* DELETE /output */
+
+/* State that two protocols need beyond the job's; made by mount, freed with it. NULL: no memory. */
+struct wq_lunkwill *wq_lunkwill_new(wq_http *http);
+void wq_lunkwill_free(struct wq_lunkwill *lunkwill); /* NULL is allowed */
+struct wq_tasks *wq_tasks_new(void);
+void wq_tasks_free(struct wq_tasks *tasks); /* NULL is allowed */
+
+/* ---- what faces share ---- */
+
+/* Reads the parameters and asks for the job; WQ_OK, WQ_ATTACHED or WQ_DONE as wq_ensure_run() and
+ * `*job` a reference if there is one; or negative, and the request has been answered. `flags` are
+ * wq_ensure_flags besides what the request asks for (rebuild). The answer's X-Workqueue and, for an
+ * output that was there, Age are in the response's headers already. */
+int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job);
+
+/* The job with the id in `text`; NULL and a 404 problem if it is unknown. */
+wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text);
+
+/* Is it this method? */
+int wq_is_method(h2o_req_t *req, const char *method);
 
 /* Seconds until a place in a full queue should be free. */
 unsigned wq_retry_after_s(wq_queue *queue);

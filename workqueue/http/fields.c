@@ -22,6 +22,7 @@ static const struct {
     {"document_set_id", offsetof(wq_fields, document_set_id)},
     {"apiToken", offsetof(wq_fields, api_token)},
     {"api_token", offsetof(wq_fields, api_token)},
+    {"rebuild", offsetof(wq_fields, rebuild)},
 };
 enum { N_NAMES = sizeof(NAMES) / sizeof(NAMES[0]) };
 

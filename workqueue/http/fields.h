@@ -19,6 +19,7 @@ typedef struct wq_fields {
     const char *server;
     const char *document_set_id; /* documentSetId or document_set_id */
     const char *api_token;       /* apiToken or api_token */
+    const char *rebuild;         /* "1" or "true": build again */
 } wq_fields;
 
 /* Decoders return 0, or -1 and in *why, static or from the arena, what is malformed: part of a

@@ -314,8 +314,10 @@ static void on_gone(h2o_socket_t *sock, const char *err)
     int n = epoll_wait(loop->gone_fd, events, 64, 0);
     for (int i = 0; i < n; i++) {
         wq_held *held = events[i].data.ptr;
-        if (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        if (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+            atomic_fetch_add(&loop->http->clients_left, 1);
             held->gone(held);
+        }
     }
 }
 
@@ -390,45 +392,68 @@ static int watch_client(wq_loop *loop, wq_held *held)
     return 0;
 }
 
+static int has_room(wq_http *http, wq_held *held)
+{
+    wq_error full = {0};
+    if (atomic_fetch_add(&http->n_held, 1) < http->options.max_streams)
+        return 1;
+    atomic_fetch_sub(&http->n_held, 1);
+    snprintf(full.message, sizeof full.message,
+             "%zu responses are being held, as many as may; try again later",
+             http->options.max_streams);
+    wq_problem_result(held->req, WQ_ERROR_FULL, &full, 5);
+    return 0;
+}
+
 int wq_hold(wq_held *held, wq_job *job)
 {
     wq_http *http = held->http;
     wq_loop *loop = h2o_context_get_handler_context(held->req->conn->ctx, http->anchor);
+    wq_loop_job *lj = NULL;
     held->loop = loop;
     held->job = NULL;
     held->heap = 0;
-    if (atomic_fetch_add(&http->n_held, 1) >= http->options.max_streams) {
-        atomic_fetch_sub(&http->n_held, 1);
+    held->fd = -1;
+    if (!has_room(http, held)) {
         wq_job_unref(job);
-        wq_error full = {0};
-        snprintf(full.message, sizeof full.message,
-                 "%zu responses are being held, as many as may; try again later",
-                 http->options.max_streams);
-        return wq_problem_result(held->req, WQ_ERROR_FULL, &full, 5), -1;
+        return -1;
     }
-    wq_loop_job *lj = heap_reserve(loop) == 0 ? join_job(loop, job) : (wq_job_unref(job), NULL);
-    if (lj != NULL && watch_client(loop, held) == 0) {
-        held->job = lj;
+    int wants_job = job != NULL;
+    if (heap_reserve(loop) != 0)
+        wq_job_unref(job);
+    else if (wants_job)
+        lj = join_job(loop, job);
+    if ((wants_job && lj == NULL) || watch_client(loop, held) != 0) {
+        if (lj != NULL && LIST_EMPTY(&lj->held))
+            drop_job(lj);
+        held->fd = -1;
+        atomic_fetch_sub(&http->n_held, 1);
+        wq_problem_result(held->req, WQ_ERROR_NO_MEMORY, NULL, 5);
+        return -1;
+    }
+    held->job = lj;
+    if (lj != NULL)
         LIST_INSERT_HEAD(&lj->held, held, link);
-        return 0;
-    }
-    if (lj != NULL && LIST_EMPTY(&lj->held))
-        drop_job(lj);
-    atomic_fetch_sub(&http->n_held, 1);
-    return wq_problem_result(held->req, WQ_ERROR_NO_MEMORY, NULL, 5), -1;
+    atomic_fetch_add(&http->held[held->face], 1);
+    atomic_fetch_add(&http->requests[held->face], 1);
+    return 0;
 }
 
 void wq_release(wq_held *held)
 {
     wq_loop_job *lj = held->job;
-    if (lj == NULL)
+    if (held->fd < 0)
         return;
-    held->job = NULL;
     if (held->heap != 0)
         heap_remove(held->loop, held);
     epoll_ctl(held->loop->gone_fd, EPOLL_CTL_DEL, held->fd, NULL);
-    LIST_REMOVE(held, link);
+    held->fd = -1;
+    held->job = NULL;
     atomic_fetch_sub(&held->http->n_held, 1);
+    atomic_fetch_sub(&held->http->held[held->face], 1);
+    if (lj == NULL)
+        return;
+    LIST_REMOVE(held, link);
     if (LIST_EMPTY(&lj->held))
         drop_job(lj);
 }

@@ -17,12 +17,27 @@ typedef struct wq_loop wq_loop;
 typedef struct wq_loop_job wq_loop_job;
 typedef struct wq_held wq_held;
 
+/* What holds a response, for the operator. */
+typedef enum wq_face {
+    WQ_FACE_STREAM, /* /generate and the like */
+    WQ_FACE_WEBSOCKET,
+    WQ_FACE_POLL,   /* /work/{id} */
+    WQ_FACE_RUN,    /* /run */
+    WQ_FACE_RESULT, /* an output on its way to a client */
+    WQ_FACES
+} wq_face;
+
 struct wq_http {
     wq_queue *queue;
     wq_http_options options; /* its allow_servers points into limits */
     wq_request_limits limits;
     h2o_handler_t *anchor; /* a wq_route; its context is the wq_loop of that context */
     atomic_size_t n_held;
+    atomic_size_t held[WQ_FACES];
+    atomic_ullong requests[WQ_FACES], bytes_sent; /* begun to hold; of bodies that were held */
+    atomic_ullong clients_left, clients_stalled;  /* before the end; dropped by us */
+    struct wq_lunkwill *lunkwill;
+    struct wq_tasks *tasks;
     atomic_int stopping;
     pthread_mutex_t lock;
     LIST_HEAD(, wq_loop) loops; /* under the lock */
@@ -33,17 +48,18 @@ typedef struct wq_route {
     h2o_handler_t super;
     wq_http *http;
     const char *path;
-    int (*answer)(wq_http *http, h2o_req_t *req);
+    int (*answer)(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);
 } wq_route;
 
 /* A response that waits for news of a job. The face embeds it, in the request's pool. */
 struct wq_held {
     wq_http *http;
+    wq_face face;
     wq_loop *loop;
     h2o_req_t *req;
-    wq_loop_job *job; /* NULL once released */
+    wq_loop_job *job; /* NULL: it waits for its client only, or has been released */
     LIST_ENTRY(wq_held) link;
-    int fd; /* the client's */
+    int fd; /* the client's; -1 once released */
     int64_t
         deadline; /* CLOCK_MONOTONIC ms; may be moved later freely, earlier by wq_held_deadline */
     size_t heap;  /* where in the loop's heap, from 1; 0: no deadline */
@@ -68,9 +84,11 @@ struct wq_loop_job {
     uint64_t serial;      /* grows whenever the record changes */
 };
 
-/* Begins to hold: `held` has http, req and callbacks set; takes over the reference to `job`. 0, or
- * -1 and a problem has been answered (too many are held, or memory ran out). job->snapshot and
- * record are there on return. */
+/* Begins to hold: `held` has http, face, req and callbacks set; takes over the reference to `job`,
+ * which may be NULL for a response that only takes long to send. 0, or -1 and a problem has been
+ * answered (too many are held, or memory ran out). job->snapshot and record are there on return. A
+ * response that has not been started has no `stop`: wq_release() it before it is answered, and
+ * answer it in any case, when its client has gone too. */
 int wq_hold(wq_held *held, wq_job *job);
 
 /* Ends to hold: before the response's last send, or in `stop`. Once, at any time. */

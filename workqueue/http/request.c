@@ -195,7 +195,20 @@ static int is_allowed(const wq_request_limits *limits, const char *server)
     return limits->n_allow_servers == 0;
 }
 
-int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out)
+static int is_true(const char *value)
+{
+    return value != NULL && (strcmp(value, "1") == 0 || strcmp(value, "true") == 0);
+}
+
+int wq_request_no_cache(h2o_req_t *req)
+{
+    const h2o_iovec_t value = token_header(req, H2O_TOKEN_CACHE_CONTROL);
+
+    return h2o_memis(req->method.base, req->method.len, H2O_STRLIT("POST")) && value.len > 0 &&
+           h2o_contains_token(value.base, value.len, H2O_STRLIT("no-cache"), ',');
+}
+
+int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild)
 {
     wq_fields fields = {0};
     wq_params params;
@@ -214,5 +227,7 @@ int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params
         return -1;
     }
     *out = params;
+    if (rebuild != NULL)
+        *rebuild = is_true(fields.rebuild);
     return 0;
 }

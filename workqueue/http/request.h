@@ -14,8 +14,14 @@ typedef struct wq_request_limits {
 
 /* Reads server, document set id and token. 0 and *out in the request's pool; or -1 and the request
  * has been answered with a problem: 400 (naming the field), 401, 403, 413, 415. Precedence: the
- * Authorization header over the body over the query. */
-int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out);
+ * Authorization header over the body over the query. `*rebuild`, unless NULL: whether the field of
+ * that name asks for it. */
+int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out,
+                      int *rebuild);
+
+/* Does the client want the answer to be made again? Only a POST can say so by its Cache-Control:
+ * browsers put no-cache on every EventSource and WebSocket, which want nothing of the kind. */
+int wq_request_no_cache(h2o_req_t *req);
 
 /* A request header by lower-case name; {NULL, 0} if there is none. */
 h2o_iovec_t wq_request_header(h2o_req_t *req, const char *name);

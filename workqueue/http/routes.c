@@ -5,43 +5,55 @@
 #include "workqueue/http/faces.h"
 #include "workqueue/http/problem.h"
 
+/* A path that ends in '/' stands for all below it; NULL: http->options.tasks_path. */
 static const struct {
     const char *path;
-    int (*answer)(wq_http *http, h2o_req_t *req);
+    wq_face_fn answer;
 } routes[] = {
     {"/generate", wq_face_generate},
+    {"/start_work", wq_face_start_work},
+    {"/work/", wq_face_work},
+    {"/run", wq_face_run},
+    {"/api/lunkwill/", wq_face_lunkwill},
+    {NULL, wq_face_tasks},
+    {"/metrics", wq_face_metrics},
+    {"/health", wq_face_health},
+    {"/output", wq_face_output},
 };
 
-/* libh2o hands every path that begins like a route's to it; only the whole one is ours. */
+/* libh2o hands every path that begins like a route's to it; only the whole one is ours, or, where
+ * the route ends in '/', what is below. */
 static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 {
     wq_route *route = (wq_route *)handler;
-    if (!h2o_memis(req->path_normalized.base, req->path_normalized.len, route->path,
-                   strlen(route->path)))
+    h2o_iovec_t path = req->path_normalized, rest = {NULL, 0};
+    size_t n = strlen(route->path);
+    if (path.len < n || memcmp(path.base, route->path, n) != 0)
         return -1;
-    return route->answer(route->http, req);
+    if (route->path[n - 1] == '/')
+        rest = h2o_iovec_init(path.base + n, path.len - n);
+    else if (path.len != n)
+        return -1;
+    return route->answer(route->http, req, rest);
+}
+
+static void add_route(wq_http *http, h2o_hostconf_t *host, const char *name, wq_face_fn answer)
+{
+    h2o_pathconf_t *path = h2o_config_register_path(host, name, 0);
+    wq_route *route = (wq_route *)h2o_create_handler(path, sizeof *route);
+    route->super.on_req = on_req;
+    route->http = http;
+    route->path = name;
+    route->answer = answer;
+    if (http->anchor == NULL)
+        wq_loops_attach(http, route);
 }
 
 static void add_routes(wq_http *http, h2o_hostconf_t *host)
 {
-    for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++) {
-        h2o_pathconf_t *path = h2o_config_register_path(host, routes[i].path, 0);
-        wq_route *route = (wq_route *)h2o_create_handler(path, sizeof *route);
-        route->super.on_req = on_req;
-        route->http = http;
-        route->path = routes[i].path;
-        route->answer = routes[i].answer;
-        if (i == 0)
-            wq_loops_attach(http, route);
-    }
-}
-
-unsigned wq_retry_after_s(wq_queue *queue)
-{
-    wq_stats stats;
-    wq_queue_stats(queue, &stats);
-    uint64_t s = (stats.mean_run_ms / stats.workers + 999) / 1000;
-    return s < 1 ? 1 : s > 3600 ? 3600 : (unsigned)s;
+    for (size_t i = 0; i < sizeof routes / sizeof routes[0]; i++)
+        add_route(http, host, routes[i].path ? routes[i].path : http->options.tasks_path,
+                  routes[i].answer);
 }
 
 /* ---- mount --------------------------------------------------------------------------------------
@@ -57,13 +69,39 @@ void wq_http_options_init(wq_http_options *options, size_t size)
     options->stall_timeout_ms = 30000;
     options->max_streams = 100000;
     options->max_body_bytes = 1 << 20;
+    options->hold_ms = 25000;
+    options->tasks_window_ms = 300000;
+    options->result_type = "application/octet-stream";
+    options->tasks_path = "/api/tasks";
 }
 
-static int copy_servers(wq_http *http, const wq_http_options *options)
+static int copy_text(const char **text)
 {
+    if (*text != NULL && (*text = strdup(*text)) == NULL)
+        return -1;
+    return 0;
+}
+
+/* Stored with the slash at its end that makes a route stand for all below it. */
+static int copy_path(const char **path)
+{
+    char *copy;
+    size_t n = strlen(*path);
+    int slash = n > 0 && (*path)[n - 1] == '/';
+    if (asprintf(&copy, "%s%s", *path, slash ? "" : "/") < 0)
+        copy = NULL;
+    *path = copy;
+    return copy ? 0 : -1;
+}
+
+static int copy_options(wq_http *http, const wq_http_options *options)
+{
+    wq_http_options *own = &http->options;
     size_t n = options->n_allow_servers;
-    if (n == 0)
-        return 0;
+    int failed = copy_text(&own->result_type) | copy_path(&own->tasks_path) |
+                 copy_text(&own->operator_secret);
+    if (n == 0 || failed)
+        return failed;
     http->limits.allow_servers = calloc(n, sizeof(char *));
     if (http->limits.allow_servers == NULL)
         return -1;
@@ -91,6 +129,11 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     if (options->size != sizeof *options)
         return fail(error, WQ_ERROR_INVALID_ARGUMENT,
                     "http options: fill them with wq_http_options_init()");
+    if (options->result_type == NULL || options->tasks_path == NULL ||
+        options->tasks_path[0] != '/' || options->tasks_path[1] == '\0')
+        return fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                    "http options: result_type must be set, and tasks_path a path such as "
+                    "/api/tasks");
     if (options->stall_timeout_ms == 0 || options->max_body_bytes == 0)
         return fail(error, WQ_ERROR_INVALID_ARGUMENT,
                     "http options: stall_timeout_ms and max_body_bytes must not be 0");
@@ -103,7 +146,13 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     http->limits.max_body_bytes = options->max_body_bytes;
     pthread_mutex_init(&http->lock, NULL);
     LIST_INIT(&http->loops);
-    if (copy_servers(http, options) != 0) {
+    if (copy_options(http, options) != 0) {
+        wq_http_free(http);
+        return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    }
+    http->lunkwill = wq_lunkwill_new(http);
+    http->tasks = wq_tasks_new();
+    if (http->lunkwill == NULL || http->tasks == NULL) {
         wq_http_free(http);
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
@@ -116,14 +165,20 @@ void wq_http_free(wq_http *http)
 {
     if (http == NULL)
         return;
+    wq_lunkwill_free(http->lunkwill);
+    wq_tasks_free(http->tasks);
     for (size_t i = 0; i < http->limits.n_allow_servers; i++)
         free(http->limits.allow_servers[i]);
     free(http->limits.allow_servers);
+    free((char *)http->options.result_type);
+    free((char *)http->options.tasks_path);
+    free((char *)http->options.operator_secret);
     pthread_mutex_destroy(&http->lock);
     free(http);
 }
 
 int wq_http_params(wq_http *http, h2o_req_t *req, wq_params *out)
 {
-    return wq_request_params(&http->limits, req, out) == 0 ? WQ_OK : WQ_ERROR_INVALID_ARGUMENT;
+    return wq_request_params(&http->limits, req, out, NULL) == 0 ? WQ_OK
+                                                                 : WQ_ERROR_INVALID_ARGUMENT;
 }

@@ -108,7 +108,10 @@ static void send_news(stream *s)
     wq_loop_job *job = s->held.job;
     h2o_req_t *req = s->held.req;
     int over = is_over(s);
-    size_t n = compose(s, bufs, over);
+    size_t n = compose(s, bufs, over), bytes = 0;
+    for (size_t i = 0; i < n; i++)
+        bytes += bufs[i].len;
+    atomic_fetch_add(&s->held.http->bytes_sent, bytes);
     if (over) {
         /* nobody calls back after the last send: the request's pool keeps the record */
         h2o_mem_link_shared(&req->pool, job->record.base);
@@ -164,10 +167,12 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
 static void on_timeout(wq_held *held)
 {
     stream *s = stream_of(held);
-    if (s->in_flight)
+    if (s->in_flight) {
+        atomic_fetch_add(&held->http->clients_stalled, 1);
         shutdown(held->fd, SHUT_RDWR); /* it takes nothing: the send fails, `stop` follows */
-    else
+    } else {
         send_heartbeat(s);
+    }
 }
 
 static void on_gone(wq_held *held)
@@ -207,12 +212,45 @@ static void add_headers(h2o_req_t *req, const wq_format *format)
     wq_cors(req);
 }
 
+wq_job *wq_last_seen(wq_http *http, h2o_req_t *req, uint64_t *seen)
+{
+    char id[WQ_ID_SIZE] = "";
+    wq_job *job;
+    h2o_iovec_t last = wq_request_header(req, "last-event-id");
+    if (last.len <= WQ_ID_SIZE || last.base[WQ_ID_SIZE - 1] != '.')
+        return NULL;
+    memcpy(id, last.base, WQ_ID_SIZE - 1);
+    size_t version = h2o_strtosize(last.base + WQ_ID_SIZE, last.len - WQ_ID_SIZE);
+    if (version == SIZE_MAX || wq_job_by_id(http->queue, id, &job) != WQ_OK)
+        return NULL;
+    *seen = version;
+    return job;
+}
+
+static int has_seen_end(wq_job *job, uint64_t seen)
+{
+    wq_snapshot snapshot;
+    wq_job_snapshot(job, &snapshot);
+    int end = snapshot.has_returncode && seen >= snapshot.version;
+    wq_snapshot_clear(&snapshot);
+    return end;
+}
+
 int wq_stream(wq_http *http, h2o_req_t *req, const wq_format *format, wq_job *job, uint64_t seen)
 {
+    if (seen != 0 && has_seen_end(job, seen)) {
+        wq_job_unref(job);
+        return wq_send_bytes(req, 204, NULL, NULL, 0);
+    }
     stream *s = h2o_mem_alloc_pool(&req->pool, sizeof *s);
     *s = (stream){
         .generator = {on_proceed, on_stop},
-        .held = {.http = http, .req = req, .news = on_news, .timeout = on_timeout, .gone = on_gone},
+        .held = {.http = http,
+                 .face = WQ_FACE_STREAM,
+                 .req = req,
+                 .news = on_news,
+                 .timeout = on_timeout,
+                 .gone = on_gone},
         .format = format,
     };
     if (wq_hold(&s->held, job) != 0)

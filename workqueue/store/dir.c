@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/magic.h>
+#include <openssl/evp.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +20,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define TEMP_PREFIX ".workqueue-"
@@ -33,7 +35,7 @@ enum {
 typedef struct dir {
     wq_store store;
     char *path; /* absolute */
-    int fd, lock_fd, sync, sync_together;
+    int fd, lock_fd, sync, sync_together, has_labels;
     atomic_ullong next;
     wq_logger logger;
 } dir;
@@ -52,15 +54,41 @@ static int find(void *self, const char *key, wq_error *error)
     return wq_fail(error, WQ_ERROR_SYSTEM, "stat %s/%s: %s", d->path, key, strerror(errno));
 }
 
-static int open_output(void *self, const char *key, int *out, wq_error *error)
+static int64_t modified_ms(const struct stat *st)
+{
+    return (int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000;
+}
+
+static int made_at_ms(void *self, const char *key, int64_t *out, wq_error *error)
 {
     dir *d = self;
+    struct stat st;
+    if (fstatat(d->fd, key, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return wq_fail(error, WQ_ERROR_NOT_FOUND, "there is no output for this yet");
+    *out = modified_ms(&st);
+    return WQ_OK;
+}
+
+static int open_output(void *self, const char *key, wq_output *out, wq_error *error)
+{
+    dir *d = self;
+    struct stat st;
     int fd = openat(d->fd, key, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0 && errno == ENOENT)
         return wq_fail(error, WQ_ERROR_NOT_FOUND, "there is no output for this yet");
-    if (fd < 0)
-        return wq_fail(error, WQ_ERROR_SYSTEM, "open %s/%s: %s", d->path, key, strerror(errno));
-    *out = fd;
+    if (fd < 0 || fstat(fd, &st) != 0) {
+        int r = wq_fail(error, WQ_ERROR_SYSTEM, "open %s/%s: %s", d->path, key, strerror(errno));
+        if (fd >= 0)
+            close(fd);
+        return r;
+    }
+    *out =
+        (wq_output){.fd = fd, .size_bytes = (uint64_t)st.st_size, .made_at_ms = modified_ms(&st)};
+    /* a rebuild is another file, whatever the clock says */
+    snprintf(out->tag, sizeof out->tag, "%llx-%llx-%llx", (unsigned long long)st.st_ino,
+             (unsigned long long)st.st_mtim.tv_sec * 1000000000ULL +
+                 (unsigned long long)st.st_mtim.tv_nsec,
+             (unsigned long long)st.st_size);
     return WQ_OK;
 }
 
@@ -106,6 +134,89 @@ static void discard(void *self, const char *temp_path)
     dir *d = self;
     if (unlinkat(d->fd, base(temp_path), 0) != 0 && errno != ENOENT)
         wq_log(&d->logger, WQ_LOG_WARNING, "remove %s: %s", temp_path, strerror(errno));
+}
+
+/* ---- labels: which output is of which document set
+ * ------------------------------------------------
+ *
+ * The name tells nothing, so each file carries, as an extended attribute, a hash of its server and
+ * one of its server and document set. No token goes in, and nothing can be read out. Where the
+ * filesystem has no attributes, outputs can be deleted one by one only.
+ */
+
+#define LABEL_NAME "user.workqueue"
+enum { LABEL_PART = 16, LABEL_SIZE = 2 * LABEL_PART };
+
+static int hash_part(unsigned char *out, const char *server, const char *document_set_id)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+    int ok = ctx != NULL && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) &&
+             EVP_DigestUpdate(ctx, server, strlen(server) + 1) &&
+             EVP_DigestUpdate(ctx, document_set_id, strlen(document_set_id)) &&
+             EVP_DigestFinal_ex(ctx, digest, NULL);
+    EVP_MD_CTX_free(ctx);
+    if (ok)
+        memcpy(out, digest, LABEL_PART);
+    return ok ? 0 : -1;
+}
+
+static void label(dir *d, const wq_publish *item)
+{
+    unsigned char value[LABEL_SIZE];
+    if (!d->has_labels || hash_part(value, item->params->server, "") != 0 ||
+        hash_part(value + LABEL_PART, item->params->server, item->params->document_set_id) != 0)
+        return;
+    if (lsetxattr(item->temp_path, LABEL_NAME, value, sizeof value, 0) != 0)
+        wq_log(&d->logger, WQ_LOG_WARNING, "label an output: %s", strerror(errno));
+}
+
+static int is_key(const char *name)
+{
+    return strlen(name) == WQ_KEY_SIZE - 1 && strspn(name, "0123456789abcdef") == WQ_KEY_SIZE - 1;
+}
+
+static int has_label(dir *d, const char *name, const unsigned char *want, size_t offset)
+{
+    char path[PATH_MAX];
+    unsigned char value[LABEL_SIZE];
+    if (snprintf(path, sizeof path, "%s/%s", d->path, name) >= (int)sizeof path)
+        return 0;
+    return lgetxattr(path, LABEL_NAME, value, sizeof value) == (ssize_t)sizeof value &&
+           memcmp(value + offset, want, LABEL_PART) == 0;
+}
+
+static int remove_one(void *self, const char *key, wq_error *error)
+{
+    dir *d = self;
+    if (unlinkat(d->fd, key, 0) == 0)
+        return WQ_OK;
+    if (errno == ENOENT)
+        return wq_fail(error, WQ_ERROR_NOT_FOUND, "there is no output for this");
+    return wq_fail(error, WQ_ERROR_SYSTEM, "remove %s/%s: %s", d->path, key, strerror(errno));
+}
+
+static int remove_set(void *self, const char *server, const char *document_set_id, size_t *n,
+                      wq_error *error)
+{
+    dir *d = self;
+    unsigned char want[LABEL_PART];
+    if (!d->has_labels)
+        return wq_fail(error, WQ_ERROR_SYSTEM,
+                       "the filesystem of %s has no extended attributes, so outputs can only be "
+                       "deleted one by one",
+                       d->path);
+    if (hash_part(want, server, document_set_id ? document_set_id : "") != 0)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    DIR *entries = opendir(d->path);
+    if (entries == NULL)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "read %s: %s", d->path, strerror(errno));
+    for (struct dirent *e; (e = readdir(entries)) != NULL;)
+        if (is_key(e->d_name) && has_label(d, e->d_name, want, document_set_id ? LABEL_PART : 0) &&
+            unlinkat(d->fd, e->d_name, 0) == 0)
+            ++*n;
+    closedir(entries);
+    return WQ_OK;
 }
 
 /* ---- publishing ---------------------------------------------------------------------------------
@@ -154,6 +265,12 @@ static int sync_one(dir *d, wq_publish *item)
 static int put_in_place(dir *d, wq_publish *item)
 {
     const char *temp = base(item->temp_path);
+    if (item->replace) {
+        if (renameat(d->fd, temp, d->fd, item->key) == 0)
+            return 1;
+        item_fail(item, WQ_ERROR_SYSTEM, "Failed to publish output file");
+        return 0;
+    }
     int r = renameat2(d->fd, temp, d->fd, item->key, RENAME_NOREPLACE);
     if (r != 0 && (errno == EINVAL || errno == ENOSYS)) { /* not on this filesystem */
         r = linkat(d->fd, temp, d->fd, item->key, 0);
@@ -191,7 +308,9 @@ static void publish_batch(dir *d, wq_publish *items, size_t n)
 {
     unsigned char placed[BATCH] = {0}, any = 0;
     for (size_t i = 0; i < n; i++)
-        if (inspect(d, &items[i]) != 0)
+        if (inspect(d, &items[i]) == 0)
+            label(d, &items[i]);
+        else
             discard(d, items[i].temp_path);
     if (d->sync)
         sync_contents(d, items, n);
@@ -252,6 +371,12 @@ static int can_sync_together(int fd)
     return fstatfs(fd, &fs) == 0 && (fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC);
 }
 
+/* Tried on the lock file, which is ours. */
+static int can_label(dir *d)
+{
+    return fsetxattr(d->lock_fd, LABEL_NAME, "", 0, 0) == 0;
+}
+
 static int lock(dir *d, wq_error *error)
 {
     char owner[32] = "";
@@ -302,6 +427,9 @@ int wq_dir_open(wq_store **out, const char *path, int sync, const wq_logger *log
                           .begin = begin,
                           .publish = publish,
                           .discard = discard,
+                          .made_at_ms = made_at_ms,
+                          .remove = remove_one,
+                          .remove_set = remove_set,
                           .waits = sync,
                           .close = close_dir};
     d->fd = d->lock_fd = -1;
@@ -318,6 +446,7 @@ int wq_dir_open(wq_store **out, const char *path, int sync, const wq_logger *log
     d->sync_together = can_sync_together(d->fd);
     if ((result = lock(d, error)) != WQ_OK || (result = sweep(d, error)) != WQ_OK)
         goto failed;
+    d->has_labels = can_label(d);
     *out = &d->store;
     return WQ_OK;
 failed:

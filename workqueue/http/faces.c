@@ -1,0 +1,66 @@
+/* faces.c - what the faces share: from a request to a job. */
+#include "workqueue/http/faces.h"
+
+#include "workqueue/http/problem.h"
+
+int wq_is_method(h2o_req_t *req, const char *method)
+{
+    return h2o_memis(req->method.base, req->method.len, method, strlen(method));
+}
+
+unsigned wq_retry_after_s(wq_queue *queue)
+{
+    wq_stats stats;
+    wq_queue_stats(queue, &stats);
+    uint64_t s = (stats.mean_run_ms / stats.workers + 999) / 1000;
+    return s < 1 ? 1 : s > 3600 ? 3600 : (unsigned)s;
+}
+
+/* Says where an answer comes from, and how old it is if it was stored. */
+static void tell_how(wq_http *http, h2o_req_t *req, const wq_params *params, int result)
+{
+    static const char name[] = "x-workqueue";
+    const char *how = result == WQ_DONE ? "hit" : result == WQ_ATTACHED ? "attached" : "started";
+    uint64_t age;
+    h2o_add_header_by_str(&req->pool, &req->res.headers, name, sizeof name - 1, 0, "X-Workqueue",
+                          how, strlen(how));
+    if (result == WQ_DONE && wq_output_age_s(http->queue, params, &age) == WQ_OK) {
+        char *text = h2o_mem_alloc_pool(&req->pool, 24);
+        int n = snprintf(text, 24, "%llu", (unsigned long long)age);
+        h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_AGE, NULL, text, (size_t)n);
+    }
+}
+
+int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job)
+{
+    wq_error error;
+    int rebuild;
+    *job = NULL;
+    if (wq_request_params(&http->limits, req, params, &rebuild) != 0)
+        return WQ_ERROR_INVALID_ARGUMENT;
+    if (rebuild || wq_request_no_cache(req))
+        flags |= WQ_ENSURE_REBUILD;
+    int result = atomic_load(&http->stopping)
+                     ? WQ_ERROR_CLOSING
+                     : wq_ensure_run(http->queue, params, flags, job, &error);
+    if (result < 0)
+        wq_problem_result(req, result, result == WQ_ERROR_CLOSING ? NULL : &error,
+                          wq_retry_after_s(http->queue));
+    else
+        tell_how(http, req, params, result);
+    return result;
+}
+
+wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text)
+{
+    char id[WQ_ID_SIZE];
+    wq_job *job = NULL;
+    if (text.len == WQ_ID_SIZE - 1) {
+        memcpy(id, text.base, text.len);
+        id[text.len] = '\0';
+        wq_job_by_id(http->queue, id, &job);
+    }
+    if (job == NULL)
+        wq_problem(req, 404, "There is no job with this id, or it ended too long ago.");
+    return job;
+}
