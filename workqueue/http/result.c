@@ -3,7 +3,7 @@
 
 #include "workqueue/http/problem.h"
 
-int wq_result(wq_http *http, h2o_req_t *req, wq_job *job)
+int wq_answer_result(wq_http *http, h2o_req_t *req, wq_job *job)
 {
     (void)http;
     wq_job_unref(job);

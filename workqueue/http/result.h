@@ -7,6 +7,6 @@
 /* Answers for a job that has ended; takes over the reference to `job`. Succeeded: 200 with the
  * output (ETag, Last-Modified, ranges, conditions, HEAD), 410 if it has been deleted since. Failed:
  * 500, cancelled: 410, each a problem document whose detail is the job's error. Returns 0. */
-int wq_result(wq_http *http, h2o_req_t *req, wq_job *job);
+int wq_answer_result(wq_http *http, h2o_req_t *req, wq_job *job);
 
 #endif
