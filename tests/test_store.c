@@ -157,9 +157,11 @@ static char *begin(bed *b, const char *key)
     return path;
 }
 
+static const wq_params params = {"http://localhost", "17", "s3cret0token"};
+
 static wq_publish publish(bed *b, const char *key, const char *temp)
 {
-    wq_publish item = {.key = key, .temp_path = temp, .result = 12345};
+    wq_publish item = {.key = key, .params = &params, .temp_path = temp, .result = 12345};
     b->store->publish(b->store->self, &item, 1);
     return item;
 }
@@ -210,23 +212,24 @@ static void test_what_is_published_is_found(void **state)
     bed *b = *state;
     wq_error error;
     char got[8] = "";
-    int fd = -7;
+    wq_output out = {.fd = -7};
     assert_int_equal(b->store->find(b->store->self, KEY_A, &error), WQ_ERROR_NOT_FOUND);
     assert_int_equal(error.code, WQ_ERROR_NOT_FOUND);
     assert_true(strlen(error.message) > 10);
-    assert_int_equal(b->store->open(b->store->self, KEY_A, &fd, &error), WQ_ERROR_NOT_FOUND);
-    assert_int_equal(fd, -7);
+    assert_int_equal(b->store->open(b->store->self, KEY_A, &out, &error), WQ_ERROR_NOT_FOUND);
+    assert_int_equal(out.fd, -7);
     assert_int_equal(put(b, KEY_A, "hello"), WQ_OK);
     assert_int_equal(find(b, KEY_A), WQ_OK);
     assert_int_equal(find(b, KEY_B), WQ_ERROR_NOT_FOUND);
     expect_names(b, KEY_A " ");
     assert_int_equal(mode_of(in_dir(b, KEY_A)), S_IFREG | 0600);
-    assert_int_equal(b->store->open(b->store->self, KEY_A, &fd, NULL), WQ_OK);
-    assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
-    assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDONLY);
-    assert_int_equal(read(fd, got, sizeof got), 5);
+    assert_int_equal(b->store->open(b->store->self, KEY_A, &out, NULL), WQ_OK);
+    assert_int_equal(fcntl(out.fd, F_GETFD), FD_CLOEXEC);
+    assert_int_equal(fcntl(out.fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+    assert_int_equal(out.size_bytes, 5);
+    assert_int_equal(read(out.fd, got, sizeof got), 5);
     assert_string_equal(got, "hello");
-    close(fd);
+    close(out.fd);
     assert_string_equal(b->log, "");
 }
 
@@ -254,6 +257,35 @@ static void test_one_in_place_stays(void **state)
     assert_int_equal(put(b, KEY_A, "second"), WQ_OK);
     expect_file(in_dir(b, KEY_A), "first");
     expect_names(b, KEY_A " ");
+}
+
+static void test_a_rebuild_replaces(void **state)
+{
+    bed *b = *state;
+    wq_output before, after;
+    char got[8] = "";
+    assert_int_equal(put(b, KEY_A, "first"), WQ_OK);
+    assert_int_equal(b->store->open(b->store->self, KEY_A, &before, NULL), WQ_OK);
+    wq_publish item = {.key = KEY_A, .params = &params, .replace = 1};
+    char *temp = begin(b, KEY_A);
+    item.temp_path = temp; /* empty: no output, so the first stays */
+    b->store->publish(b->store->self, &item, 1);
+    assert_true(item.result < 0);
+    free(temp);
+    expect_file(in_dir(b, KEY_A), "first");
+    item.temp_path = temp = begin(b, KEY_A);
+    write_file(temp, "other");
+    b->store->publish(b->store->self, &item, 1);
+    assert_int_equal(item.result, WQ_OK);
+    free(temp);
+    expect_file(in_dir(b, KEY_A), "other");
+    expect_names(b, KEY_A " ");
+    assert_int_equal(b->store->open(b->store->self, KEY_A, &after, NULL), WQ_OK);
+    assert_string_not_equal(before.tag, after.tag);
+    assert_int_equal(read(before.fd, got, sizeof got), 5); /* who reads the old one may go on */
+    assert_string_equal(got, "first");
+    close(before.fd);
+    close(after.fd);
 }
 
 static void test_what_waits_says_so(void **state)
@@ -354,7 +386,7 @@ static void test_many_at_once(void **state)
         char *key = NULL;
         assert_true(asprintf(&key, "%064x", (unsigned)i) > 0);
         char *temp = begin(b, key);
-        items[i] = (wq_publish){.key = key, .temp_path = temp, .result = 12345};
+        items[i] = (wq_publish){.key = key, .params = &params, .temp_path = temp, .result = 12345};
         if (i % 3 == 0)
             write_file(temp, key);
         else if (i % 3 == 1)
@@ -471,8 +503,8 @@ static void test_out_of_descriptors_is_said(void **state)
     bed *b = *state;
     struct rlimit before, few;
     wq_error error = {0};
+    wq_output out;
     char *temp = begin(b, KEY_A), *second = NULL;
-    int fd = -7;
     assert_int_equal(put(b, KEY_B, "there"), WQ_OK);
     write_file(temp, "x");
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
@@ -480,7 +512,7 @@ static void test_out_of_descriptors_is_said(void **state)
     few.rlim_cur = 3;
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
     int begun = b->store->begin(b->store->self, KEY_A, &second, &error);
-    int opened = b->store->open(b->store->self, KEY_B, &fd, NULL);
+    int opened = b->store->open(b->store->self, KEY_B, &out, NULL);
     wq_publish item = publish(b, KEY_A, temp);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
     assert_int_equal(begun, WQ_ERROR_SYSTEM);
@@ -509,6 +541,7 @@ int main(void)
         BOTH(test_what_is_published_is_found),
         BOTH(test_paths),
         BOTH(test_one_in_place_stays),
+        BOTH(test_a_rebuild_replaces),
         BOTH(test_what_waits_says_so),
         BOTH(test_outputs_outlive_the_store),
         BOTH(test_a_relative_folder_stays_the_same),
