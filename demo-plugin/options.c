@@ -2,6 +2,7 @@
 #include "options.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -12,6 +13,8 @@
 
 #define DEFAULT_STORAGE "demo-data"
 
+enum { SECRET_BYTES = 1024 }; /* the longest operator's secret */
+
 enum kind {
     KIND_HELP,
     KIND_VERSION,
@@ -19,7 +22,8 @@ enum kind {
     KIND_UNSIGNED, /* unsigned, from least to most */
     KIND_SIZE,     /* size_t, likewise */
     KIND_OFF,      /* int, becomes 0 */
-    KIND_ALLOW     /* one more of options.allow */
+    KIND_ALLOW,    /* one more of options.allow */
+    KIND_SECRET    /* the file whose contents become options.secret */
 };
 
 #define AT(member) offsetof(struct options, member)
@@ -43,6 +47,14 @@ static const struct row {
     {"max-queue", "N", KIND_SIZE, AT(queue.max_queue), 1, SIZE_MAX, "jobs that may wait (10000)"},
     {"heartbeat-ms", "N", KIND_UNSIGNED, AT(serve.http.heartbeat_ms), 0, UINT32_MAX,
      "a stream without news gets a newline so often (15000); 0 never"},
+    {"hold-ms", "N", KIND_UNSIGNED, AT(serve.http.hold_ms), 0, UINT32_MAX,
+     "a poll waits at most so long for its job (25000)"},
+    {"result-type", "TYPE", KIND_TEXT, AT(serve.http.result_type), 0, 0,
+     "Content-Type of outputs (application/octet-stream)"},
+    {"tasks-path", "PATH", KIND_TEXT, AT(serve.http.tasks_path), 0, 0,
+     "where the task API is (/api/tasks)"},
+    {"operator-secret-file", "FILE", KIND_SECRET, 0, 0, 0,
+     "holds what DELETE /output asks for; without it, that is refused"},
     {"grace-ms", "N", KIND_UNSIGNED, AT(queue.grace_ms), 0, UINT32_MAX,
      "from SIGTERM to SIGKILL for a program that is to end (5000)"},
     {"no-sync", NULL, KIND_OFF, AT(queue.sync), 0, 0, "do not wait for the disk before success"},
@@ -73,7 +85,7 @@ static int show_help(void)
         char left[40];
         snprintf(left, sizeof left, "--%s%s%s", rows[i].name, rows[i].argument ? " " : "",
                  rows[i].argument ? rows[i].argument : "");
-        printf("  %-22s %s\n", left, rows[i].help);
+        printf("  %-27s %s\n", left, rows[i].help);
     }
     return OPTIONS_EXIT;
 }
@@ -102,6 +114,59 @@ static int add_allowed(struct options *options, const char *prefix)
     options->serve.http.allow_servers = grown;
     options->serve.http.n_allow_servers = n + 1;
     return OPTIONS_RUN;
+}
+
+/* Reads to the end, or until there is more than a secret and its newline. -1 on failure. */
+static ssize_t read_secret(int fd, char *buf, size_t size)
+{
+    size_t n = 0;
+    ssize_t got;
+    while (n < size && (got = read(fd, buf + n, size - n)) != 0) {
+        if (got < 0 && errno != EINTR)
+            return -1;
+        n += got > 0 ? (size_t)got : 0;
+    }
+    return (ssize_t)n;
+}
+
+/* What is wrong with the secret, as the end of a sentence; NULL: nothing. A header carries nothing
+ * but visible ASCII for sure, so anything else would be a secret that never fits. */
+static const char *judge_secret(const char *secret, size_t n)
+{
+    if (n == 0)
+        return "is empty";
+    if (n > SECRET_BYTES)
+        return "is longer than 1024 bytes";
+    for (size_t i = 0; i < n; i++)
+        if (secret[i] <= ' ' || secret[i] > '~')
+            return "holds more than one word of visible ASCII";
+    return NULL;
+}
+
+/* From a file, because a command line can be read by everybody; the same goes for such a file. */
+static int take_secret(struct options *options, const char *path)
+{
+    char buf[SECRET_BYTES + 2]; /* its newline, and one byte too many */
+    const char *why;
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 || fstat(fd, &st) != 0 ? -1 : read_secret(fd, buf, sizeof buf);
+    why = n < 0 ? strerror(errno) : NULL;
+    if (fd >= 0)
+        close(fd);
+    if (n < 0)
+        return wrong("cannot read the operator's secret from %s: %s", path, why);
+    if (st.st_mode & S_IROTH)
+        return wrong("everybody can read the operator's secret in %s (try chmod o-r)%s", path, "");
+    if (n > 0 && buf[n - 1] == '\n')
+        n--;
+    if ((why = judge_secret(buf, (size_t)n)) != NULL)
+        return wrong("the operator's secret in %s %s", path, why);
+    free(options->secret);
+    options->secret = strndup(buf, (size_t)n);
+    options->serve.http.operator_secret = options->secret;
+    explicit_bzero(buf, sizeof buf);
+    return options->secret ? OPTIONS_RUN : wrong("there is no memory for a secret%s%s", "", "");
 }
 
 static int apply(struct options *options, const struct row *row, const char *value)
@@ -133,6 +198,8 @@ static int apply(struct options *options, const struct row *row, const char *val
         break;
     case KIND_ALLOW:
         return add_allowed(options, value);
+    case KIND_SECRET:
+        return take_secret(options, value);
     }
     return OPTIONS_RUN;
 }
@@ -207,4 +274,7 @@ void options_dispose(struct options *options)
 {
     free(options->program);
     free(options->allow);
+    if (options->secret != NULL)
+        explicit_bzero(options->secret, strlen(options->secret));
+    free(options->secret);
 }

@@ -10,6 +10,7 @@ struct options {
     const char *sample;     /* a folder; NULL: no sample server */
     char *program;          /* what queue.program points to, if it was found and not given */
     const char **allow;     /* what serve.http.allow_servers points to */
+    char *secret;           /* what serve.http.operator_secret points to */
 };
 
 enum { OPTIONS_RUN, OPTIONS_EXIT, OPTIONS_WRONG };
