@@ -214,14 +214,17 @@ void wq_queue_publishing(wq_queue *queue, wq_job *job)
 /* ---- out ---------------------------------------------------------------------------------------
  */
 
+static int is_old_locked(wq_queue *queue, const wq_job *job)
+{
+    return job->state >= WQ_STATE_SUCCEEDED &&
+           wq_monotonic_ms() - job->ended_mono > queue->retain_ended_ms;
+}
+
 static wq_job *oldest_surplus_locked(wq_queue *queue)
 {
     wq_job *oldest = TAILQ_FIRST(&queue->ended);
-    if (oldest == NULL)
-        return NULL;
-    if (queue->n_ended <= queue->max_ended &&
-        wq_monotonic_ms() - oldest->ended_mono <= queue->retain_ended_ms)
-        return NULL;
+    if (oldest != NULL && queue->n_ended <= queue->max_ended && !is_old_locked(queue, oldest))
+        oldest = NULL;
     return oldest;
 }
 
@@ -351,7 +354,7 @@ int wq_job_by_id(wq_queue *queue, const char *id, wq_job **out)
     memcpy(probe.id, id, WQ_ID_SIZE);
     pthread_mutex_lock(&queue->lock);
     wq_job **found = tfind(&probe, &queue->by_id, compare_ids);
-    if (found != NULL)
+    if (found != NULL && !is_old_locked(queue, *found))
         job = wq_job_ref(*found);
     pthread_mutex_unlock(&queue->lock);
     if (job == NULL)

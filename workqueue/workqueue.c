@@ -387,6 +387,8 @@ int wq_outputs_delete(wq_queue *queue, const char *server, const char *document_
                       wq_error *error)
 {
     *n = 0;
+    if (server == NULL || *server == '\0')
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "server is missing");
     return queue->store->remove_set(queue->store->self, server, document_set_id, n, error);
 }
 
