@@ -1865,13 +1865,11 @@ static void test_watchers_of_positions(void **state)
     assert_int_equal(ahead_of(jobs[4]), 3);
     int before = w.told;
     let_end(&r->gate);
-    EVENTUALLY(ahead_of(jobs[4]) == 2 && w.told > before);
-    before = w.told;
-    assert_int_equal(wq_job_cancel(jobs[1]), WQ_OK); /* the one that runs, or is about to */
+    EVENTUALLY(ahead_of(jobs[4]) == 2 && w.told > before && r->gate.begun == 2);
     wq_watch_cancel(watch);
     before = w.told;
-    EVENTUALLY(state_of(jobs[1]) == WQ_STATE_CANCELLED || ahead_of(jobs[4]) < 3);
-    let_end(&r->gate);
+    assert_int_equal(wq_job_cancel(jobs[1]), WQ_OK); /* the one that runs */
+    EVENTUALLY(ahead_of(jobs[4]) == 1);
     assert_int_equal(w.told, before);
     for (int i = 0; i < 5; i++)
         wq_job_unref(jobs[i]);
@@ -2441,6 +2439,11 @@ static void test_all_at_once(void **state)
     assert_int_equal(leftovers(r->dir), 0);
 }
 
+static void *do_nothing(void *arg)
+{
+    return arg;
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 
 int main(int argc, char **argv)
@@ -2502,5 +2505,10 @@ int main(int argc, char **argv)
         return host_for_ever(argv[2]);
     if (argc == 2)
         cmocka_set_test_filter(argv[1]);
+    /* A sanitizer may start a thread of its own with the first one of ours; later it would look as
+     * if a queue had left it. */
+    pthread_t first;
+    start_threads(&first, 1, do_nothing, NULL);
+    join_threads(&first, 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
