@@ -397,6 +397,13 @@ void wq_queue_forget(wq_queue *queue)
     pthread_mutex_unlock(&queue->lock);
 }
 
+int wq_queue_store_said(wq_queue *queue, int result)
+{
+    if (result < 0 && result != WQ_ERROR_NOT_FOUND && result != WQ_ERROR_INVALID_ARGUMENT)
+        atomic_fetch_add(&queue->store_errors, 1);
+    return result;
+}
+
 void wq_queue_stats(wq_queue *queue, wq_stats *out)
 {
     pthread_mutex_lock(&queue->lock);
@@ -410,6 +417,8 @@ void wq_queue_stats(wq_queue *queue, wq_stats *out)
         .succeeded = queue->succeeded,
         .failed = queue->failed,
         .cancelled = queue->cancelled,
+        .store_errors = atomic_load(&queue->store_errors),
+        .stopping = queue->stopping,
         .mean_run_ms = (uint64_t)queue->mean_run_ms,
         .ran = queue->ran,
         .waited = queue->waited,

@@ -19,6 +19,7 @@ struct wq_queue {
     wq_store *store;
     struct wq_pool *pool;
     wq_watchers watchers; /* of positions */
+    atomic_ullong store_errors;
 
     pthread_mutex_t lock;
     /* under the lock */
@@ -44,6 +45,9 @@ void wq_queue_unref(wq_queue *queue);
 
 /* Forgets every ended job. Nothing else refers to the queue any more but references to jobs. */
 void wq_queue_forget(wq_queue *queue);
+
+/* Counts what the store answered, if it is a failure of its own; returns it. */
+int wq_queue_store_said(wq_queue *queue, int result);
 
 /* How many run or wait in front of a queued job. */
 size_t wq_queue_ahead_locked(wq_queue *queue, const wq_job *job);

@@ -71,7 +71,7 @@ static void fail(wq_queue *queue, wq_job *job, int returncode, const char *error
 
 static void end_published(wq_queue *queue, wq_job *job, const wq_publish *done)
 {
-    if (done->result >= 0)
+    if (wq_queue_store_said(queue, done->result) >= 0)
         wq_queue_finish(queue, job, WQ_STATE_SUCCEEDED, 0, NULL);
     else
         fail(queue, job, OWN_FAILURE, done->error.message);
@@ -203,7 +203,8 @@ static void run_job(worker *w, wq_job *job)
     wq_store *store = queue->store;
     wq_outcome outcome = {.returncode = OWN_FAILURE};
     wq_error error = {0};
-    if (store->begin(store->self, job->key, &job->temp_path, &error) < 0) {
+    int begun = store->begin(store->self, job->key, &job->temp_path, &error);
+    if (wq_queue_store_said(queue, begun) < 0) {
         fail(queue, job, OWN_FAILURE, error.message);
         return;
     }

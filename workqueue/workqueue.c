@@ -244,7 +244,7 @@ static int look(wq_queue *queue, const wq_params *params, const char *key, unsig
     }
     if (flags & WQ_ENSURE_REBUILD)
         return WQ_ERROR_NOT_FOUND;
-    int result = queue->store->find(queue->store->self, key, error);
+    int result = wq_queue_store_said(queue, queue->store->find(queue->store->self, key, error));
     return result == WQ_OK ? done(queue, params, key, flags, out, error) : result;
 }
 
@@ -341,7 +341,9 @@ int wq_output_find(wq_queue *queue, const wq_params *params, wq_error *error)
 {
     char key[WQ_KEY_SIZE];
     int result = key_of(params, key, error);
-    return result == WQ_OK ? queue->store->find(queue->store->self, key, error) : result;
+    if (result == WQ_OK)
+        result = queue->store->find(queue->store->self, key, error);
+    return wq_queue_store_said(queue, result);
 }
 
 int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *error)
@@ -353,13 +355,13 @@ int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *
         result = queue->store->open(queue->store->self, key, &output, error);
     if (result == WQ_OK)
         *fd = output.fd;
-    return result;
+    return wq_queue_store_said(queue, result);
 }
 
 int wq_job_output(wq_job *job, wq_output *out, wq_error *error)
 {
     wq_store *store = job->queue->store;
-    return store->open(store->self, job->key, out, error);
+    return wq_queue_store_said(job->queue, store->open(store->self, job->key, out, error));
 }
 
 int wq_output_age_s(wq_queue *queue, const wq_params *params, uint64_t *out)
@@ -370,7 +372,7 @@ int wq_output_age_s(wq_queue *queue, const wq_params *params, uint64_t *out)
     if (result == WQ_OK)
         result = queue->store->made_at_ms(queue->store->self, key, &made_at_ms, NULL);
     if (result != WQ_OK)
-        return result;
+        return wq_queue_store_said(queue, result);
     int64_t now = wq_unix_ms();
     *out = now > made_at_ms ? (uint64_t)(now - made_at_ms) / 1000 : 0;
     return WQ_OK;
@@ -380,7 +382,9 @@ int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error)
 {
     char key[WQ_KEY_SIZE];
     int result = key_of(params, key, error);
-    return result == WQ_OK ? queue->store->remove(queue->store->self, key, error) : result;
+    if (result == WQ_OK)
+        result = queue->store->remove(queue->store->self, key, error);
+    return wq_queue_store_said(queue, result);
 }
 
 int wq_outputs_delete(wq_queue *queue, const char *server, const char *document_set_id, size_t *n,
@@ -389,7 +393,8 @@ int wq_outputs_delete(wq_queue *queue, const char *server, const char *document_
     *n = 0;
     if (server == NULL || *server == '\0')
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "server is missing");
-    return queue->store->remove_set(queue->store->self, server, document_set_id, n, error);
+    return wq_queue_store_said(
+        queue, queue->store->remove_set(queue->store->self, server, document_set_id, n, error));
 }
 
 int wq_output_path(wq_queue *queue, const wq_params *params, char *path, size_t size,

@@ -159,6 +159,9 @@ typedef struct wq_stats {
     uint64_t succeeded;       /**< jobs that succeeded since wq_open() */
     uint64_t failed;          /**< jobs that failed since wq_open() */
     uint64_t cancelled;       /**< jobs that were cancelled since wq_open() */
+    uint64_t store_errors;    /**< how often the store failed, since wq_open() */
+    uint64_t journal_errors;  /**< how often the journal failed, since wq_open() */
+    int stopping;             /**< nonzero after wq_stop() */
     uint64_t mean_run_ms;     /**< moving mean of how long a program runs; 0 while none has ended */
     wq_histogram ran;         /**< how long programs ran */
     wq_histogram waited;      /**< how long jobs waited before their program started */

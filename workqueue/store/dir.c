@@ -234,7 +234,9 @@ static int inspect(dir *d, wq_publish *item)
     struct stat st;
     item->result = WQ_OK;
     if (fstatat(d->fd, base(item->temp_path), &st, AT_SYMLINK_NOFOLLOW) != 0)
-        return item_fail(item, WQ_ERROR_SYSTEM, "Failed to stat output file");
+        /* one that the program has removed is its failure, not the disk's */
+        return item_fail(item, errno == ENOENT ? WQ_ERROR_INVALID_ARGUMENT : WQ_ERROR_SYSTEM,
+                         "Failed to stat output file");
     if (!S_ISREG(st.st_mode)) {
         item->result = wq_fail(&item->error, WQ_ERROR_INVALID_ARGUMENT,
                                "invalid program: its output is not a regular file");
