@@ -31,6 +31,23 @@ static void tell_how(wq_http *http, h2o_req_t *req, const wq_params *params, int
     }
 }
 
+int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
+           wq_error *error)
+{
+    *job = NULL;
+    if (atomic_load(&http->stopping)) {
+        *error = (wq_error){.code = WQ_ERROR_CLOSING};
+        snprintf(error->message, sizeof error->message, "%s", wq_strerror(WQ_ERROR_CLOSING));
+        return WQ_ERROR_CLOSING;
+    }
+    if (wq_request_no_cache(req))
+        flags |= WQ_ENSURE_REBUILD;
+    int result = wq_ensure_run(http->queue, params, flags, job, error);
+    if (result >= 0)
+        tell_how(http, req, params, result);
+    return result;
+}
+
 int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job)
 {
     wq_error error;
@@ -38,16 +55,11 @@ int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, w
     *job = NULL;
     if (wq_request_params(&http->limits, req, params, &rebuild) != 0)
         return WQ_ERROR_INVALID_ARGUMENT;
-    if (rebuild || wq_request_no_cache(req))
+    if (rebuild)
         flags |= WQ_ENSURE_REBUILD;
-    int result = atomic_load(&http->stopping)
-                     ? WQ_ERROR_CLOSING
-                     : wq_ensure_run(http->queue, params, flags, job, &error);
+    int result = wq_ask(http, req, flags, params, job, &error);
     if (result < 0)
-        wq_problem_result(req, result, result == WQ_ERROR_CLOSING ? NULL : &error,
-                          wq_retry_after_s(http->queue));
-    else
-        tell_how(http, req, params, result);
+        wq_problem_result(req, result, &error, wq_retry_after_s(http->queue));
     return result;
 }
 

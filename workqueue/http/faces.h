@@ -31,6 +31,11 @@ void wq_tasks_free(struct wq_tasks *tasks); /* NULL is allowed */
  * output that was there, Age are in the response's headers already. */
 int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job);
 
+/* The same for parameters that have been read already; on failure nothing is answered, and `error`
+ * says why. */
+int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
+           wq_error *error);
+
 /* The job with the id in `text`; NULL and a 404 problem if it is unknown. */
 wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text);
 

@@ -142,8 +142,7 @@ static uint32_t take_utf8(const char **at)
     return c;
 }
 
-/* Writes text as the inside of a JSON string, in ASCII; at most 6 bytes for each of the text. */
-static char *put_escaped(char *out, const char *text)
+char *wq_put_escaped(char *out, const char *text)
 {
     while (*text != '\0') {
         const uint32_t c = take_utf8(&text);
@@ -170,7 +169,7 @@ static h2o_iovec_t make_problem(h2o_req_t *req, int status, const char *detail)
 
     at += sprintf(at, "{\"type\":\"about:blank\",\"title\":\"%s\",\"status\":%d,\"detail\":\"",
                   reason, status);
-    at = put_escaped(at, detail);
+    at = wq_put_escaped(at, detail);
     at += sprintf(at, "\"}\n");
     h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE,
                    H2O_STRLIT("application/problem+json"), 1);

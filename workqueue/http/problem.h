@@ -23,6 +23,10 @@ int wq_send_bytes(h2o_req_t *req, int status, const char *content_type, const ch
 int wq_problem(h2o_req_t *req, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Writes text as the inside of a JSON string, in ASCII, without NUL; at most 6 bytes for each of the
+ * text. Returns the end. */
+char *wq_put_escaped(char *out, const char *text);
+
 /* For an answer that libh2o has begun itself (req->res has a status): sets the headers of a problem
  * document and returns its body, in the request's pool. */
 h2o_iovec_t wq_problem_instead(h2o_req_t *req);

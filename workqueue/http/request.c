@@ -5,6 +5,8 @@
  */
 #include "workqueue/http/request.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "workqueue/http/fields.h"
@@ -55,17 +57,32 @@ const char *wq_http_query(h2o_req_t *req, const char *name)
     return wq_query_field(arena_of(req), query.base, query.len, name);
 }
 
-/* ---- the three sources, the one with precedence first; -1: answered ------------------------- */
+/* ---- the three sources, the one with precedence first; -1: *fault says why ------------------ */
 
-static int unauthorized(h2o_req_t *req, const char *why)
+__attribute__((format(printf, 4, 5))) static int faulty(h2o_req_t *req, wq_request_fault *fault,
+                                                        int status, const char *format, ...)
 {
-    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_WWW_AUTHENTICATE,
-                   H2O_STRLIT("Basic realm=\"workqueue\""), 1);
-    wq_problem(req, 401, "%s.", why);
+    enum { SIZE = 640 }; /* a wq_error's sentence and a little */
+    char *detail = h2o_mem_alloc_pool(&req->pool, SIZE);
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(detail, SIZE, format, args);
+    va_end(args);
+    fault->status = status;
+    fault->detail = detail;
     return -1;
 }
 
-static int read_authorization(h2o_req_t *req, wq_fields *fields)
+static int unauthorized(h2o_req_t *req, wq_request_fault *fault, const char *why)
+{
+    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_WWW_AUTHENTICATE,
+                   H2O_STRLIT("Basic realm=\"workqueue\""), 1);
+    fault->fields[0] = "apiToken";
+    return faulty(req, fault, 401, "%s.", why);
+}
+
+static int read_authorization(h2o_req_t *req, wq_fields *fields, wq_request_fault *fault)
 {
     const h2o_iovec_t value = token_header(req, H2O_TOKEN_AUTHORIZATION);
     const char *why;
@@ -73,28 +90,29 @@ static int read_authorization(h2o_req_t *req, wq_fields *fields)
     if (value.base == NULL)
         return 0;
     fields->api_token = wq_basic_token(arena_of(req), value.base, value.len, &why);
-    return fields->api_token != NULL ? 0 : unauthorized(req, why);
+    return fields->api_token != NULL ? 0 : unauthorized(req, fault, why);
 }
 
-static int malformed(h2o_req_t *req, const char *what, const char *why)
+static int malformed(h2o_req_t *req, wq_request_fault *fault, const char *what, const char *why)
 {
-    wq_problem(req, 400, "The %s is malformed: %s.", what, why);
-    return -1;
+    return faulty(req, fault, 400, "The %s is malformed: %s.", what, why);
 }
 
-static int read_multipart(h2o_req_t *req, wq_fields *fields, const char *boundary)
+static int read_multipart(h2o_req_t *req, wq_fields *fields, const char *boundary,
+                          wq_request_fault *fault)
 {
     const char *why;
 
     if (boundary == NULL)
-        return malformed(req, "Content-Type", "multipart/form-data needs a boundary");
+        return malformed(req, fault, "Content-Type", "multipart/form-data needs a boundary");
     if (wq_fields_multipart(fields, arena_of(req), boundary, strlen(boundary), req->entity.base,
                             req->entity.len, &why) != 0)
-        return malformed(req, "multipart/form-data body", why);
+        return malformed(req, fault, "multipart/form-data body", why);
     return 0;
 }
 
-static int read_body_as(h2o_req_t *req, wq_fields *fields, const char *type, const char *boundary)
+static int read_body_as(h2o_req_t *req, wq_fields *fields, const char *type, const char *boundary,
+                        wq_request_fault *fault)
 {
     const h2o_iovec_t body = req->entity;
     const wq_arena arena = arena_of(req);
@@ -102,71 +120,86 @@ static int read_body_as(h2o_req_t *req, wq_fields *fields, const char *type, con
 
     if (strcmp(type, "application/x-www-form-urlencoded") == 0) {
         if (wq_fields_urlencoded(fields, arena, body.base, body.len, &why) != 0)
-            return malformed(req, "application/x-www-form-urlencoded body", why);
+            return malformed(req, fault, "application/x-www-form-urlencoded body", why);
         return 0;
     }
     if (strcmp(type, "application/json") == 0) {
         if (wq_fields_json(fields, arena, body.base, body.len, &why) != 0)
-            return malformed(req, "application/json body", why);
+            return malformed(req, fault, "application/json body", why);
         return 0;
     }
     if (strcmp(type, "multipart/form-data") == 0)
-        return read_multipart(req, fields, boundary);
-    wq_problem(req, 415, "A body of this Content-Type cannot be read here; " BODY_TYPES " can.");
-    return -1;
+        return read_multipart(req, fields, boundary, fault);
+    return faulty(req, fault, 415,
+                  "A body of this Content-Type cannot be read here; " BODY_TYPES " can.");
 }
 
-static int read_body(const wq_request_limits *limits, h2o_req_t *req, wq_fields *fields)
+static int read_body(const wq_request_limits *limits, h2o_req_t *req, wq_fields *fields,
+                     wq_request_fault *fault)
 {
     const h2o_iovec_t value = token_header(req, H2O_TOKEN_CONTENT_TYPE);
     const char *type, *boundary;
 
     if (req->entity.base == NULL || req->entity.len == 0)
         return 0;
-    if (req->entity.len > limits->max_body_bytes) {
-        wq_problem(req, 413, "The body has %zu bytes; at most %zu are taken here.", req->entity.len,
-                   limits->max_body_bytes);
-        return -1;
-    }
-    if (wq_content_type(arena_of(req), value.base, value.len, &type, &boundary) != 0) {
-        wq_problem(req, 415,
-                   "The body needs a Content-Type that can be read here: " BODY_TYPES ".");
-        return -1;
-    }
-    return read_body_as(req, fields, type, boundary);
+    if (req->entity.len > limits->max_body_bytes)
+        return faulty(req, fault, 413, "The body has %zu bytes; at most %zu are taken here.",
+                      req->entity.len, limits->max_body_bytes);
+    if (wq_content_type(arena_of(req), value.base, value.len, &type, &boundary) != 0)
+        return faulty(req, fault, 415,
+                      "The body needs a Content-Type that can be read here: " BODY_TYPES ".");
+    return read_body_as(req, fields, type, boundary, fault);
 }
 
-static int read_query(h2o_req_t *req, wq_fields *fields)
+static int read_query(h2o_req_t *req, wq_fields *fields, wq_request_fault *fault)
 {
     const h2o_iovec_t query = query_of(req);
     const char *why;
 
     if (wq_fields_urlencoded(fields, arena_of(req), query.base, query.len, &why) != 0)
-        return malformed(req, "query string", why);
+        return malformed(req, fault, "query string", why);
     return 0;
 }
 
-/* ---- what was read, held against the rules; -1: answered ------------------------------------ */
+/* ---- what was read, held against the rules; -1: *fault says why ----------------------------- */
 
 static int is_missing(const char *text)
 {
     return text == NULL || *text == '\0';
 }
 
-static int check_present(h2o_req_t *req, const wq_fields *fields)
+static int check_present(h2o_req_t *req, const wq_fields *fields, wq_request_fault *fault)
 {
-    const char *name = is_missing(fields->server)            ? "server"
-                       : is_missing(fields->document_set_id) ? "documentSetId"
-                                                             : NULL;
+    const int no_token = is_missing(fields->api_token);
+    size_t n = 0;
 
-    if (name != NULL) {
-        wq_problem(req, 400, "The field %s is missing.", name);
-        return -1;
-    }
-    if (is_missing(fields->api_token))
-        return unauthorized(req, "An API token is needed, as Authorization: Basic "
-                                 "base64(token:x-auth-token) or in the field apiToken");
-    return 0;
+    if (is_missing(fields->server))
+        fault->fields[n++] = "server";
+    if (is_missing(fields->document_set_id))
+        fault->fields[n++] = "documentSetId";
+    if (n == 0 && !no_token)
+        return 0;
+    fault->is_missing = 1;
+    if (n == 0)
+        return unauthorized(req, fault,
+                            "An API token is needed, as Authorization: Basic "
+                            "base64(token:x-auth-token) or in the field apiToken");
+    if (no_token)
+        fault->fields[n] = "apiToken";
+    return faulty(req, fault, 400, "The field %s is missing.", fault->fields[0]);
+}
+
+static int check_params(h2o_req_t *req, const wq_params *params, wq_request_fault *fault)
+{
+    wq_error error;
+
+    if (wq_params_check(params, &error) == WQ_OK)
+        return 0;
+    /* the sentence begins with the field's name in the library */
+    fault->fields[0] = error.message[0] == 's'   ? "server"
+                       : error.message[0] == 'd' ? "documentSetId"
+                                                 : "apiToken";
+    return faulty(req, fault, 400, "%s.", error.message);
 }
 
 /* Whether the host of a URL, or a path segment, ends at `rest`: "http://good.example" must let in
@@ -208,26 +241,35 @@ int wq_request_no_cache(h2o_req_t *req)
            h2o_contains_token(value.base, value.len, H2O_STRLIT("no-cache"), ',');
 }
 
-int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild)
+int wq_request_read(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild,
+                    wq_request_fault *fault)
 {
     wq_fields fields = {0};
     wq_params params;
-    wq_error error;
 
-    if (read_authorization(req, &fields) != 0 || read_body(limits, req, &fields) != 0 ||
-        read_query(req, &fields) != 0 || check_present(req, &fields) != 0)
+    *fault = (wq_request_fault){0};
+    if (read_authorization(req, &fields, fault) != 0 ||
+        read_body(limits, req, &fields, fault) != 0 || read_query(req, &fields, fault) != 0 ||
+        check_present(req, &fields, fault) != 0)
         return -1;
     params = (wq_params){fields.server, fields.document_set_id, fields.api_token};
-    if (wq_params_check(&params, &error) != WQ_OK) {
-        wq_problem(req, 400, "%s.", error.message);
+    if (check_params(req, &params, fault) != 0)
         return -1;
-    }
-    if (!is_allowed(limits, params.server)) {
-        wq_problem(req, 403, "The server named in the field server is not on the allow-list here.");
-        return -1;
-    }
+    if (!is_allowed(limits, params.server))
+        return faulty(req, fault, 403,
+                      "The server named in the field server is not on the allow-list here.");
     *out = params;
     if (rebuild != NULL)
         *rebuild = is_true(fields.rebuild);
     return 0;
+}
+
+int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild)
+{
+    wq_request_fault fault;
+
+    if (wq_request_read(limits, req, out, rebuild, &fault) == 0)
+        return 0;
+    wq_problem(req, fault.status, "%s", fault.detail);
+    return -1;
 }

@@ -12,10 +12,22 @@ typedef struct wq_request_limits {
     size_t n_allow_servers;
 } wq_request_limits;
 
-/* Reads server, document set id and token. 0 and *out in the request's pool; or -1 and the request
- * has been answered with a problem: 400 (naming the field), 401, 403, 413, 415. Precedence: the
- * Authorization header over the body over the query. `*rebuild`, unless NULL: whether the field of
- * that name asks for it. */
+/* What is wrong with a request. Texts are static or in the request's pool. */
+typedef struct wq_request_fault {
+    int status;            /* 400, 401, 403, 413 or 415 */
+    int is_missing;        /* the fields are not there; else they are there and wrong */
+    const char *fields[4]; /* those at fault, as clients name them, up to a NULL; may be none */
+    const char *detail;    /* a sentence */
+} wq_request_fault;
+
+/* Reads server, document set id and token. 0 and *out in the request's pool; or -1 and *fault.
+ * Nothing is answered, but a 401's WWW-Authenticate is in the response's headers already.
+ * Precedence: the Authorization header over the body over the query. `*rebuild`, unless NULL:
+ * whether the field of that name asks for it. */
+int wq_request_read(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild,
+                    wq_request_fault *fault);
+
+/* The same, but -1 is that a problem has been answered. */
 int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out,
                       int *rebuild);
 

@@ -22,24 +22,29 @@ static const struct {
 };
 
 /* libh2o hands every path that begins like a route's to it; only the whole one is ours, or, where
- * the route ends in '/', what is below. */
+ * the route ends in '/', what is below; the path without that slash is as good as with it. */
 static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 {
     wq_route *route = (wq_route *)handler;
     h2o_iovec_t path = req->path_normalized, rest = {NULL, 0};
     size_t n = strlen(route->path);
-    if (path.len < n || memcmp(path.base, route->path, n) != 0)
+    int below = route->path[n - 1] == '/';
+    if (path.len < n - (size_t)below ||
+        memcmp(path.base, route->path, path.len < n ? path.len : n) != 0)
         return -1;
-    if (route->path[n - 1] == '/')
+    if (below && path.len > n)
         rest = h2o_iovec_init(path.base + n, path.len - n);
-    else if (path.len != n)
+    else if (!below && path.len != n)
         return -1;
     return route->answer(route->http, req, rest);
 }
 
 static void add_route(wq_http *http, h2o_hostconf_t *host, const char *name, wq_face_fn answer)
 {
-    h2o_pathconf_t *path = h2o_config_register_path(host, name, 0);
+    size_t n = strlen(name);
+    h2o_iovec_t bare = h2o_strdup(NULL, name, name[n - 1] == '/' ? n - 1 : n);
+    h2o_pathconf_t *path = h2o_config_register_path(host, bare.base, 0); /* copies it */
+    free(bare.base);
     wq_route *route = (wq_route *)h2o_create_handler(path, sizeof *route);
     route->super.on_req = on_req;
     route->http = http;
