@@ -16,8 +16,7 @@ unsigned wq_retry_after_s(wq_queue *queue)
     return s < 1 ? 1 : s > 3600 ? 3600 : (unsigned)s;
 }
 
-/* Says where an answer comes from, and how old it is if it was stored. */
-static void tell_how(wq_http *http, h2o_req_t *req, const wq_params *params, int result)
+void wq_tell_how(wq_http *http, h2o_req_t *req, const wq_params *params, int result)
 {
     static const char name[] = "x-workqueue";
     const char *how = result == WQ_DONE ? "hit" : result == WQ_ATTACHED ? "attached" : "started";
@@ -44,7 +43,7 @@ int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *param
         flags |= WQ_ENSURE_REBUILD;
     int result = wq_ensure_run(http->queue, params, flags, job, error);
     if (result >= 0)
-        tell_how(http, req, params, result);
+        wq_tell_how(http, req, params, result);
     return result;
 }
 

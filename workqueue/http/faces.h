@@ -20,6 +20,10 @@ int wq_face_output(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);     /* DELE
 /* State that two protocols need beyond the job's; made by mount, freed with it. NULL: no memory. */
 struct wq_lunkwill *wq_lunkwill_new(wq_http *http);
 void wq_lunkwill_free(struct wq_lunkwill *lunkwill); /* NULL is allowed */
+
+/* Cancels the requests whose clients have stopped asking by `now` (wq_loop_now()). Returns when to
+ * come again, 0: not before another request has been taken. Any loop may sweep for all. */
+int64_t wq_lunkwill_sweep(struct wq_lunkwill *lunkwill, int64_t now);
 struct wq_tasks *wq_tasks_new(void);
 void wq_tasks_free(struct wq_tasks *tasks); /* NULL is allowed */
 
@@ -35,6 +39,10 @@ int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, w
  * says why. */
 int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
            wq_error *error);
+
+/* Says where an answer comes from, and how old it is if it was stored, in the response's headers;
+ * `result` is what wq_begin() returned, which has done this. */
+void wq_tell_how(wq_http *http, h2o_req_t *req, const wq_params *params, int result);
 
 /* The job with the id in `text`; NULL and a 404 problem if it is unknown. */
 wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text);

@@ -15,6 +15,7 @@
 #include <sys/timerfd.h>
 #include <time.h>
 
+#include "workqueue/http/faces.h"
 #include "workqueue/http/problem.h"
 
 enum {
@@ -42,6 +43,7 @@ struct wq_loop {
     int64_t armed;  /* when the timer fires; 0: it does not */
     deadline *heap; /* from 1 */
     size_t n_heap, heap_size;
+    int64_t sweep_at; /* when to look for clients that stopped asking; 0: never */
 
     wq_watch *positions;
     h2o_multithread_message_t positions_message, stop_message;
@@ -102,11 +104,16 @@ static void heap_remove(wq_loop *loop, wq_held *held)
         heap_down(loop, i, last);
 }
 
+/* The earlier of two times, of which 0 is none. */
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
 static void arm(wq_loop *loop)
 {
     int64_t at = loop->n_heap > 0 ? loop->heap[1].at : 0;
-    if (loop->positions_at != 0 && (at == 0 || loop->positions_at < at))
-        at = loop->positions_at;
+    at = earlier(earlier(at, loop->positions_at), loop->sweep_at);
     if (at == 0 || (loop->armed != 0 && loop->armed <= at))
         return;
     struct itimerspec spec = {.it_value = {at / 1000, at % 1000 * 1000000}};
@@ -122,6 +129,13 @@ void wq_held_deadline(wq_held *held, int64_t at)
         heap_up(loop, ++loop->n_heap, (deadline){at, held});
     else if (at < loop->heap[held->heap].at)
         heap_up(loop, held->heap, (deadline){at, held});
+    arm(loop);
+}
+
+void wq_loop_sweep(wq_http *http, h2o_req_t *req, int64_t at)
+{
+    wq_loop *loop = h2o_context_get_handler_context(req->conn->ctx, http->anchor);
+    loop->sweep_at = earlier(loop->sweep_at, at);
     arm(loop);
 }
 
@@ -302,6 +316,8 @@ static void on_timer(h2o_socket_t *sock, const char *err)
     if (loop->positions_at != 0 && loop->positions_at <= now)
         tell_positions(loop, now);
     run_deadlines(loop, now);
+    if (loop->sweep_at != 0 && loop->sweep_at <= now)
+        loop->sweep_at = wq_lunkwill_sweep(loop->http->lunkwill, now);
     arm(loop);
 }
 

@@ -97,6 +97,9 @@ void wq_release(wq_held *held);
 /* Sets the deadline, to any time. */
 void wq_held_deadline(wq_held *held, int64_t at);
 
+/* Has the loop of this request call wq_lunkwill_sweep() at that time, or before. */
+void wq_loop_sweep(wq_http *http, h2o_req_t *req, int64_t at);
+
 /* Milliseconds by CLOCK_MONOTONIC. */
 int64_t wq_loop_now(void);
 

@@ -24,3 +24,9 @@ void wq_lunkwill_free(struct wq_lunkwill *lunkwill)
 {
     free(lunkwill);
 }
+
+int64_t wq_lunkwill_sweep(struct wq_lunkwill *lunkwill, int64_t now)
+{
+    (void)lunkwill, (void)now;
+    return 0;
+}
