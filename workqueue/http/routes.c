@@ -21,6 +21,14 @@ static const struct {
     {"/output", wq_face_output},
 };
 
+/* libh2o tries no other path after one that has declined, and its own 404 is no problem document. */
+static int nothing_here(h2o_req_t *req)
+{
+    if (wq_is_method(req, "OPTIONS"))
+        return wq_method(req, "OPTIONS"), 0;
+    return wq_problem(req, 404, "There is nothing at this path.");
+}
+
 /* libh2o hands every path that begins like a route's to it; only the whole one is ours, or, where
  * the route ends in '/', what is below; the path without that slash is as good as with it. */
 static int on_req(h2o_handler_t *handler, h2o_req_t *req)
@@ -31,11 +39,11 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
     int below = route->path[n - 1] == '/';
     if (path.len < n - (size_t)below ||
         memcmp(path.base, route->path, path.len < n ? path.len : n) != 0)
-        return -1;
+        return nothing_here(req);
     if (below && path.len > n)
         rest = h2o_iovec_init(path.base + n, path.len - n);
     else if (!below && path.len != n)
-        return -1;
+        return nothing_here(req);
     return route->answer(route->http, req, rest);
 }
 

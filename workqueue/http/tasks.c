@@ -1,19 +1,328 @@
-/* tasks.c - the task-status API. */
+/* tasks.c - the task-status API: POST begins a task, GET {id} tells how far it is.
+ *
+ * A task is a job, and its id is the job's. What the protocol has besides is that a user, which is
+ * whoever has the token, has one active request at a time; so there is a table of each user's
+ * latest task. A POST claims its user's entry, asks the queue with no lock held, and settles the
+ * entry. Others of the same user wait in between, which is as long as one look at the store takes,
+ * so that of many at once one begins a task and the rest are told of it.
+ *
+ * The table's lock goes before those of the queue and the job, and no callback takes it. */
 #include "workqueue/http/faces.h"
+
+#include <inttypes.h>
+#include <openssl/evp.h>
+#include <search.h>
+#include <stdlib.h>
+
 #include "workqueue/http/problem.h"
 
-int wq_face_tasks(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
-{
-    (void)http, (void)rest;
-    return wq_problem(req, 404, "There is nothing at this path.");
-}
+enum { HASH_SIZE = 32, SWEEP = 4 };
+
+typedef struct wq_user {
+    unsigned char
+        hash[HASH_SIZE]; /* SHA-256 of the token; first: the tree compares pointers to it */
+    TAILQ_ENTRY(wq_user) link;
+    char id[WQ_ID_SIZE]; /* of the latest task, unless claimed */
+    int64_t since;       /* CLOCK_MONOTONIC ms: when that was asked for */
+    int is_claimed;      /* a POST is under way: the entry is its own */
+} wq_user;
+
+struct wq_tasks {
+    pthread_mutex_t lock;
+    /* under the lock */
+    pthread_cond_t settled; /* an entry is claimed no more */
+    void *by_hash;          /* tsearch */
+    TAILQ_HEAD(, wq_user) users;
+    wq_user *sweep; /* the next to be looked at; NULL: the first */
+};
+
+/* ---- the table of users --------------------------------------------------------------------- */
 
 struct wq_tasks *wq_tasks_new(void)
 {
-    return calloc(1, 1);
+    struct wq_tasks *tasks = calloc(1, sizeof *tasks);
+    if (tasks == NULL)
+        return NULL;
+    pthread_mutex_init(&tasks->lock, NULL);
+    pthread_cond_init(&tasks->settled, NULL);
+    TAILQ_INIT(&tasks->users);
+    return tasks;
 }
 
 void wq_tasks_free(struct wq_tasks *tasks)
 {
+    if (tasks == NULL)
+        return;
+    tdestroy(tasks->by_hash, free);
+    pthread_cond_destroy(&tasks->settled);
+    pthread_mutex_destroy(&tasks->lock);
     free(tasks);
+}
+
+static int compare_hashes(const void *a, const void *b)
+{
+    return memcmp(a, b, HASH_SIZE);
+}
+
+static wq_user *add_user_locked(struct wq_tasks *tasks, const unsigned char *hash)
+{
+    wq_user *user = calloc(1, sizeof *user);
+    if (user == NULL)
+        return NULL;
+    memcpy(user->hash, hash, HASH_SIZE);
+    if (tsearch(user, &tasks->by_hash, compare_hashes) == NULL) {
+        free(user);
+        return NULL;
+    }
+    TAILQ_INSERT_TAIL(&tasks->users, user, link);
+    return user;
+}
+
+static void remove_user_locked(struct wq_tasks *tasks, wq_user *user)
+{
+    if (tasks->sweep == user)
+        tasks->sweep = TAILQ_NEXT(user, link);
+    tdelete(user, &tasks->by_hash, compare_hashes);
+    TAILQ_REMOVE(&tasks->users, user, link);
+    free(user);
+}
+
+static int job_state(wq_job *job)
+{
+    wq_snapshot snapshot;
+    wq_job_snapshot(job, &snapshot);
+    int state = snapshot.state;
+    wq_snapshot_clear(&snapshot);
+    return state;
+}
+
+/* Whether the user's latest task goes on, and began within the window. */
+static int is_active_locked(wq_http *http, const wq_user *user)
+{
+    wq_job *job;
+    if (wq_loop_now() - user->since >= http->options.tasks_window_ms ||
+        wq_job_by_id(http->queue, user->id, &job) != WQ_OK)
+        return 0;
+    int state = job_state(job);
+    wq_job_unref(job);
+    return state < WQ_STATE_SUCCEEDED;
+}
+
+/* Entries go some time after their task has: as each task that begins looks at several, there are
+ * never more than about twice as many as the queue has had jobs. */
+static void sweep_locked(wq_http *http)
+{
+    struct wq_tasks *tasks = http->tasks;
+    for (int i = 0; i < SWEEP; i++) {
+        wq_user *user = tasks->sweep != NULL ? tasks->sweep : TAILQ_FIRST(&tasks->users);
+        if (user == NULL)
+            return;
+        tasks->sweep = TAILQ_NEXT(user, link);
+        if (!user->is_claimed && !is_active_locked(http, user))
+            remove_user_locked(tasks, user);
+    }
+}
+
+/* The user's entry, claimed; or NULL, and `active` is the id of the active task, empty if memory
+ * ran out. */
+static wq_user *claim(wq_http *http, const unsigned char *hash, char active[WQ_ID_SIZE])
+{
+    struct wq_tasks *tasks = http->tasks;
+    wq_user *user, **found;
+    active[0] = '\0';
+    pthread_mutex_lock(&tasks->lock);
+    while ((found = tfind(hash, &tasks->by_hash, compare_hashes)) != NULL && (*found)->is_claimed)
+        pthread_cond_wait(&tasks->settled, &tasks->lock);
+    user = found != NULL ? *found : add_user_locked(tasks, hash);
+    if (found != NULL && is_active_locked(http, user)) {
+        memcpy(active, user->id, WQ_ID_SIZE);
+        user = NULL;
+    }
+    if (user != NULL)
+        user->is_claimed = 1;
+    pthread_mutex_unlock(&tasks->lock);
+    return user;
+}
+
+/* `id` is of the task that has begun; NULL: none has. */
+static void settle(wq_http *http, wq_user *user, const char *id)
+{
+    struct wq_tasks *tasks = http->tasks;
+    pthread_mutex_lock(&tasks->lock);
+    if (id != NULL) {
+        memcpy(user->id, id, WQ_ID_SIZE);
+        user->since = wq_loop_now();
+        user->is_claimed = 0;
+        sweep_locked(http);
+    } else {
+        remove_user_locked(tasks, user);
+    }
+    pthread_cond_broadcast(&tasks->settled);
+    pthread_mutex_unlock(&tasks->lock);
+}
+
+/* ---- bodies --------------------------------------------------------------------------------- */
+
+static int send_json(h2o_req_t *req, int status, const char *body, size_t len)
+{
+    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, H2O_STRLIT("no-store"),
+                   1);
+    return wq_send_bytes(req, status, "application/json", body, len);
+}
+
+static int send_message(h2o_req_t *req, int status, const char *message)
+{
+    char *body = h2o_mem_alloc_pool(&req->pool, 64 + 6 * strlen(message));
+    char *at = stpcpy(body, "{\"success\": false, \"message\": \"");
+    at = stpcpy(wq_put_escaped(at, message), "\"}");
+    return send_json(req, status, body, (size_t)(at - body));
+}
+
+/* The errors of a form, as Django tells them: of each field, and of none in particular. */
+static int send_fields(h2o_req_t *req, const wq_request_fault *fault)
+{
+    static const char *const none[] = {"non_field_errors", NULL};
+    const char *text = fault->is_missing ? "This field is required." : fault->detail;
+    char *body = h2o_mem_alloc_pool(&req->pool, 64 + 3 * (32 + 6 * strlen(text)));
+    char *at = stpcpy(body, "{\"success\": false, \"message\": {");
+    for (const char *const *field = fault->fields[0] ? fault->fields : none; *field; field++) {
+        at += sprintf(at, "\"%s\": [\"", *field);
+        at = stpcpy(wq_put_escaped(at, text), field[1] ? "\"], " : "\"]}}");
+    }
+    return send_json(req, fault->status, body, (size_t)(at - body));
+}
+
+static int send_fault(h2o_req_t *req, const wq_request_fault *fault)
+{
+    if (fault->status == 400 || fault->status == 401)
+        return send_fields(req, fault);
+    return send_message(req, fault->status, fault->detail);
+}
+
+static int send_failure(wq_http *http, h2o_req_t *req, int result, const char *sentence)
+{
+    if (result != WQ_ERROR_FULL && result != WQ_ERROR_CLOSING)
+        return send_message(req, 500, sentence);
+    char *seconds = h2o_mem_alloc_pool(&req->pool, 16);
+    int n = snprintf(seconds, 16, "%u", wq_retry_after_s(http->queue));
+    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_RETRY_AFTER, seconds, (size_t)n, 1);
+    return send_message(req, 503, sentence);
+}
+
+static const char *status_of(int state)
+{
+    switch (state) {
+    case WQ_STATE_QUEUED:
+        return "QUEUED";
+    case WQ_STATE_SUCCEEDED:
+        return "SUCCESS";
+    case WQ_STATE_FAILED:
+        return "FAILURE";
+    case WQ_STATE_CANCELLED:
+        return "REVOKED";
+    default:
+        return "PROCESSING";
+    }
+}
+
+/* ---- POST ----------------------------------------------------------------------------------- */
+
+static int send_active(h2o_req_t *req, const char *id)
+{
+    char body[160];
+    int n = snprintf(body, sizeof body,
+                     "{\"success\": true, \"message\": \"There is an active request\", "
+                     "\"data\": {\"task_id\": \"%s\"}}",
+                     id);
+    return send_json(req, 201, body, (size_t)n);
+}
+
+static int send_begun(h2o_req_t *req, wq_job *job)
+{
+    char body[160];
+    int n =
+        snprintf(body, sizeof body,
+                 "{\"success\": true, \"data\": {\"task_id\": \"%s\", \"task_status\": \"%s\"}}",
+                 wq_job_id(job), status_of(job_state(job)));
+    wq_job_unref(job);
+    return send_json(req, 200, body, (size_t)n);
+}
+
+static int begin(wq_http *http, h2o_req_t *req)
+{
+    unsigned char hash[EVP_MAX_MD_SIZE];
+    char active[WQ_ID_SIZE];
+    wq_request_fault fault;
+    wq_params params;
+    wq_error error;
+    wq_job *job;
+    int rebuild;
+    if (wq_request_read(&http->limits, req, &params, &rebuild, &fault) != 0)
+        return send_fault(req, &fault);
+    if (!EVP_Digest(params.api_token, strlen(params.api_token), hash, NULL, EVP_sha256(), NULL))
+        return send_failure(http, req, WQ_ERROR_NO_MEMORY, wq_strerror(WQ_ERROR_NO_MEMORY));
+    wq_user *user = claim(http, hash, active);
+    if (user == NULL && active[0] != '\0')
+        return send_active(req, active);
+    if (user == NULL)
+        return send_failure(http, req, WQ_ERROR_NO_MEMORY, wq_strerror(WQ_ERROR_NO_MEMORY));
+    unsigned flags = WQ_ENSURE_JOB | (rebuild ? WQ_ENSURE_REBUILD : 0);
+    int result = wq_ask(http, req, flags, &params, &job, &error);
+    settle(http, user, result == WQ_OK || result == WQ_ATTACHED ? wq_job_id(job) : NULL);
+    return result < 0 ? send_failure(http, req, result, error.message) : send_begun(req, job);
+}
+
+/* ---- GET ------------------------------------------------------------------------------------ */
+
+/* Whole percents, rounded down; all of it is done only when the output is in place. */
+static unsigned percentage(const wq_snapshot *snapshot)
+{
+    uint64_t done = snapshot->items_done, total = snapshot->items_total, percent = 0;
+    if (snapshot->state == WQ_STATE_SUCCEEDED)
+        return 100;
+    if (snapshot->has_items && total > 0) /* 18 digits by 100 would not fit */
+        percent = total > UINT64_MAX / 100 ? done / (total / 100) : done * 100 / total;
+    else if (snapshot->state < WQ_STATE_SUCCEEDED) /* the fraction of any end is 1 */
+        percent =
+            (uint64_t)(snapshot->fraction * 100 + 1e-9); /* 0.29 is 29, though not in binary */
+    return percent > 99 ? 99 : (unsigned)percent;
+}
+
+static size_t render(const wq_job *job, const wq_snapshot *snapshot, char *body, size_t size)
+{
+    char items[96] = "\"count_done_items\": null, \"number_of_items\": null";
+    if (snapshot->has_items)
+        snprintf(items, sizeof items,
+                 "\"count_done_items\": %" PRIu64 ", \"number_of_items\": %" PRIu64,
+                 snapshot->items_done, snapshot->items_total);
+    return (size_t)snprintf(body, size,
+                            "{\"success\": true, \"data\": {\"task_id\": \"%s\", "
+                            "\"task_status\": \"%s\", \"done_percentage\": %u, %s}}",
+                            wq_job_id(job), status_of(snapshot->state), percentage(snapshot),
+                            items);
+}
+
+static int tell(wq_http *http, h2o_req_t *req, h2o_iovec_t name)
+{
+    char body[320], id[WQ_ID_SIZE] = "";
+    wq_snapshot snapshot;
+    wq_job *job;
+    if (name.len > 0 && name.base[name.len - 1] == '/')
+        name.len--;
+    if (name.len == sizeof id - 1)
+        memcpy(id, name.base, name.len);
+    if (wq_job_by_id(http->queue, id, &job) != WQ_OK)
+        return send_message(req, 404, "Task not found");
+    wq_job_snapshot(job, &snapshot);
+    size_t n = render(job, &snapshot, body, sizeof body);
+    wq_snapshot_clear(&snapshot);
+    wq_job_unref(job);
+    return send_json(req, 200, body, n);
+}
+
+int wq_face_tasks(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
+{
+    if (wq_method(req, rest.len == 0 ? "POST, OPTIONS" : "GET, HEAD, OPTIONS"))
+        return 0;
+    return rest.len == 0 ? begin(http, req) : tell(http, req, rest);
 }
