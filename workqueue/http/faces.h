@@ -17,7 +17,7 @@ int wq_face_metrics(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);    /* GET 
 int wq_face_health(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);     /* GET /health */
 int wq_face_output(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);     /* DELETE /output */
 
-/* State that two protocols need beyond the job's; made by mount, freed with it. NULL: no memory. */
+/* State that some faces need beyond the job's; made by mount, freed with it. NULL: no memory. */
 struct wq_lunkwill *wq_lunkwill_new(wq_http *http);
 void wq_lunkwill_free(struct wq_lunkwill *lunkwill); /* NULL is allowed */
 
@@ -26,6 +26,8 @@ void wq_lunkwill_free(struct wq_lunkwill *lunkwill); /* NULL is allowed */
 int64_t wq_lunkwill_sweep(struct wq_lunkwill *lunkwill, int64_t now);
 struct wq_tasks *wq_tasks_new(void);
 void wq_tasks_free(struct wq_tasks *tasks); /* NULL is allowed */
+struct wq_deleter *wq_deleter_new(void);
+void wq_deleter_free(struct wq_deleter *deleter); /* waits for what it does; NULL is allowed */
 
 /* ---- what faces share ---- */
 

@@ -33,7 +33,7 @@ struct wq_loop {
     wq_http *http;
     h2o_context_t *ctx;
     LIST_ENTRY(wq_loop) link;
-    h2o_multithread_receiver_t receiver;
+    h2o_multithread_receiver_t receiver, posts;
     void *by_job; /* tsearch: wq_loop_job by wq_job */
     LIST_HEAD(, wq_loop_job) jobs;
 
@@ -362,6 +362,38 @@ static void on_messages(h2o_multithread_receiver_t *receiver, h2o_linklist_t *me
     }
 }
 
+/* ---- posts --------------------------------------------------------------------------------------
+ */
+
+static void on_posts(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
+{
+    (void)receiver;
+    while (!h2o_linklist_is_empty(messages)) {
+        wq_post *post = H2O_STRUCT_FROM_MEMBER(wq_post, message.link, messages->next);
+        h2o_linklist_unlink(&post->message.link);
+        post->arrive(post);
+    }
+}
+
+wq_loop *wq_loop_of(wq_http *http, h2o_req_t *req)
+{
+    return h2o_context_get_handler_context(req->conn->ctx, http->anchor);
+}
+
+int wq_post_send(wq_http *http, wq_post *post)
+{
+    wq_loop *loop;
+    /* under the lock, so that the loop cannot end meanwhile */
+    pthread_mutex_lock(&http->lock);
+    LIST_FOREACH(loop, &http->loops, link)
+    if (loop == post->loop)
+        break;
+    if (loop != NULL)
+        h2o_multithread_send_message(&loop->posts, &post->message);
+    pthread_mutex_unlock(&http->lock);
+    return loop != NULL ? 0 : -1;
+}
+
 /* ---- hold and release ---------------------------------------------------------------------------
  */
 
@@ -496,6 +528,7 @@ static void on_context_init(h2o_handler_t *anchor, h2o_context_t *ctx)
     LIST_INIT(&loop->jobs);
     LIST_INIT(&loop->waiting);
     h2o_multithread_register_receiver(ctx->queue, &loop->receiver, on_messages);
+    h2o_multithread_register_receiver(ctx->queue, &loop->posts, on_posts);
     loop->gone_fd = epoll_create1(EPOLL_CLOEXEC);
     loop->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     if (loop->gone_fd < 0 || loop->timer_fd < 0)
@@ -520,7 +553,9 @@ static void on_context_dispose(h2o_handler_t *anchor, h2o_context_t *ctx)
     wq_watch_cancel(loop->positions);
     /* Nobody sends any more; what has been sent is taken in and let go. */
     on_messages(&loop->receiver, &loop->receiver._messages);
+    on_posts(&loop->posts, &loop->posts._messages);
     h2o_multithread_unregister_receiver(ctx->queue, &loop->receiver);
+    h2o_multithread_unregister_receiver(ctx->queue, &loop->posts);
     h2o_socket_close(loop->gone);
     h2o_socket_close(loop->timer);
     free(loop->heap);

@@ -24,6 +24,7 @@ typedef enum wq_face {
     WQ_FACE_POLL,   /* /work/{id} */
     WQ_FACE_RUN,    /* /run */
     WQ_FACE_RESULT, /* an output on its way to a client */
+    WQ_FACE_DELETION,
     WQ_FACES
 } wq_face;
 
@@ -38,6 +39,7 @@ struct wq_http {
     atomic_ullong clients_left, clients_stalled;  /* before the end; dropped by us */
     struct wq_lunkwill *lunkwill;
     struct wq_tasks *tasks;
+    struct wq_deleter *deleter;
     atomic_int stopping;
     pthread_mutex_t lock;
     LIST_HEAD(, wq_loop) loops; /* under the lock */
@@ -96,6 +98,22 @@ void wq_release(wq_held *held);
 
 /* Sets the deadline, to any time. */
 void wq_held_deadline(wq_held *held, int64_t at);
+
+/* What a thread that is no loop's has done for a request, on its way back. The request may end
+ * before, so it is not the thread's to look at: whoever embeds this holds it, or notes its end by
+ * h2o_mem_alloc_shared(), on the loop. */
+typedef struct wq_post {
+    h2o_multithread_message_t message;
+    wq_loop *loop;
+    void (*arrive)(struct wq_post *post); /* called on the loop; the memory is its own again */
+} wq_post;
+
+/* The loop of a request, for its posts. */
+wq_loop *wq_loop_of(wq_http *http, h2o_req_t *req);
+
+/* From any thread, before wq_http_free(): 0, and post->arrive will be called; or -1, the loop has
+ * ended, and the request with it. */
+int wq_post_send(wq_http *http, wq_post *post);
 
 /* Has the loop of this request call wq_lunkwill_sweep() at that time, or before. */
 void wq_loop_sweep(wq_http *http, h2o_req_t *req, int64_t at);

@@ -273,3 +273,14 @@ int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params
     wq_problem(req, fault.status, "%s", fault.detail);
     return -1;
 }
+
+int wq_request_fields(const wq_request_limits *limits, h2o_req_t *req, wq_fields *out)
+{
+    wq_request_fault fault = {0};
+
+    *out = (wq_fields){0};
+    if (read_body(limits, req, out, &fault) == 0 && read_query(req, out, &fault) == 0)
+        return 0;
+    wq_problem(req, fault.status, "%s", fault.detail);
+    return -1;
+}

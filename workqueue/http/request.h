@@ -31,6 +31,11 @@ int wq_request_read(const wq_request_limits *limits, h2o_req_t *req, wq_params *
 int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out,
                       int *rebuild);
 
+/* The fields of body and query as they are, there or not, for a face whose Authorization carries
+ * something else. 0, or -1 and a problem has been answered. */
+struct wq_fields;
+int wq_request_fields(const wq_request_limits *limits, h2o_req_t *req, struct wq_fields *out);
+
 /* Does the client want the answer to be made again? Only a POST can say so by its Cache-Control:
  * browsers put no-cache on every EventSource and WebSocket, which want nothing of the kind. */
 int wq_request_no_cache(h2o_req_t *req);

@@ -165,7 +165,8 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     }
     http->lunkwill = wq_lunkwill_new(http);
     http->tasks = wq_tasks_new();
-    if (http->lunkwill == NULL || http->tasks == NULL) {
+    http->deleter = wq_deleter_new();
+    if (http->lunkwill == NULL || http->tasks == NULL || http->deleter == NULL) {
         wq_http_free(http);
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
@@ -180,6 +181,7 @@ void wq_http_free(wq_http *http)
         return;
     wq_lunkwill_free(http->lunkwill);
     wq_tasks_free(http->tasks);
+    wq_deleter_free(http->deleter);
     for (size_t i = 0; i < http->limits.n_allow_servers; i++)
         free(http->limits.allow_servers[i]);
     free(http->limits.allow_servers);
