@@ -47,6 +47,7 @@ static int set(struct settings *s, const char *name, const char *value)
         {"linger_ms", &s->serve.linger_ms},
         {"heartbeat_ms", &s->serve.http.heartbeat_ms},
         {"stall_timeout_ms", &s->serve.http.stall_timeout_ms},
+        {"tasks_window_ms", &s->serve.http.tasks_window_ms},
     };
     const struct {
         const char *name;
