@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <linux/magic.h>
 #include <openssl/evp.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 #define TEMP_PREFIX ".workqueue-"
@@ -379,24 +381,44 @@ static int can_label(dir *d)
     return fsetxattr(d->lock_fd, LABEL_NAME, "", 0, 0) == 0;
 }
 
+/* The process that the lock file names; 0 if it names none. */
+static pid_t owner_of(int fd)
+{
+    char text[32];
+    ssize_t n = pread(fd, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = '\0';
+    return (pid_t)strtol(text, NULL, 10);
+}
+
+/* A server that has just been killed may hold the lock a moment longer, by a child that was about
+ * to execute its program. So a dead owner is waited for, a living one is not. */
+static int take_lock(int fd)
+{
+    const struct timespec moment = {.tv_nsec = 10 * 1000000};
+    for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; i++) {
+        pid_t owner = owner_of(fd);
+        int alive = owner <= 0 || kill(owner, 0) == 0 || errno != ESRCH;
+        if (alive || i == 200) {
+            errno = EWOULDBLOCK;
+            return -1;
+        }
+        nanosleep(&moment, NULL);
+    }
+    return 0;
+}
+
 static int lock(dir *d, wq_error *error)
 {
-    char owner[32] = "";
+    char owner[32];
     d->lock_fd = openat(d->fd, LOCK_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (d->lock_fd < 0)
         return wq_fail(error, WQ_ERROR_SYSTEM, "create %s/" LOCK_NAME ": %s", d->path,
                        strerror(errno));
-    if (flock(d->lock_fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno != EWOULDBLOCK)
-            return wq_fail(error, WQ_ERROR_SYSTEM, "lock %s/" LOCK_NAME ": %s", d->path,
-                           strerror(errno));
-        ssize_t n = pread(d->lock_fd, owner, sizeof owner - 1, 0);
-        owner[n > 0 ? n : 0] = '\0';
+    if (take_lock(d->lock_fd) != 0)
         return wq_fail(error, WQ_ERROR_LOCKED,
-                       "the storage folder %s is in use by process %.*s; give each server a "
+                       "the storage folder %s is in use by process %ld; give each server a "
                        "folder of its own",
-                       d->path, (int)strspn(owner, "0123456789"), owner);
-    }
+                       d->path, (long)owner_of(d->lock_fd));
     int n = snprintf(owner, sizeof owner, "%ld\n", (long)getpid());
     if (ftruncate(d->lock_fd, 0) != 0 || pwrite(d->lock_fd, owner, (size_t)n, 0) != n)
         return wq_fail(error, WQ_ERROR_SYSTEM, "write %s/" LOCK_NAME ": %s", d->path,
