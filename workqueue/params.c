@@ -1,7 +1,12 @@
-/* params.c - the triple that names a job: its validation and its key. */
+/* params.c - the triple that names a job: its validation and its key.
+ *
+ * The key is made for every request, so it uses OpenSSL's plain SHA-256, which is deprecated since
+ * EVP fetches its algorithm anew at each use, under a lock, for more time than the hashing takes.
+ */
+#define OPENSSL_API_COMPAT 0x10100000L
 #include "workqueue/params.h"
 
-#include <openssl/evp.h>
+#include <openssl/sha.h>
 #include <string.h>
 
 #include "workqueue/util/utf8.h"
@@ -49,13 +54,14 @@ int wq_params_key(const wq_params *params, char key[WQ_KEY_SIZE])
 {
     static const char hex[] = "0123456789abcdef";
     unsigned char bytes[3 * 8 + WQ_MAX_SERVER_BYTES + 2 * WQ_MAX_FIELD_BYTES];
-    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned char digest[SHA256_DIGEST_LENGTH];
+    SHA256_CTX sha;
     if (wq_params_check(params, NULL) != WQ_OK)
         return WQ_ERROR_INVALID_ARGUMENT;
     size_t n = append(bytes, params->server);
     n += append(bytes + n, params->document_set_id);
     n += append(bytes + n, params->api_token);
-    if (!EVP_Digest(bytes, n, digest, NULL, EVP_sha256(), NULL))
+    if (!SHA256_Init(&sha) || !SHA256_Update(&sha, bytes, n) || !SHA256_Final(digest, &sha))
         return WQ_ERROR_NO_MEMORY;
     for (size_t i = 0; i < 32; i++) {
         key[2 * i] = hex[digest[i] >> 4];

@@ -144,11 +144,11 @@ static wq_job *next_locked(wq_queue *queue)
     return job_of(node);
 }
 
-wq_job *wq_queue_take(wq_queue *queue, unsigned slot)
+wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait)
 {
     wq_job *job = NULL;
     pthread_mutex_lock(&queue->lock);
-    while (queue->queued == queue->blocked && !queue->stopping)
+    while (wait && queue->queued == queue->blocked && !queue->stopping)
         pthread_cond_wait(&queue->work, &queue->lock);
     if (queue->queued > queue->blocked) {
         job = next_locked(queue);

@@ -3,9 +3,9 @@
  * A worker takes a job and hands it to the runner, which comes back when the program has ended. If
  * the store waits for the disk, the worker passes the job on to the publisher, so that the next
  * program runs meanwhile; the publisher takes all that have gathered and publishes them together,
- * which costs the disk little more than one alone. A batch begins at least PAUSE_NS after the one
- * before, so that under load batches grow; a lone job never waits for it. At most MAX_HAND jobs
- * gather, then workers wait.
+ * which costs the disk little more than one alone. While every worker has a job, a batch begins at
+ * least PAUSE_NS after the one before, so that batches grow; once a worker has nothing to do,
+ * nobody waits. At most MAX_HAND jobs gather, then workers wait.
  *
  * The pool's lock guards the publisher's row only and is taken last.
  */
@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_HAND = 256, OWN_FAILURE = -999, PAUSE_NS = 2000000 };
+enum { MAX_HAND = 256, OWN_FAILURE = -999, PAUSE_NS = 5000000 };
 
 typedef struct worker {
     struct wq_pool *pool;
@@ -43,6 +43,8 @@ struct wq_pool {
     pthread_mutex_t lock;
     /* under the lock */
     pthread_cond_t ready, room;
+    pthread_cond_t idle; /* a worker has nothing to do; on CLOCK_MONOTONIC */
+    unsigned n_idle;
     struct wq_job_hand hand;
     size_t n_hand;
     int closing;
@@ -111,11 +113,11 @@ static void *publisher_main(void *arg)
             pthread_cond_wait(&pool->ready, &pool->lock);
         if (pool->n_hand == 0)
             break;
-        pthread_mutex_unlock(&pool->lock);
-        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+        while (pool->n_idle == 0 && pool->n_hand < MAX_HAND &&
+               pthread_cond_timedwait(&pool->idle, &pool->lock, &next) == 0)
+            ;
         clock_gettime(CLOCK_MONOTONIC, &next);
         add_ns(&next, PAUSE_NS);
-        pthread_mutex_lock(&pool->lock);
         size_t n = 0;
         for (; pool->n_hand > 0; pool->n_hand--) {
             jobs[n++] = STAILQ_FIRST(&pool->hand);
@@ -227,11 +229,32 @@ static void run_job(worker *w, wq_job *job)
     free(outcome.error);
 }
 
+static void add_idle(wq_pool *pool, int n)
+{
+    pthread_mutex_lock(&pool->lock);
+    pool->n_idle += (unsigned)n;
+    if (n > 0)
+        pthread_cond_signal(&pool->idle);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static wq_job *take(worker *w)
+{
+    wq_job *job = wq_queue_take(w->pool->queue, w->slot, 0);
+    if (job != NULL)
+        return job;
+    add_idle(w->pool, 1);
+    job = wq_queue_take(w->pool->queue, w->slot, 1);
+    if (job != NULL)
+        add_idle(w->pool, -1);
+    return job;
+}
+
 static void *worker_main(void *arg)
 {
     worker *w = arg;
     wq_job *job;
-    while ((job = wq_queue_take(w->pool->queue, w->slot)) != NULL)
+    while ((job = take(w)) != NULL)
         run_job(w, job);
     return NULL;
 }
@@ -320,6 +343,11 @@ int wq_pool_open(wq_pool **out, wq_queue *queue, wq_runner *runner, wq_error *er
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->ready, NULL);
     pthread_cond_init(&pool->room, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&pool->idle, &attr);
+    pthread_condattr_destroy(&attr);
     STAILQ_INIT(&pool->hand);
     pool->workers = calloc(queue->workers, sizeof *pool->workers);
     if (pool->workers == NULL) {
@@ -366,6 +394,7 @@ void wq_pool_close(wq_pool *pool)
     pool->runner->close(pool->runner);
     pthread_cond_destroy(&pool->ready);
     pthread_cond_destroy(&pool->room);
+    pthread_cond_destroy(&pool->idle);
     pthread_mutex_destroy(&pool->lock);
     free(pool->workers);
     free(pool);
