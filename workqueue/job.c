@@ -238,7 +238,6 @@ void wq_job_end_locked(wq_job *job, int state, int returncode, const char *error
     pthread_mutex_lock(&job->lock);
     job->state = state;
     job->version++;
-    job->fraction = 1;
     job->returncode = returncode;
     job->error = text;
     job->ended_at_ms = wq_unix_ms();
@@ -259,7 +258,8 @@ static void read_job_locked(wq_job *job, wq_snapshot *out)
     *out = (wq_snapshot){
         .state = job->state,
         .version = job->version,
-        .fraction = job->fraction,
+        .fraction = job->state >= WQ_STATE_SUCCEEDED ? 1 : job->fraction,
+        .reached = job->fraction,
         .has_items = job->has_items,
         .items_done = job->items_done,
         .items_total = job->items_total,

@@ -256,6 +256,7 @@ typedef struct wq_snapshot {
     uint64_t version;          /**< grows with each change, except of n_ahead_in_queue */
     uint64_t n_ahead_in_queue; /**< running jobs and the queued ones in front; 0 once running */
     double fraction;           /**< 0 to 1; 1 once ended, whatever the end */
+    double reached;            /**< the fraction that the program last reported, also once ended */
     int has_items;             /**< nonzero if the program reports items, as in "3/12" */
     uint64_t items_done;       /**< items done, when has_items */
     uint64_t items_total;      /**< items in all, when has_items */

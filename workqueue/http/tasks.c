@@ -282,9 +282,8 @@ static unsigned percentage(const wq_snapshot *snapshot)
         return 100;
     if (snapshot->has_items && total > 0) /* 18 digits by 100 would not fit */
         percent = total > UINT64_MAX / 100 ? done / (total / 100) : done * 100 / total;
-    else if (snapshot->state < WQ_STATE_SUCCEEDED) /* the fraction of any end is 1 */
-        percent =
-            (uint64_t)(snapshot->fraction * 100 + 1e-9); /* 0.29 is 29, though not in binary */
+    else
+        percent = (uint64_t)(snapshot->reached * 100 + 1e-9); /* 0.29 is 29, though not in binary */
     return percent > 99 ? 99 : (unsigned)percent;
 }
 
