@@ -1724,6 +1724,36 @@ static void test_ended_jobs_are_known_for_a_while(void **state)
     wq_job_unref(first);
 }
 
+static void test_ended_jobs_are_known_for_a_time(void **state)
+{
+    rig *r = *state;
+    use_gate(r);
+    r->options.retain_ended_ms = 300;
+    open_queue(r);
+    wq_job *job = ask_nr(r, 1), *runs = ask_nr(r, 2), *found = NULL;
+    let_end(&r->gate);
+    EVENTUALLY(state_of(job) == WQ_STATE_SUCCEEDED || state_of(runs) == WQ_STATE_SUCCEEDED);
+    if (state_of(job) != WQ_STATE_SUCCEEDED) { /* either may have taken the permit */
+        wq_job *swap = job;
+        job = runs;
+        runs = swap;
+    }
+    assert_int_equal(wq_job_by_id(r->queue, wq_job_id(job), &found), WQ_OK);
+    wq_job_unref(found);
+    found = NULL;
+    EVENTUALLY(wq_job_by_id(r->queue, wq_job_id(job), &found) == WQ_ERROR_NOT_FOUND ||
+               (wq_job_unref(found), 0));
+    wq_snapshot s = see(job);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    assert_true(now.tv_sec * 1000 + now.tv_nsec / 1000000 - s.ended_at_ms >= 250);
+    wq_snapshot_clear(&s);
+    assert_int_equal(wq_job_by_id(r->queue, wq_job_id(runs), &found), WQ_OK);
+    wq_job_unref(found);
+    wq_job_unref(job);
+    wq_job_unref(runs);
+}
+
 static void test_no_ended_job_need_be_known(void **state)
 {
     rig *r = *state;
@@ -1966,6 +1996,27 @@ static void expect_cancelled(wq_job *job)
     assert_non_null(strstr(s.error, "cancelled"));
     wq_snapshot_clear(&s);
     assert_int_equal(wq_job_cancel(job), WQ_DONE);
+}
+
+/* One after the other on the same worker: each cancel reaches its own job, and only that. */
+static void test_cancel_again_and_again(void **state)
+{
+    rig *r = *state;
+    use_gate(r);
+    r->options.workers = 1;
+    open_queue(r);
+    for (int i = 0; i < 20; i++) {
+        wq_job *job = ask_nr(r, i);
+        EVENTUALLY(r->gate.begun == i + 1);
+        if (i % 4 == 3) {
+            let_end(&r->gate);
+            EVENTUALLY(state_of(job) == WQ_STATE_SUCCEEDED);
+        } else {
+            assert_int_equal(wq_job_cancel(job), WQ_OK);
+            expect_cancelled(job);
+        }
+        wq_job_unref(job);
+    }
 }
 
 static void test_cancel(void **state)
@@ -2481,12 +2532,14 @@ int main(int argc, char **argv)
         TEST(test_ids_are_random_uuids),
         TEST(test_ids_never_issued),
         TEST(test_ended_jobs_are_known_for_a_while),
+        TEST(test_ended_jobs_are_known_for_a_time),
         TEST(test_no_ended_job_need_be_known),
         TEST(test_waiting),
         TEST(test_watchers_are_told_each_change),
         TEST(test_watchers_of_positions),
         TEST(test_no_callback_after_the_cancel),
         TEST(test_cancel),
+        TEST(test_cancel_again_and_again),
         TEST(test_cancel_ends_the_whole_group),
         TEST(test_cancel_comes_too_late_for_publishing),
         TEST(test_close_ends_everything),
