@@ -636,6 +636,43 @@ class SilenceTest(LunkwillTest):
         server.finish()
 
 
+class CrowdTest(LunkwillTest):
+    """Many requests of few jobs at once, on several loops: some ask on, some leave by DELETE."""
+
+    def test_crowd(self):
+        server = self.serve(workers=4, loops=3)
+        jobs = [self.told(f"set{i}") for i in range(4)]
+        stay, errors = [], []
+
+        def one(number):
+            try:
+                id = self.begin(server, f"set{number % 4}")["id"]
+                for _ in range(5):
+                    self.assertIn(self.ask(server, id)["status"], ("spooled", "processing"))
+                if number % 3 == 0:
+                    self.assertEqual(server.ask("DELETE", f"/api/lunkwill/{id}")[0].status, 204)
+                else:
+                    stay.append(id)
+            except (AssertionError, OSError) as error:
+                errors.append(error)
+
+        for i in range(4):  # each job is wanted before anybody leaves
+            stay.append(self.begin(server, f"set{i}")["id"])
+        threads = [threading.Thread(target=one, args=(i,)) for i in range(60)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(errors, [])
+        for job in jobs:
+            job.wait_started()
+            job.succeed()
+        for id in stay:
+            self.wait_status(server, id, "ready")
+            self.assertEqual(self.response(server, id)[1], b"done\n")
+        self.assertEqual([len(job.runs()) for job in jobs], [1, 1, 1, 1])
+
+
 class Relay:
     """Between a client and the server; what `plan` lists comes first in place of summaries: "cut" for
     no answer at all, a number for an error, an object for a summary with these values."""
