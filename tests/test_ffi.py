@@ -47,8 +47,9 @@ class Params(Structure):
 
 class Snapshot(Structure):
     _fields_ = [("state", c_int), ("version", c_uint64), ("n_ahead_in_queue", c_uint64),
-                ("fraction", c_double), ("reached", c_double), ("has_items", c_int), ("items_done", c_uint64),
-                ("items_total", c_uint64), ("has_returncode", c_int), ("returncode", c_int),
+                ("fraction", c_double), ("reached", c_double), ("has_items", c_int),
+                ("items_done", c_uint64), ("items_total", c_uint64), ("has_returncode", c_int),
+                ("returncode", c_int),
                 ("message", c_char_p), ("error", c_char_p), ("queued_at_ms", c_int64),
                 ("started_at_ms", c_int64), ("ended_at_ms", c_int64), ("waited_ms", c_uint64),
                 ("ran_ms", c_uint64), ("held", c_void_p * 2)]

@@ -927,6 +927,7 @@ static void live_a_life(rig *r)
     assert_int_equal(e.state, WQ_STATE_SUCCEEDED);
     assert_true(e.fraction == 1 && e.has_returncode && e.returncode == 0 && e.error == NULL);
     assert_string_equal(e.message, "last");
+    assert_true(e.reached == 0.75 && s.reached == 0.25);
     assert_true(!e.has_items && e.version > version && e.ended_at_ms >= e.started_at_ms);
     assert_true(e.n_ahead_in_queue == 0 && e.ran_ms < DEADLINE_MS);
     assert_string_equal(s.message, "indexing"); /* an older snapshot stays what it was */
