@@ -44,6 +44,8 @@ struct wq_job {
     int rebuild;               /* replaces the output */
     int blocked;               /* it is a follower: not to be taken yet */
     int tentative;             /* nobody who asked for it insists */
+    int ending;                /* its run is being cancelled: who asks now needs another */
+    int ran;                   /* its run is over: too late to cancel */
 
     pthread_mutex_t lock;
     /* under the job's lock */

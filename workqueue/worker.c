@@ -163,22 +163,35 @@ static void report(void *user, const char *line, size_t len)
            text);
 }
 
-static void set_job(worker *w, wq_job *job)
+static void tell_worker_locked(worker *w, const char *why)
+{
+    if (w->job == NULL || w->told)
+        return;
+    w->why = why;
+    w->told = eventfd_write(w->cancel_fd, 1) == 0;
+}
+
+static void begin_run(worker *w, wq_job *job)
 {
     wq_queue *queue = w->pool->queue;
+    uint64_t count;
     pthread_mutex_lock(&queue->lock);
     w->job = job;
-    if (w->told) {
-        uint64_t count;
-        ssize_t n = read(w->cancel_fd, &count, sizeof count);
-        (void)n;
+    if (w->told && read(w->cancel_fd, &count, sizeof count) > 0)
         w->told = 0;
-    }
-    if (job != NULL && queue->stopping) {
-        w->why = "cancelled: the queue is stopping";
-        w->told = eventfd_write(w->cancel_fd, 1) == 0;
-    }
+    if (queue->stopping)
+        tell_worker_locked(w, "cancelled: the queue is stopping");
+    else if (job->ending) /* cancelled before we got here */
+        tell_worker_locked(w, "cancelled");
     pthread_mutex_unlock(&queue->lock);
+}
+
+static void end_run(worker *w)
+{
+    pthread_mutex_lock(&w->pool->queue->lock);
+    w->job->ran = 1;
+    w->job = NULL;
+    pthread_mutex_unlock(&w->pool->queue->lock);
 }
 
 /* Runs the program; the outcome's error is the caller's to free. */
@@ -194,9 +207,9 @@ static void run(worker *w, wq_job *job, wq_outcome *outcome)
         .report = report,
         .user = job,
     };
-    set_job(w, job);
+    begin_run(w, job);
     runner->run(runner->self, &request, outcome);
-    set_job(w, NULL);
+    end_run(w);
 }
 
 static void run_job(worker *w, wq_job *job)
@@ -262,21 +275,15 @@ static void *worker_main(void *arg)
 /* ---- cancel and stop ----------------------------------------------------------------------------
  */
 
-static int tell_worker_locked(worker *w, const char *why)
-{
-    if (w->job == NULL || w->told)
-        return w->job != NULL;
-    w->why = why;
-    w->told = eventfd_write(w->cancel_fd, 1) == 0;
-    return w->told;
-}
-
 int wq_pool_cancel(wq_pool *pool, wq_job *job)
 {
-    int running = 0;
     pthread_mutex_lock(&pool->queue->lock);
-    if (job->state == WQ_STATE_RUNNING && pool->workers[job->slot].job == job)
-        running = tell_worker_locked(&pool->workers[job->slot], "cancelled");
+    int running = job->state == WQ_STATE_RUNNING && !job->ran;
+    if (running) {
+        job->ending = 1;
+        if (pool->workers[job->slot].job == job)
+            tell_worker_locked(&pool->workers[job->slot], "cancelled");
+    }
     pthread_mutex_unlock(&pool->queue->lock);
     return running;
 }

@@ -167,12 +167,14 @@ failed:
  */
 
 /* The job to join, with a reference, if there is one. A rebuild joins one that waits, and the
- * follower of one that runs; `*before` is what a new one would have to follow. */
+ * follower of one that runs; so does everybody if the run is being cancelled. `*before` is what a
+ * new one would have to follow. */
 static wq_job *join_locked(wq_queue *queue, const char *key, unsigned flags, wq_job **before)
 {
     wq_job *job = wq_queue_by_key_locked(queue, key);
     *before = NULL;
-    if (job != NULL && (flags & WQ_ENSURE_REBUILD) && job->state != WQ_STATE_QUEUED) {
+    if (job != NULL &&
+        (job->ending || ((flags & WQ_ENSURE_REBUILD) && job->state != WQ_STATE_QUEUED))) {
         wq_job *follower = job->follower ? wq_job_ref(job->follower) : NULL;
         *before = job; /* by_key keeps it while the lock is held */
         wq_job_unref(job);
