@@ -187,6 +187,23 @@ static int decodes_to(const char *at, const char *end, const char *name)
     return *name == '\0';
 }
 
+const char *wq_percent_decoded(wq_arena arena, const char *data, size_t len)
+{
+    const char *at = data, *end = data + len;
+    char *text = arena.alloc(arena.user, len + 1), *out = text;
+
+    while (at < end) {
+        const int is_plus = *at == '+';
+        const int c = take_decoded(&at, end);
+
+        if (c <= 0)
+            return NULL;
+        *out++ = is_plus ? '+' : (char)c;
+    }
+    *out = '\0';
+    return text;
+}
+
 /* The slot that this pair is to fill, or NULL if it is another's or full. */
 static const char **slot_of_pair(wq_fields *fields, const struct pair *pair)
 {

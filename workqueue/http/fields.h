@@ -36,6 +36,9 @@ int wq_fields_multipart(wq_fields *fields, wq_arena arena, const char *boundary,
 /* One field of a query string by name, decoded; NULL if not there or malformed. */
 const char *wq_query_field(wq_arena arena, const char *query, size_t len, const char *name);
 
+/* Percent-encoded text, in which '+' is itself; NULL if malformed. */
+const char *wq_percent_decoded(wq_arena arena, const char *data, size_t len);
+
 /* The token of "Basic base64(token:anything)": its part before the first colon. NULL and *why if
  * the header is anything else. */
 const char *wq_basic_token(wq_arena arena, const char *value, size_t len, const char **why);

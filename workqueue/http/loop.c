@@ -21,6 +21,7 @@
 enum {
     POSITIONS_MS = 100,    /* positions are news at most so often, */
     POSITIONS_PER_MS = 10, /* and a loop tells at most so many in a millisecond */
+    END_ROUNDS = 100,      /* of 10 ms, for connections that have been cut */
     UNSENT_BYTES = 16384,  /* what the kernel may queue for a client: it should get the latest */
 };
 
@@ -36,6 +37,7 @@ struct wq_loop {
     h2o_multithread_receiver_t receiver, posts;
     void *by_job; /* tsearch: wq_loop_job by wq_job */
     LIST_HEAD(, wq_loop_job) jobs;
+    LIST_HEAD(, wq_held) detached;
 
     int gone_fd;
     h2o_socket_t *gone, *timer;
@@ -301,6 +303,47 @@ static void on_positions(wq_loop *loop)
     }
 }
 
+/* ---- detached ones ------------------------------------------------------------------------------
+ */
+
+static void stop_detached(wq_loop *loop)
+{
+    wq_held *held = LIST_FIRST(&loop->detached), *next;
+    for (; held != NULL; held = next) {
+        next = LIST_NEXT(held, detached);
+        if (held->job == NULL)
+            held->news(held);
+    }
+}
+
+static void cut_detached(wq_loop *loop)
+{
+    wq_held *held;
+    LIST_FOREACH(held, &loop->detached, detached)
+    held->gone(held);
+}
+
+/* The loop has stopped with some left, on somebody's own server: it runs on until they have ended.
+ */
+static void end_detached(wq_loop *loop)
+{
+    cut_detached(loop);
+    for (int i = 0; i < END_ROUNDS && !LIST_EMPTY(&loop->detached); i++)
+        h2o_evloop_run(loop->ctx->loop, 10);
+    while (!LIST_EMPTY(&loop->detached)) /* lost, but let go of the jobs */
+        wq_release(LIST_FIRST(&loop->detached));
+}
+
+void wq_loop_stop(wq_http *http, h2o_context_t *ctx)
+{
+    stop_detached(h2o_context_get_handler_context(ctx, http->anchor));
+}
+
+void wq_loop_cut(wq_http *http, h2o_context_t *ctx)
+{
+    cut_detached(h2o_context_get_handler_context(ctx, http->anchor));
+}
+
 /* ---- the loop's events --------------------------------------------------------------------------
  */
 
@@ -344,6 +387,7 @@ static void on_stop(wq_loop *loop)
         next = LIST_NEXT(lj, link);
         tell_held(lj);
     }
+    stop_detached(loop);
 }
 
 static void on_messages(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
@@ -432,7 +476,9 @@ static int watch_client(wq_loop *loop, wq_held *held)
     int keep = (int)loop->http->options.stall_timeout_ms, unsent = UNSENT_BYTES;
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.ptr = held};
     held->fd = h2o_socket_get_fd(held->req->conn->callbacks->get_socket(held->req->conn));
-    if (epoll_ctl(loop->gone_fd, EPOLL_CTL_ADD, held->fd, &event) != 0)
+    if (held->is_detached)
+        LIST_INSERT_HEAD(&loop->detached, held, detached);
+    else if (epoll_ctl(loop->gone_fd, EPOLL_CTL_ADD, held->fd, &event) != 0)
         return -1;
     /* harmless where the connection is no TCP socket */
     setsockopt(held->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &keep, sizeof keep);
@@ -487,23 +533,41 @@ int wq_hold(wq_held *held, wq_job *job)
     return 0;
 }
 
-void wq_release(wq_held *held)
+int wq_hold_join(wq_held *held, wq_job *job)
+{
+    wq_loop_job *lj = join_job(held->loop, job);
+    if (lj == NULL)
+        return -1;
+    held->job = lj;
+    LIST_INSERT_HEAD(&lj->held, held, link);
+    return 0;
+}
+
+void wq_hold_leave(wq_held *held)
 {
     wq_loop_job *lj = held->job;
+    if (lj == NULL)
+        return;
+    held->job = NULL;
+    LIST_REMOVE(held, link);
+    if (LIST_EMPTY(&lj->held))
+        drop_job(lj);
+}
+
+void wq_release(wq_held *held)
+{
     if (held->fd < 0)
         return;
     if (held->heap != 0)
         heap_remove(held->loop, held);
-    epoll_ctl(held->loop->gone_fd, EPOLL_CTL_DEL, held->fd, NULL);
+    if (held->is_detached)
+        LIST_REMOVE(held, detached);
+    else
+        epoll_ctl(held->loop->gone_fd, EPOLL_CTL_DEL, held->fd, NULL);
     held->fd = -1;
-    held->job = NULL;
     atomic_fetch_sub(&held->http->n_held, 1);
     atomic_fetch_sub(&held->http->held[held->face], 1);
-    if (lj == NULL)
-        return;
-    LIST_REMOVE(held, link);
-    if (LIST_EMPTY(&lj->held))
-        drop_job(lj);
+    wq_hold_leave(held);
 }
 
 /* ---- contexts -----------------------------------------------------------------------------------
@@ -526,6 +590,7 @@ static void on_context_init(h2o_handler_t *anchor, h2o_context_t *ctx)
     loop->http = http;
     loop->ctx = ctx;
     LIST_INIT(&loop->jobs);
+    LIST_INIT(&loop->detached);
     LIST_INIT(&loop->waiting);
     h2o_multithread_register_receiver(ctx->queue, &loop->receiver, on_messages);
     h2o_multithread_register_receiver(ctx->queue, &loop->posts, on_posts);
@@ -550,6 +615,7 @@ static void on_context_dispose(h2o_handler_t *anchor, h2o_context_t *ctx)
     pthread_mutex_lock(&http->lock);
     LIST_REMOVE(loop, link);
     pthread_mutex_unlock(&http->lock);
+    end_detached(loop);
     wq_watch_cancel(loop->positions);
     /* Nobody sends any more; what has been sent is taken in and let go. */
     on_messages(&loop->receiver, &loop->receiver._messages);

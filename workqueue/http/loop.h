@@ -53,19 +53,24 @@ typedef struct wq_route {
     int (*answer)(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);
 } wq_route;
 
-/* A response that waits for news of a job. The face embeds it, in the request's pool. */
+/* A response that waits for news of a job. The face embeds it, in the request's pool, or, if it is
+ * detached, in memory of its own. */
 struct wq_held {
     wq_http *http;
     wq_face face;
     wq_loop *loop;
-    h2o_req_t *req;
+    h2o_req_t *req;   /* of a detached one only until wq_hold() returns */
     wq_loop_job *job; /* NULL: it waits for its client only, or has been released */
     LIST_ENTRY(wq_held) link;
+    int is_detached; /* the connection will be no HTTP one: the face reads it and sees its client
+                        leave; `gone` is then the loop without more time: shut it down */
+    LIST_ENTRY(wq_held) detached;
     int fd; /* the client's; -1 once released */
     int64_t
         deadline; /* CLOCK_MONOTONIC ms; may be moved later freely, earlier by wq_held_deadline */
     size_t heap;  /* where in the loop's heap, from 1; 0: no deadline */
-    void (*news)(wq_held *held);    /* job->record has changed, or it is time to end */
+    void (*news)(wq_held *held);    /* job->record has changed, or it is time to end (a detached one
+                                       without a job is called for that only) */
     void (*timeout)(wq_held *held); /* the deadline has passed; sets a new one or releases */
     void (*gone)(wq_held *held);    /* the client has left */
 };
@@ -95,6 +100,18 @@ int wq_hold(wq_held *held, wq_job *job);
 
 /* Ends to hold: before the response's last send, or in `stop`. Once, at any time. */
 void wq_release(wq_held *held);
+
+/* Gives a hold without a job one; takes over the reference. 0, or -1 if memory ran out. */
+int wq_hold_join(wq_held *held, wq_job *job);
+
+/* Lets go of the job, if there is one, and goes on to hold. */
+void wq_hold_leave(wq_held *held);
+
+/* The loop of `ctx` stops: tells the detached ones that wait for no job, so for nothing that ends
+ * by itself. And when it has no more time: shuts all down that are left, and the loop must run on a
+ * little for them to end. For who runs the loop, on its thread. */
+void wq_loop_stop(wq_http *http, h2o_context_t *ctx);
+void wq_loop_cut(wq_http *http, h2o_context_t *ctx);
 
 /* Sets the deadline, to any time. */
 void wq_held_deadline(wq_held *held, int64_t at);

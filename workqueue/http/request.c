@@ -57,7 +57,26 @@ const char *wq_http_query(h2o_req_t *req, const char *name)
     return wq_query_field(arena_of(req), query.base, query.len, name);
 }
 
-/* ---- the three sources, the one with precedence first; -1: *fault says why ------------------ */
+h2o_iovec_t wq_request_subprotocol(h2o_req_t *req, const char *name)
+{
+    const size_t n = strlen(name);
+    const int is_prefix = name[n - 1] == '.';
+    h2o_headers_t *headers = &req->headers;
+
+    for (ssize_t i = -1;
+         (i = h2o_find_header_by_str(headers, H2O_STRLIT("sec-websocket-protocol"), i)) != -1;) {
+        h2o_iovec_t rest = headers->entries[i].value;
+        const char *item;
+        size_t len;
+
+        while ((item = h2o_next_token(&rest, ',', &len, NULL)) != NULL)
+            if ((len == n || (is_prefix && len > n)) && memcmp(item, name, n) == 0)
+                return h2o_iovec_init(item, len);
+    }
+    return h2o_iovec_init(NULL, 0);
+}
+
+/* ---- the sources, the one with precedence first; -1: *fault says why ------------------------ */
 
 __attribute__((format(printf, 4, 5))) static int faulty(h2o_req_t *req, wq_request_fault *fault,
                                                         int status, const char *format, ...)
@@ -82,13 +101,29 @@ static int unauthorized(h2o_req_t *req, wq_request_fault *fault, const char *why
     return faulty(req, fault, 401, "%s.", why);
 }
 
+/* "token." and the token, percent-encoded. */
+static int read_subprotocol(h2o_req_t *req, wq_fields *fields, wq_request_fault *fault)
+{
+    static const char prefix[] = "token.";
+    const h2o_iovec_t item = wq_request_subprotocol(req, prefix);
+
+    if (item.base == NULL)
+        return 0;
+    fields->api_token = wq_percent_decoded(arena_of(req), item.base + sizeof prefix - 1,
+                                           item.len - (sizeof prefix - 1));
+    return fields->api_token != NULL
+               ? 0
+               : unauthorized(req, fault,
+                              "The token in the subprotocol is not percent-encoded correctly");
+}
+
 static int read_authorization(h2o_req_t *req, wq_fields *fields, wq_request_fault *fault)
 {
     const h2o_iovec_t value = token_header(req, H2O_TOKEN_AUTHORIZATION);
     const char *why;
 
     if (value.base == NULL)
-        return 0;
+        return read_subprotocol(req, fields, fault);
     fields->api_token = wq_basic_token(arena_of(req), value.base, value.len, &why);
     return fields->api_token != NULL ? 0 : unauthorized(req, fault, why);
 }
@@ -241,16 +276,22 @@ int wq_request_no_cache(h2o_req_t *req)
            h2o_contains_token(value.base, value.len, H2O_STRLIT("no-cache"), ',');
 }
 
-int wq_request_read(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild,
-                    wq_request_fault *fault)
+/* `token_later`: it need not be there. */
+static int read_all(const wq_request_limits *limits, h2o_req_t *req, int token_later,
+                    wq_params *out, int *rebuild, wq_request_fault *fault)
 {
     wq_fields fields = {0};
     wq_params params;
+    int no_token;
 
     *fault = (wq_request_fault){0};
     if (read_authorization(req, &fields, fault) != 0 ||
-        read_body(limits, req, &fields, fault) != 0 || read_query(req, &fields, fault) != 0 ||
-        check_present(req, &fields, fault) != 0)
+        read_body(limits, req, &fields, fault) != 0 || read_query(req, &fields, fault) != 0)
+        return -1;
+    no_token = token_later && is_missing(fields.api_token);
+    if (no_token)
+        fields.api_token = "later"; /* the rest is held against the rules now */
+    if (check_present(req, &fields, fault) != 0)
         return -1;
     params = (wq_params){fields.server, fields.document_set_id, fields.api_token};
     if (check_params(req, &params, fault) != 0)
@@ -259,19 +300,37 @@ int wq_request_read(const wq_request_limits *limits, h2o_req_t *req, wq_params *
         return faulty(req, fault, 403,
                       "The server named in the field server is not on the allow-list here.");
     *out = params;
+    if (no_token)
+        out->api_token = NULL;
     if (rebuild != NULL)
         *rebuild = is_true(fields.rebuild);
     return 0;
+}
+
+int wq_request_read(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild,
+                    wq_request_fault *fault)
+{
+    return read_all(limits, req, 0, out, rebuild, fault);
+}
+
+static int answer(h2o_req_t *req, const wq_request_fault *fault)
+{
+    wq_problem(req, fault->status, "%s", fault->detail);
+    return -1;
 }
 
 int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild)
 {
     wq_request_fault fault;
 
-    if (wq_request_read(limits, req, out, rebuild, &fault) == 0)
-        return 0;
-    wq_problem(req, fault.status, "%s", fault.detail);
-    return -1;
+    return read_all(limits, req, 0, out, rebuild, &fault) == 0 ? 0 : answer(req, &fault);
+}
+
+int wq_request_target(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild)
+{
+    wq_request_fault fault;
+
+    return read_all(limits, req, 1, out, rebuild, &fault) == 0 ? 0 : answer(req, &fault);
 }
 
 int wq_request_fields(const wq_request_limits *limits, h2o_req_t *req, wq_fields *out)

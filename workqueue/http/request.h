@@ -22,13 +22,17 @@ typedef struct wq_request_fault {
 
 /* Reads server, document set id and token. 0 and *out in the request's pool; or -1 and *fault.
  * Nothing is answered, but a 401's WWW-Authenticate is in the response's headers already.
- * Precedence: the Authorization header over the body over the query. `*rebuild`, unless NULL:
- * whether the field of that name asks for it. */
+ * Precedence: the Authorization header over a WebSocket's subprotocol token.TOKEN over the body
+ * over the query. `*rebuild`, unless NULL: whether the field of that name asks for it. */
 int wq_request_read(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild,
                     wq_request_fault *fault);
 
 /* The same, but -1 is that a problem has been answered. */
 int wq_request_params(const wq_request_limits *limits, h2o_req_t *req, wq_params *out,
+                      int *rebuild);
+
+/* The same for a client that may bring its token later: out->api_token may be NULL. */
+int wq_request_target(const wq_request_limits *limits, h2o_req_t *req, wq_params *out,
                       int *rebuild);
 
 /* The fields of body and query as they are, there or not, for a face whose Authorization carries
@@ -39,6 +43,10 @@ int wq_request_fields(const wq_request_limits *limits, h2o_req_t *req, struct wq
 /* Does the client want the answer to be made again? Only a POST can say so by its Cache-Control:
  * browsers put no-cache on every EventSource and WebSocket, which want nothing of the kind. */
 int wq_request_no_cache(h2o_req_t *req);
+
+/* The subprotocol `name` among those that a WebSocket's handshake offers; if `name` ends in '.',
+ * the first that begins so. {NULL, 0} if there is none. */
+h2o_iovec_t wq_request_subprotocol(h2o_req_t *req, const char *name);
 
 /* A request header by lower-case name; {NULL, 0} if there is none. */
 h2o_iovec_t wq_request_header(h2o_req_t *req, const char *name);
