@@ -224,8 +224,8 @@ void wq_job_set_state(wq_job *job, int state)
 {
     pthread_mutex_lock(&job->lock);
     job->state = state;
-    job->version++;
-    if (state == WQ_STATE_RUNNING) {
+    if (state == WQ_STATE_RUNNING) { /* PUBLISHING changes nothing that watchers see */
+        job->version++;
         job->started_at_ms = wq_unix_ms();
         job->started_mono = wq_monotonic_ms();
     }

@@ -174,11 +174,16 @@ static void put_fraction(writer *w, double value)
             break;
     }
     int plain = 1;
-    for (char *p = digits; *p != '\0'; p++) {
-        if (!is_digit(*p) && *p != '-' && *p != '+' && *p != 'e')
-            *p = '.';
+    char *out = digits;
+    for (const char *p = digits; *p != '\0'; p++) {
+        int number = is_digit(*p) || *p == '-' || *p == '+' || *p == 'e';
         plain &= is_digit(*p);
+        if (number)
+            *out++ = *p;
+        else if (out[-1] != '.') /* the locale's sign may be of several bytes */
+            *out++ = '.';
     }
+    *out = '\0';
     put_text(w, digits);
     if (plain)
         put(w, ".0", 2);

@@ -65,8 +65,9 @@ int wq_queue_remember(wq_queue *queue, wq_job *job);
 /* The job for this key that succeeded and is still known, with a new reference, or NULL. */
 wq_job *wq_queue_done_locked(wq_queue *queue, const char *key);
 
-/* Takes a job and makes it RUNNING in `slot`; its reference is the caller's until wq_queue_finish().
- * If there is none: NULL at once, or with `wait` only when the queue is stopping. */
+/* Takes a job and makes it RUNNING in `slot`; its reference is the caller's until
+ * wq_queue_finish(). If there is none: NULL at once, or with `wait` only when the queue is
+ * stopping. */
 wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait);
 
 /* RUNNING to PUBLISHING: frees the place in the row. */

@@ -55,13 +55,33 @@ struct wq_pool {
 
 /* A program may print the token it was given; what we keep and log of that must not show it. Short
  * ones are words that could stand anywhere, and no secrets. */
-static void hide_token(char *text, const char *token)
+enum { SECRET_BYTES = 8 };
+
+static void hide_token(char *text, size_t len, const char *token)
 {
     size_t n = strlen(token);
-    if (n < 8)
+    if (n < SECRET_BYTES)
         return;
-    for (char *p = text; (p = strstr(p, token)) != NULL; p += n)
+    char *end = text + len;
+    for (char *p = text; (p = memmem(p, (size_t)(end - p), token, n)) != NULL; p += n)
         memset(p, '*', n);
+}
+
+/* The end of stderr may begin in the middle of a token. */
+static void hide_token_in_error(char *error, const char *token)
+{
+    static const char head[] = "\nstderr:\n";
+    size_t n = strlen(token);
+    hide_token(error, strlen(error), token);
+    char *tail = strstr(error, head);
+    if (n < SECRET_BYTES || tail == NULL)
+        return;
+    tail += sizeof head - 1;
+    for (size_t k = n - 1; k >= SECRET_BYTES / 2; k--)
+        if (strncmp(tail, token + n - k, k) == 0) {
+            memset(tail, '*', k);
+            return;
+        }
 }
 
 static void fail(wq_queue *queue, wq_job *job, int returncode, const char *error)
@@ -152,15 +172,18 @@ static void report(void *user, const char *line, size_t len)
     if (wq_job_report(job, line, len) == 0 || job->warned)
         return;
     job->warned = 1; /* only this worker touches it */
-    char text[512];
-    size_t n = len < sizeof text ? len : sizeof text - 1;
-    for (size_t i = 0; i < n; i++)
+    char *text =
+        malloc(len + 1); /* the log cuts it; hidden before, lest a cut shows half a token */
+    if (text == NULL)
+        return;
+    for (size_t i = 0; i < len; i++)
         text[i] = line[i] ? line[i] : '?';
-    text[n] = '\0';
-    hide_token(text, job->params.api_token);
+    text[len] = '\0';
+    hide_token(text, len, job->params.api_token);
     wq_log(&job->queue->logger, WQ_LOG_WARNING,
-           "job %s: invalid program: stdout must look like '0.25\\tmessage'; got '%s'", job->id,
+           "job %s: invalid program: stdout must look like '0.25\\tmessage'; got '%.400s'", job->id,
            text);
+    free(text);
 }
 
 static void tell_worker_locked(worker *w, const char *why)
@@ -225,7 +248,7 @@ static void run_job(worker *w, wq_job *job)
     }
     run(w, job, &outcome);
     if (outcome.error != NULL)
-        hide_token(outcome.error, job->params.api_token);
+        hide_token_in_error(outcome.error, job->params.api_token);
     if (outcome.returncode == 0 && !outcome.cancelled) {
         wq_queue_publishing(queue, job);
         if (w->pool->has_publisher)

@@ -280,9 +280,20 @@ int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_j
     return result;
 }
 
+/* Also the answer when the queue is closed, where there is no pool any more. */
+static int has_ended(wq_job *job)
+{
+    pthread_mutex_lock(&job->lock);
+    int ended = job->state >= WQ_STATE_SUCCEEDED;
+    pthread_mutex_unlock(&job->lock);
+    return ended;
+}
+
 int wq_job_cancel(wq_job *job)
 {
     wq_queue *queue = job->queue;
+    if (has_ended(job))
+        return WQ_DONE;
     if (wq_queue_cancel_queued(queue, job, "cancelled") || wq_pool_cancel(queue->pool, job))
         return WQ_OK;
     return WQ_DONE;
@@ -324,6 +335,7 @@ void wq_close(wq_queue *queue)
     wq_stop(queue);
     wq_pool_close(queue->pool);
     queue->store->close(queue->store);
+    queue->store = NULL; /* references to jobs may outlive it */
     wq_queue_forget(queue);
     wq_queue_unref(queue);
 }
@@ -363,6 +375,8 @@ int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *
 int wq_job_output(wq_job *job, wq_output *out, wq_error *error)
 {
     wq_store *store = job->queue->store;
+    if (store == NULL)
+        return wq_fail(error, WQ_ERROR_CLOSING, "the queue is closed");
     return wq_queue_store_said(job->queue, store->open(store->self, job->key, out, error));
 }
 

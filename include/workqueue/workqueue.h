@@ -68,7 +68,8 @@ WQ_API const char *wq_version(void);
 typedef enum wq_log_level { WQ_LOG_ERROR = 0, WQ_LOG_WARNING = 1, WQ_LOG_INFO = 2 } wq_log_level;
 
 /**
- * Receives a log line: one line, printable ASCII, bounded, without newline or API token. `message`
+ * Receives a log line: one line, printable ASCII, bounded, without newline; without API token, also
+ * where a program printed its own (one of 8 bytes or more). `message`
  * is borrowed for the call. Called from any thread, several at once; must not call the queue.
  */
 typedef void (*wq_log_cb)(void *user, int level, const char *message);
@@ -189,8 +190,8 @@ WQ_API int wq_params_check(const wq_params *params, wq_error *error);
 
 /**
  * Writes the key of `params`, 64 lower-case hex digits and NUL, to `key`: SHA-256 over the three
- * strings, each preceded by its length as 8 bytes, most significant first. WQ_OK or
- * WQ_ERROR_NO_MEMORY.
+ * strings, each preceded by its length as 8 bytes, most significant first. WQ_OK,
+ * WQ_ERROR_INVALID_ARGUMENT if wq_params_check() refuses them, or WQ_ERROR_NO_MEMORY.
  */
 WQ_API int wq_params_key(const wq_params *params, char key[WQ_KEY_SIZE]);
 
@@ -322,7 +323,7 @@ WQ_API int wq_job_wait(wq_job *job, int64_t timeout_ms);
 typedef void (*wq_watch_cb)(void *user);
 
 /**
- * Calls `cb(user)` at each change of the job, its end included, from now on. News that came before
+ * Calls `cb(user)` at each change of the job's record, its end included, from now on. News that came before
  * is not told: watch first, then take a snapshot. `*out` is owned: wq_watch_cancel(). WQ_OK or
  * WQ_ERROR_NO_MEMORY. The watch keeps a reference to the job.
  */

@@ -10,6 +10,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <limits.h>
 #include <linux/magic.h>
 #include <openssl/evp.h>
@@ -49,8 +50,11 @@ static int find(void *self, const char *key, wq_error *error)
 {
     dir *d = self;
     struct stat st;
-    if (fstatat(d->fd, key, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
-        return WQ_OK;
+    if (fstatat(d->fd, key, &st, AT_SYMLINK_NOFOLLOW) == 0)
+        return S_ISREG(st.st_mode)
+                   ? WQ_OK
+                   : wq_fail(error, WQ_ERROR_SYSTEM, "%s/%s is not a regular file; remove it",
+                             d->path, key);
     if (errno == ENOENT)
         return wq_fail(error, WQ_ERROR_NOT_FOUND, "there is no output for this yet");
     return wq_fail(error, WQ_ERROR_SYSTEM, "stat %s/%s: %s", d->path, key, strerror(errno));
@@ -131,10 +135,24 @@ static const char *base(const char *path)
     return strrchr(path, '/') + 1;
 }
 
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st, (void)type, (void)ftw;
+    return remove(path);
+}
+
+/* A program may have put a folder where its output should be. */
+static int remove_path(const char *path)
+{
+    if (unlink(path) == 0)
+        return 0;
+    return errno == EISDIR ? nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) : -1;
+}
+
 static void discard(void *self, const char *temp_path)
 {
     dir *d = self;
-    if (unlinkat(d->fd, base(temp_path), 0) != 0 && errno != ENOENT)
+    if (remove_path(temp_path) != 0 && errno != ENOENT)
         wq_log(&d->logger, WQ_LOG_WARNING, "remove %s: %s", temp_path, strerror(errno));
 }
 
@@ -356,8 +374,10 @@ static int sweep(dir *d, wq_error *error)
             close(fd);
         return r;
     }
+    char path[PATH_MAX];
     for (struct dirent *e; (e = readdir(entries)) != NULL;)
-        if (is_leftover(e->d_name) && unlinkat(d->fd, e->d_name, 0) == 0)
+        if (is_leftover(e->d_name) && path_of(d, e->d_name, path, sizeof path, NULL) == WQ_OK &&
+            remove_path(path) == 0)
             swept++;
     closedir(entries);
     if (swept > 0)
