@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -125,6 +126,16 @@ static void fill_standard_fds(void)
         close(fd);
 }
 
+/* As many connections as we may have, not as many as shells usually give. */
+static void raise_open_files(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 /* Blocks the signals that ask us to stop, so that wait_for_signal() gets them, and SIGPIPE, so that
  * a terminal that has gone is no reason to. Threads inherit this; programs are started without. */
 static void block_signals(sigset_t *stop)
@@ -176,6 +187,7 @@ static int run(struct options *options)
     sigset_t stop;
     wq_error error;
     int r;
+    raise_open_files();
     block_signals(&stop);
     options->queue.log = on_log;
     if (options->sample != NULL &&
