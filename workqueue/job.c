@@ -179,22 +179,23 @@ const wq_params *wq_job_params(const wq_job *job)
 /* ---- changes ------------------------------------------------------------------------------------
  */
 
-/* Follows the rate of late, since programs speed up and slow down: each step counts by its share of
- * the way so far. */
-static void learn_rate_locked(wq_job *job, double fraction)
+/* The rate counts from the first report on: many programs say at once that the first step is done.
+ */
+static void note_growth_locked(wq_job *job, double fraction)
 {
-    int64_t now = wq_monotonic_ms();
-    int64_t since = job->moved_mono ? job->moved_mono : job->started_mono;
-    double ms = (double)(now - since), step = fraction - job->fraction;
-    if (step <= 0)
+    if (fraction <= job->fraction)
         return;
-    if (ms < 1)
-        ms = 1;
-    double weight = job->moved_mono ? step / fraction : 1;
-    if (weight < 0.3)
-        weight = 0.3;
-    job->rate_per_ms += weight * (step / ms - job->rate_per_ms);
-    job->moved_mono = now;
+    job->moved_mono = wq_monotonic_ms();
+    if (job->first_mono == 0) {
+        job->first_mono = job->moved_mono;
+        job->first_fraction = fraction;
+    }
+}
+
+static double rate_per_ms_locked(const wq_job *job)
+{
+    int64_t ms = job->moved_mono - job->first_mono;
+    return ms > 0 ? (job->fraction - job->first_fraction) / (double)ms : 0;
 }
 
 int wq_job_report(wq_job *job, const char *line, size_t len)
@@ -206,7 +207,7 @@ int wq_job_report(wq_job *job, const char *line, size_t len)
     if (progress.message != NULL)
         message = wq_text_new(progress.message, progress.message_len);
     pthread_mutex_lock(&job->lock);
-    learn_rate_locked(job, progress.fraction);
+    note_growth_locked(job, progress.fraction);
     job->fraction = progress.fraction;
     job->has_items = progress.has_items;
     job->items_done = progress.items_done;
@@ -307,9 +308,10 @@ double wq_job_remaining_ms(wq_job *job, double mean_ms)
     pthread_mutex_lock(&job->lock);
     int64_t now = wq_monotonic_ms();
     double ran = (double)(now - job->started_mono), remaining;
-    if (job->rate_per_ms > 0) {
+    double rate = rate_per_ms_locked(job);
+    if (rate > 0) {
         double still = (double)(now - job->moved_mono);
-        remaining = (1 - job->fraction) / job->rate_per_ms - still;
+        remaining = (1 - job->fraction) / rate - still;
         if (remaining < still) /* it has stopped moving: the longer, the less we expect of it */
             remaining = still;
     } else {

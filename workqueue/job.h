@@ -58,8 +58,8 @@ struct wq_job {
     wq_text *message, *error;
     int64_t queued_at_ms, started_at_ms, ended_at_ms; /* Unix time */
     int64_t queued_mono, started_mono, ended_mono;
-    int64_t moved_mono; /* when the fraction last grew; 0: never */
-    double rate_per_ms; /* of the fraction, lately */
+    int64_t first_mono, moved_mono; /* when the fraction first and last grew; 0: never */
+    double first_fraction;
 };
 
 TAILQ_HEAD(wq_job_list, wq_job);

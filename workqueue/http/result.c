@@ -1,307 +1,428 @@
 /* result.c - the answer that a job has come to: its output, or what went wrong.
  *
- * An output is sent from its file in chunks, each read when the one before has been taken, so that
- * its size costs no memory; a client that takes nothing for stall_timeout_ms is dropped.
+ * A small output goes out in one send, as every answer does. A larger one is read in chunks, each
+ * when the kernel has taken the one before, so that it costs the memory of one chunk, however large
+ * it is and however slow the client. Reading blocks the loop only if the page cache has to be
+ * filled. The empty last send says that the kernel has all, so that the client is watched to the
+ * end.
  */
 #include "workqueue/http/result.h"
 
 #include <errno.h>
+#include <linux/tcp.h> /* not netinet/tcp.h, whose tcp_info ends early */
+#include <stddef.h>
 #include <sys/socket.h>
-#include <unistd.h>
+#include <time.h>
 
 #include "workqueue/http/faces.h"
 #include "workqueue/http/problem.h"
 
-enum { CHUNK_BYTES = 128 * 1024 };
+enum {
+    SMALL_BYTES = 16384,
+    CHUNK_BYTES = 65536,
+    CHUNKS_AT_ONCE = 16, /* then the loop's other clients have their turn */
+};
 
-typedef struct sending {
+typedef struct result {
     h2o_generator_t generator; /* first: h2o hands it back */
     wq_held held;
-    int fd;
-    uint64_t at, end; /* what of the file is still to be sent */
-    char *chunk;
-    int in_flight;
-} sending;
+    wq_output output;  /* its fd is ours, to the request's end */
+    uint64_t at, left; /* what remains to be sent of it */
+    char *buffer;      /* a chunk; NULL while there is none */
+    unsigned chunks;   /* sent so far */
+    int in_flight;     /* else it waits for its turn */
+    uint64_t acked;    /* bytes that the client's machine had taken when last looked at */
+    time_t modified;
+    char etag[sizeof(((wq_output *)0)->tag) + 2];
+    char modified_text[H2O_TIMESTR_RFC1123_LEN + 1];
+    char age[24];
+    char content_range[72];
+} result;
 
-/* ---- sending
- * -------------------------------------------------------------------------------------- */
-
-/* At the end of the request, whatever that is. */
-static void dispose(void *memory)
+/* At the request's end, however it came. */
+static void dispose(void *p)
 {
-    sending *s = memory;
-    wq_release(&s->held);
-    if (s->fd >= 0)
-        close(s->fd);
-    free(s->chunk);
+    result *r = p;
+    wq_release(&r->held);
+    close(r->output.fd);
 }
 
-static size_t read_chunk(sending *s)
+/* ---- conditions (RFC 9110, 13) ------------------------------------------------------------------
+ */
+
+/* Is our tag in one header's list? Its tags may be weak, or `*`. */
+static int lists_tag(h2o_iovec_t list, const char *etag, int weak_too)
 {
-    uint64_t left = s->end - s->at;
-    size_t want = left < CHUNK_BYTES ? (size_t)left : CHUNK_BYTES, got = 0;
-    while (got < want) {
-        ssize_t n = pread(s->fd, s->chunk + got, want - got, (off_t)(s->at + got));
-        if (n < 0 && errno == EINTR)
+    const char *at = list.base, *end = list.base + list.len, *close_quote;
+    while (at < end) {
+        if (*at == '*')
+            return 1;
+        int weak = end - at > 2 && at[0] == 'W' && at[1] == '/';
+        at += weak ? 2 : 0;
+        if (*at != '"') {
+            at++;
             continue;
-        if (n <= 0)
-            break;
-        got += (size_t)n;
+        }
+        close_quote = memchr(at + 1, '"', (size_t)(end - at - 1));
+        if (close_quote == NULL)
+            return 0;
+        size_t n = (size_t)(close_quote + 1 - at);
+        if ((!weak || weak_too) && h2o_memis(at, n, etag, strlen(etag)))
+            return 1;
+        at = close_quote + 1;
     }
-    return got;
+    return 0;
 }
 
-static void send_chunk(sending *s)
+/* 1: the header has it; 0: it has not; -1: there is no such header. */
+static int has_tag(h2o_req_t *req, const h2o_token_t *name, const result *r, int weak_too)
 {
-    h2o_req_t *req = s->held.req;
-    size_t n = read_chunk(s);
-    h2o_iovec_t body = {s->chunk, n};
-    s->at += n;
-    atomic_fetch_add(&s->held.http->bytes_sent, n);
-    if (n == 0 || s->at == s->end) { /* a file that has been cut short cannot be mended here */
-        wq_release(&s->held);
-        h2o_send(req, &body, n > 0, n > 0 ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_ERROR);
+    int has = -1;
+    for (ssize_t i = -1; has != 1 && (i = h2o_find_header(&req->headers, name, i)) != -1;)
+        has = lists_tag(req->headers.entries[i].value, r->etag, weak_too);
+    return has;
+}
+
+/* 1: the output has been modified since the header's date; 0: it has not; -1: there is no date. */
+static int modified_since(h2o_req_t *req, const h2o_token_t *name, const result *r)
+{
+    struct tm tm = {0};
+    ssize_t i = h2o_find_header(&req->headers, name, -1);
+    if (i == -1)
+        return -1;
+    h2o_iovec_t value = req->headers.entries[i].value;
+    if (h2o_time_parse_rfc1123(value.base, value.len, &tm) != 0)
+        return -1;
+    return r->modified > timegm(&tm);
+}
+
+/* The status that the request's conditions lead to: 200, 304 or 412. */
+static int check_conditions(h2o_req_t *req, const result *r)
+{
+    int has = has_tag(req, H2O_TOKEN_IF_MATCH, r, 0);
+    if (has == 0 || (has < 0 && modified_since(req, H2O_TOKEN_IF_UNMODIFIED_SINCE, r) == 1))
+        return 412;
+    has = has_tag(req, H2O_TOKEN_IF_NONE_MATCH, r, 1);
+    if (has == 1 || (has < 0 && modified_since(req, H2O_TOKEN_IF_MODIFIED_SINCE, r) == 0))
+        return 304;
+    return 200;
+}
+
+/* ---- ranges (RFC 9110, 14) ----------------------------------------------------------------------
+ */
+
+/* 0, or -1 if there is no number; one too large for any file stays too large. */
+static int read_number(const char **at, const char *end, uint64_t *out)
+{
+    const char *begin = *at;
+    for (*out = 0; *at < end && **at >= '0' && **at <= '9'; ++*at)
+        *out = *out > UINT64_MAX / 10 - 1 ? *out : *out * 10 + (uint64_t)(**at - '0');
+    return *at > begin ? 0 : -1;
+}
+
+/* "bytes=FIRST-LAST", "bytes=FIRST-" or "bytes=-LENGTH": one range, to r->at and r->left. The
+ * status it leads to; 200 also if it cannot be understood, or asks for several. */
+static int read_range(h2o_iovec_t value, result *r)
+{
+    const char *at = value.base, *end = at + value.len;
+    uint64_t size = r->output.size_bytes, first = 0, last = UINT64_MAX;
+    if (value.len < 6 || !h2o_lcstris(at, 6, H2O_STRLIT("bytes=")))
+        return 200;
+    at += 6;
+    int has_first = read_number(&at, end, &first) == 0;
+    if (at == end || *at++ != '-')
+        return 200;
+    int has_last = read_number(&at, end, &last) == 0;
+    if (!has_last)
+        last = UINT64_MAX;
+    if (at != end || (!has_first && !has_last) || (has_first && first > last))
+        return 200;
+    if (!has_first) { /* so many at the end */
+        first = last < size ? size - last : 0;
+        first = last > 0 ? first : size;
+        last = UINT64_MAX;
+    }
+    if (first >= size)
+        return 416;
+    r->at = first;
+    r->left = (last < size ? last + 1 : size) - first;
+    return 206;
+}
+
+/* May a part be sent? Not if the client has the rest of another version. */
+static int same_version(h2o_req_t *req, const result *r)
+{
+    h2o_iovec_t value = wq_request_header(req, "if-range");
+    return value.base == NULL || h2o_memis(value.base, value.len, r->etag, strlen(r->etag)) ||
+           h2o_memis(value.base, value.len, r->modified_text, H2O_TIMESTR_RFC1123_LEN);
+}
+
+/* What the request leads to: 200, 206, 304, 412 or 416. Only a GET can ask for a part, and only GET
+ * and HEAD for conditions that we know. */
+static int choose_status(h2o_req_t *req, result *r)
+{
+    h2o_iovec_t range = wq_request_header(req, "range");
+    int get = wq_is_method(req, "GET");
+    int status = get || wq_is_method(req, "HEAD") ? check_conditions(req, r) : 200;
+    if (status != 200 || !get || range.base == NULL || !same_version(req, r))
+        return status;
+    return read_range(range, r);
+}
+
+/* ---- headers ------------------------------------------------------------------------------------
+ */
+
+static void describe(result *r)
+{
+    struct timespec now;
+    struct tm tm;
+    clock_gettime(CLOCK_REALTIME, &now);
+    r->modified = (time_t)(r->output.made_at_ms / 1000);
+    snprintf(r->etag, sizeof r->etag, "\"%s\"", r->output.tag);
+    snprintf(r->age, sizeof r->age, "%lld",
+             now.tv_sec > r->modified ? (long long)(now.tv_sec - r->modified) : 0);
+    gmtime_r(&r->modified, &tm);
+    h2o_time2str_rfc1123(r->modified_text, &tm);
+}
+
+static void add_text(h2o_req_t *req, const h2o_token_t *name, const char *text)
+{
+    h2o_set_header(&req->pool, &req->res.headers, name, text, strlen(text), 1);
+}
+
+/* What is true of the output, whichever part of it is sent. A face may have said already where the
+ * answer comes from, and how old it is. */
+static void add_validators(h2o_req_t *req, const result *r)
+{
+    h2o_headers_t *headers = &req->res.headers;
+    static const char how[] = "x-workqueue";
+    add_text(req, H2O_TOKEN_ETAG, r->etag);
+    add_text(req, H2O_TOKEN_LAST_MODIFIED, r->modified_text);
+    add_text(req, H2O_TOKEN_CACHE_CONTROL, "private, no-cache");
+    h2o_set_header(&req->pool, headers, H2O_TOKEN_AGE, r->age, strlen(r->age), 0);
+    if (h2o_find_header_by_str(headers, how, sizeof how - 1, -1) == -1)
+        h2o_add_header_by_str(&req->pool, headers, how, sizeof how - 1, 0, "X-Workqueue",
+                              H2O_STRLIT("hit"));
+}
+
+static void add_headers(wq_http *http, h2o_req_t *req, int status, result *r)
+{
+    add_validators(req, r);
+    add_text(req, H2O_TOKEN_CONTENT_TYPE, http->options.result_type);
+    add_text(req, H2O_TOKEN_ACCEPT_RANGES, "bytes");
+    h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("x-content-type-options"), 0,
+                          "X-Content-Type-Options", H2O_STRLIT("nosniff"));
+    if (status == 206) {
+        snprintf(r->content_range, sizeof r->content_range, "bytes %llu-%llu/%llu",
+                 (unsigned long long)r->at, (unsigned long long)(r->at + r->left - 1),
+                 (unsigned long long)r->output.size_bytes);
+        add_text(req, H2O_TOKEN_CONTENT_RANGE, r->content_range);
+    }
+    wq_cors(req);
+    req->res.status = status;
+    req->res.reason = wq_reason(status);
+    req->res.content_length = r->left;
+}
+
+static int answer_unsatisfiable(h2o_req_t *req, result *r)
+{
+    snprintf(r->content_range, sizeof r->content_range, "bytes */%llu",
+             (unsigned long long)r->output.size_bytes);
+    add_text(req, H2O_TOKEN_CONTENT_RANGE, r->content_range);
+    add_text(req, H2O_TOKEN_ACCEPT_RANGES, "bytes");
+    return wq_problem(req, 416, "The output has %llu bytes; no part of the range is in it.",
+                      (unsigned long long)r->output.size_bytes);
+}
+
+/* ---- sending ------------------------------------------------------------------------------------
+ */
+
+/* Reads up to `size` bytes of what is left; how many, or -1: there are none, so the file has become
+ * shorter, or cannot be read. */
+static ssize_t read_some(result *r, size_t size)
+{
+    ssize_t n;
+    size = size < r->left ? size : (size_t)r->left;
+    do
+        n = pread(r->output.fd, r->buffer, size, (off_t)r->at);
+    while (n < 0 && errno == EINTR);
+    if (n <= 0)
+        return -1;
+    r->at += (uint64_t)n;
+    r->left -= (uint64_t)n;
+    return n;
+}
+
+static void finish(result *r, h2o_send_state_t state)
+{
+    h2o_req_t *req = r->held.req;
+    if (atomic_load(&r->held.http->stopping))
+        req->http1_is_persistent = 0;
+    wq_release(&r->held);
+    h2o_send(req, NULL, 0, state);
+}
+
+/* How many bytes the client's machine has taken; 0 where nobody can tell. */
+static uint64_t bytes_acked(int fd)
+{
+    struct tcp_info info;
+    socklen_t n = sizeof info;
+    const size_t needed =
+        offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof info.tcpi_bytes_acked;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0 || n < needed)
+        return 0;
+    return info.tcpi_bytes_acked;
+}
+
+static void send_chunk(result *r)
+{
+    wq_http *http = r->held.http;
+    ssize_t n = r->left > 0 ? read_some(r, CHUNK_BYTES) : 0;
+    if (n <= 0) {
+        finish(r, n == 0 ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_ERROR);
         return;
     }
-    s->in_flight = 1;
-    wq_held_deadline(&s->held, wq_loop_now() + s->held.http->options.stall_timeout_ms);
-    h2o_send(req, &body, 1, H2O_SEND_STATE_IN_PROGRESS);
+    h2o_iovec_t chunk = h2o_iovec_init(r->buffer, (size_t)n);
+    r->chunks++;
+    r->in_flight = 1;
+    r->acked = bytes_acked(r->held.fd);
+    atomic_fetch_add(&http->bytes_sent, (unsigned long long)n);
+    wq_held_deadline(&r->held, wq_loop_now() + http->options.stall_timeout_ms);
+    h2o_send(r->held.req, &chunk, 1, H2O_SEND_STATE_IN_PROGRESS);
 }
 
+/* While the kernel takes one chunk after the other, libh2o looks at nothing else. */
 static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
 {
-    sending *s = (sending *)generator;
+    result *r = (result *)generator;
     (void)req;
-    s->in_flight = 0;
-    send_chunk(s);
+    r->in_flight = 0;
+    if (r->left > 0 && r->chunks % CHUNKS_AT_ONCE == 0)
+        wq_held_deadline(&r->held, wq_loop_now());
+    else
+        send_chunk(r);
+}
+
+/* A slow client may take longer for a chunk; one that takes nothing is dropped. */
+static void on_timeout(wq_held *held)
+{
+    result *r = H2O_STRUCT_FROM_MEMBER(result, held, held);
+    uint64_t acked = bytes_acked(held->fd);
+    if (!r->in_flight) {
+        send_chunk(r);
+    } else if (acked != r->acked) {
+        r->acked = acked;
+        wq_held_deadline(held, wq_loop_now() + held->http->options.stall_timeout_ms);
+    } else {
+        atomic_fetch_add(&held->http->clients_stalled, 1);
+        shutdown(held->fd, SHUT_RDWR); /* the send fails, `stop` follows */
+    }
+}
+
+/* It may have closed its side only, and still read. If not, the send under way fails. */
+static void on_gone(wq_held *held)
+{
+    (void)held;
 }
 
 static void on_stop(h2o_generator_t *generator, h2o_req_t *req)
 {
     (void)req;
-    wq_release(&((sending *)generator)->held);
+    wq_release(&((result *)generator)->held);
 }
 
-/* A chunk is in flight at all times but within our own calls: the send fails, and `stop` follows.
+static int send_large(wq_http *http, h2o_req_t *req, int status, result *r)
+{
+    r->held = (wq_held){.http = http,
+                        .face = WQ_FACE_RESULT,
+                        .req = req,
+                        .news = on_gone, /* it has no job */
+                        .timeout = on_timeout,
+                        .gone = on_gone};
+    if (wq_hold(&r->held, NULL) != 0)
+        return 0;
+    r->generator = (h2o_generator_t){on_proceed, on_stop};
+    r->buffer = h2o_mem_alloc_pool(&req->pool, CHUNK_BYTES);
+    add_headers(http, req, status, r);
+    h2o_start_response(req, &r->generator);
+    send_chunk(r);
+    return 0;
+}
+
+static int send_small(wq_http *http, h2o_req_t *req, int status, result *r)
+{
+    size_t size = (size_t)r->left, n = 0;
+    char *body = h2o_mem_alloc_pool(&req->pool, size + 1);
+    for (ssize_t more = 0; n < size; n += (size_t)more) {
+        r->buffer = body + n;
+        if ((more = read_some(r, size - n)) < 0)
+            return wq_problem(req, 500, "The output cannot be read in full.");
+    }
+    r->at -= size;
+    r->left = size;
+    add_headers(http, req, status, r);
+    atomic_fetch_add(&http->bytes_sent, size);
+    h2o_iovec_t buf = h2o_iovec_init(body, size);
+    h2o_start_response(req, &r->generator);
+    h2o_send(req, &buf, size > 0, H2O_SEND_STATE_FINAL);
+    return 0;
+}
+
+/* Without a body. */
+static int send_head(wq_http *http, h2o_req_t *req, int status, result *r)
+{
+    add_headers(http, req, status, r);
+    h2o_start_response(req, &r->generator);
+    h2o_send(req, NULL, 0, H2O_SEND_STATE_FINAL);
+    return 0;
+}
+
+/* ---- answers ------------------------------------------------------------------------------------
  */
-static void on_gone(wq_held *held)
+
+static int send_output(wq_http *http, h2o_req_t *req, result *r)
 {
-    shutdown(held->fd, SHUT_RDWR);
-}
-
-static void on_timeout(wq_held *held)
-{
-    atomic_fetch_add(&held->http->clients_stalled, 1);
-    shutdown(held->fd, SHUT_RDWR);
-}
-
-static void ignore_news(wq_held *held)
-{
-    (void)held;
-}
-
-/* ---- ranges and conditions (RFC 9110)
- * ------------------------------------------------------------- */
-
-typedef struct range {
-    uint64_t begin, end; /* the bytes [begin, end) */
-} range;
-
-static int read_number(h2o_iovec_t *s, uint64_t *out)
-{
-    size_t i = 0;
-    *out = 0;
-    for (; i < s->len && s->base[i] >= '0' && s->base[i] <= '9'; i++)
-        *out = *out < UINT64_MAX / 100 ? *out * 10 + (uint64_t)(s->base[i] - '0') : *out;
-    *s = h2o_iovec_init(s->base + i, s->len - i);
-    return i > 0;
-}
-
-/* 1 and a range, 0 if the whole is to be sent, -1 if it cannot be satisfied. One range only: a
- * server may ignore others. */
-static int read_range(h2o_iovec_t s, uint64_t size, range *out)
-{
-    uint64_t first, last;
-    if (s.len < 6 || !h2o_lcstris(s.base, 6, H2O_STRLIT("bytes=")))
-        return 0;
-    s = h2o_iovec_init(s.base + 6, s.len - 6);
-    int has_first = read_number(&s, &first);
-    if (s.len == 0 || *s.base != '-')
-        return 0;
-    s = h2o_iovec_init(s.base + 1, s.len - 1);
-    int has_last = read_number(&s, &last);
-    if (s.len != 0 || (!has_first && !has_last) || (has_first && has_last && last < first))
-        return 0;
-    if (!has_first) { /* the last so many */
-        *out = (range){last < size ? size - last : 0, size};
-        return last > 0 ? 1 : -1;
+    int status = choose_status(req, r);
+    switch (status) {
+    case 304:
+        add_validators(req, r);
+        return wq_send_bytes(req, status, NULL, NULL, 0);
+    case 412:
+        add_validators(req, r);
+        return wq_problem(req, status, "The output is not the one that the request is about.");
+    case 416:
+        return answer_unsatisfiable(req, r);
+    default:
+        if (wq_is_method(req, "HEAD"))
+            return send_head(http, req, status, r);
+        return (r->left > SMALL_BYTES ? send_large : send_small)(http, req, status, r);
     }
-    if (first >= size)
-        return -1;
-    *out = (range){first, has_last && last < size - 1 ? last + 1 : size};
-    return 1;
 }
 
-/* Is the tag in the list? `weak`: W/ makes no difference. */
-static int has_tag(h2o_iovec_t list, const char *tag, int weak)
+static int answer_output(wq_http *http, h2o_req_t *req, wq_job *job)
 {
-    size_t n = strlen(tag);
-    while (list.len > 0) {
-        const char *comma = memchr(list.base, ',', list.len);
-        size_t len = comma ? (size_t)(comma - list.base) : list.len;
-        h2o_iovec_t one = h2o_str_stripws(list.base, len);
-        if (weak && one.len > 2 && memcmp(one.base, "W/", 2) == 0)
-            one = h2o_iovec_init(one.base + 2, one.len - 2);
-        if ((one.len == 1 && *one.base == '*') || h2o_memis(one.base, one.len, tag, n))
-            return 1;
-        len += comma != NULL;
-        list = h2o_iovec_init(list.base + len, list.len - len);
-    }
-    return 0;
-}
-
-static int is_newer(h2o_iovec_t date, int64_t made_at_ms)
-{
-    struct tm tm;
-    if (date.base == NULL || h2o_time_parse_rfc1123(date.base, date.len, &tm) != 0)
-        return 1;
-    return made_at_ms / 1000 > timegm(&tm);
-}
-
-static int is_not_modified(h2o_req_t *req, const char *tag, int64_t made_at_ms)
-{
-    h2o_iovec_t match = wq_request_header(req, "if-none-match");
-    if (match.base != NULL)
-        return has_tag(match, tag, 1);
-    return !is_newer(wq_request_header(req, "if-modified-since"), made_at_ms);
-}
-
-/* If-Range: the range is wanted only of the output that the client has the rest of. */
-static int range_applies(h2o_req_t *req, const char *tag)
-{
-    h2o_iovec_t condition = wq_request_header(req, "if-range");
-    return condition.base == NULL || h2o_memis(condition.base, condition.len, tag, strlen(tag));
-}
-
-/* ---- the output
- * ----------------------------------------------------------------------------------- */
-
-static void add(h2o_req_t *req, const h2o_token_t *name, const char *value)
-{
-    h2o_iovec_t copy = h2o_strdup(&req->pool, value, SIZE_MAX);
-    h2o_set_header(&req->pool, &req->res.headers, name, copy.base, copy.len, 1);
-}
-
-static void add_headers(wq_http *http, h2o_req_t *req, const wq_output *output, const char *tag)
-{
-    char text[64];
-    struct tm tm;
-    time_t made = output->made_at_ms / 1000;
-    add(req, H2O_TOKEN_CONTENT_TYPE, http->options.result_type);
-    add(req, H2O_TOKEN_ETAG, tag);
-    h2o_time2str_rfc1123(text, gmtime_r(&made, &tm));
-    add(req, H2O_TOKEN_LAST_MODIFIED, text);
-    add(req, H2O_TOKEN_ACCEPT_RANGES, "bytes");
-    add(req, H2O_TOKEN_CACHE_CONTROL, "private, no-cache");
-    h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("x-content-type-options"), 0,
-                          "X-Content-Type-Options", H2O_STRLIT("nosniff"));
-    wq_cors(req);
-}
-
-static void add_range(h2o_req_t *req, const range *r, uint64_t size)
-{
-    char text[80];
-    if (r != NULL)
-        snprintf(text, sizeof text, "bytes %llu-%llu/%llu", (unsigned long long)r->begin,
-                 (unsigned long long)r->end - 1, (unsigned long long)size);
-    else
-        snprintf(text, sizeof text, "bytes */%llu", (unsigned long long)size);
-    add(req, H2O_TOKEN_CONTENT_RANGE, text);
-}
-
-static int send_output(wq_http *http, h2o_req_t *req, const wq_output *output, const char *tag,
-                       int status, const range *r)
-{
-    sending *s = h2o_mem_alloc_shared(&req->pool, sizeof *s, dispose);
-    *s = (sending){.generator = {on_proceed, on_stop},
-                   .held = {.http = http,
-                            .face = WQ_FACE_RESULT,
-                            .req = req,
-                            .fd = -1,
-                            .news = ignore_news,
-                            .timeout = on_timeout,
-                            .gone = on_gone},
-                   .fd = output->fd,
-                   .at = r->begin,
-                   .end = r->end};
-    int is_head = wq_is_method(req, "HEAD") || r->begin == r->end;
-    if (!is_head && (s->chunk = malloc(r->end - r->begin < CHUNK_BYTES ? r->end - r->begin
-                                                                       : CHUNK_BYTES)) == NULL)
-        return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 5);
-    if (!is_head && wq_hold(&s->held, NULL) != 0)
-        return 0;
-    add_headers(http, req, output, tag);
-    if (status == 206)
-        add_range(req, r, output->size_bytes);
-    req->res.status = status;
-    req->res.reason = wq_reason(status);
-    req->res.content_length = r->end - r->begin;
-    h2o_start_response(req, &s->generator);
-    if (is_head)
-        h2o_send(req, NULL, 0, H2O_SEND_STATE_FINAL);
-    else
-        send_chunk(s);
-    return 0;
-}
-
-static int answer_output(wq_http *http, h2o_req_t *req, const wq_output *output)
-{
-    char tag[sizeof output->tag + 2];
-    range r = {0, output->size_bytes}, part;
-    int is_post = wq_is_method(req, "POST"), ranged = 0;
-    snprintf(tag, sizeof tag, "\"%s\"", output->tag);
-    if (!is_post && is_not_modified(req, tag, output->made_at_ms)) {
-        add_headers(http, req, output, tag);
-        close(output->fd);
-        return wq_send_bytes(req, 304, NULL, NULL, 0);
-    }
-    if (wq_is_method(req, "GET") && range_applies(req, tag))
-        ranged = read_range(wq_request_header(req, "range"), output->size_bytes, &part);
-    if (ranged < 0) {
-        add_range(req, NULL, output->size_bytes);
-        close(output->fd);
-        return wq_problem(req, 416, "The output has %llu bytes.",
-                          (unsigned long long)output->size_bytes);
-    }
-    return send_output(http, req, output, tag, ranged ? 206 : 200, ranged ? &part : &r);
-}
-
-/* ---- any end
- * -------------------------------------------------------------------------------------- */
-
-static int answer_success(wq_http *http, h2o_req_t *req, wq_job *job)
-{
-    wq_output output;
     wq_error error;
-    int result = wq_job_output(job, &output, &error);
-    if (result == WQ_OK)
-        return answer_output(http, req, &output);
-    if (result == WQ_ERROR_NOT_FOUND)
-        return wq_problem(req, 410, "The output of this job has been deleted; ask for it anew.");
-    return wq_problem_result(req, result, &error, 5);
+    wq_output output;
+    int opened = wq_job_output(job, &output, &error);
+    if (opened == WQ_ERROR_NOT_FOUND)
+        return wq_problem(req, 410, "The output has been deleted; ask for the job again.");
+    if (opened != WQ_OK)
+        return wq_problem_result(req, opened, &error, wq_retry_after_s(http->queue));
+    result *r = h2o_mem_alloc_shared(&req->pool, sizeof *r, dispose);
+    *r = (result){.held = {.fd = -1}, .output = output, .left = output.size_bytes};
+    describe(r);
+    return send_output(http, req, r);
 }
 
 int wq_answer_result(wq_http *http, h2o_req_t *req, wq_job *job)
 {
     wq_snapshot snapshot;
     wq_job_snapshot(job, &snapshot);
-    const char *error = snapshot.error ? snapshot.error : "The job failed.";
     if (snapshot.state == WQ_STATE_SUCCEEDED)
-        answer_success(http, req, job);
-    else if (snapshot.state == WQ_STATE_CANCELLED)
-        wq_problem(req, 410, "The job was ended before it was done: %s.", error);
+        answer_output(http, req, job);
     else
-        wq_http_problem(req, 500, error);
+        wq_http_problem(req, snapshot.state == WQ_STATE_CANCELLED ? 410 : 500,
+                        snapshot.error ? snapshot.error : "The job has not ended.");
     wq_snapshot_clear(&snapshot);
     wq_job_unref(job);
     return 0;
