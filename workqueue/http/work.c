@@ -241,8 +241,8 @@ static int answer_delete(h2o_req_t *req, wq_job *job)
     wq_job_unref(job);
     if (state == WQ_STATE_CANCELLED)
         return wq_send_bytes(req, 204, NULL, NULL, 0);
-    return wq_problem(req, 409, "It is too late to cancel this job: it has %s.",
-                      state == WQ_STATE_FAILED ? "failed" : "succeeded");
+    return wq_problem(req, 409, "It is too late to cancel this job: %s.",
+                      state == WQ_STATE_FAILED ? "it has failed" : "its program has succeeded");
 }
 
 /* ---- the faces ----------------------------------------------------------------------------------
