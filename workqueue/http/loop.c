@@ -244,15 +244,30 @@ static void tell_held(wq_loop_job *lj)
     }
 }
 
+static void on_positions(wq_loop *loop);
+
+/* That it has left the row is news of its position, no more: told with those of the others, or with
+ * the program's first line, whichever comes first. Saves a send for each short job. */
+static int has_only_started(const wq_loop_job *lj)
+{
+    wq_snapshot now;
+    if (!lj->is_waiting)
+        return 0;
+    wq_job_snapshot(lj->job, &now);
+    int only = now.state == WQ_STATE_RUNNING && now.message == NULL && now.reached == 0;
+    wq_snapshot_clear(&now);
+    return only;
+}
+
 static void on_job_news(wq_loop_job *lj)
 {
     /* Cleared before the snapshot: news after it sends another message. */
     atomic_store(&lj->marked, 0);
-    if (LIST_EMPTY(&lj->held)) {
+    if (LIST_EMPTY(&lj->held))
         free_job(lj);
-        return;
-    }
-    if (refresh(lj))
+    else if (has_only_started(lj))
+        on_positions(lj->loop);
+    else if (refresh(lj))
         tell_held(lj);
 }
 
