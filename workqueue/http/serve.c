@@ -140,24 +140,26 @@ static void close_listener(server_loop *loop)
     loop->listener = NULL;
 }
 
-static int shut(h2o_req_t *req, int how)
+static int fd_of(h2o_req_t *req)
 {
-    return shutdown(h2o_socket_get_fd(req->conn->callbacks->get_socket(req->conn)), how);
+    return h2o_socket_get_fd(req->conn->callbacks->get_socket(req->conn));
 }
 
-/* A request that has no version yet has not arrived: its connection is idle. */
+/* A request that has no version yet has not arrived: its connection is idle. But one that the loop
+ * has only not come to read is to be answered, and its client would be taken for one that left. */
 static int shut_idle(h2o_req_t *req, void *unused)
 {
+    char byte;
     (void)unused;
-    if (req->version == 0)
-        shut(req, SHUT_RD);
+    if (req->version == 0 && recv(fd_of(req), &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
+        shutdown(fd_of(req), SHUT_RD);
     return 0;
 }
 
 static int shut_all(h2o_req_t *req, void *unused)
 {
     (void)unused;
-    shut(req, SHUT_RDWR);
+    shutdown(fd_of(req), SHUT_RDWR);
     return 0;
 }
 
