@@ -418,11 +418,13 @@ int wq_answer_result(wq_http *http, h2o_req_t *req, wq_job *job)
 {
     wq_snapshot snapshot;
     wq_job_snapshot(job, &snapshot);
+    const char *error = snapshot.error ? snapshot.error : "cancelled";
     if (snapshot.state == WQ_STATE_SUCCEEDED)
         answer_output(http, req, job);
+    else if (snapshot.state == WQ_STATE_CANCELLED)
+        wq_problem(req, 410, "The job has been %s.", error);
     else
-        wq_http_problem(req, snapshot.state == WQ_STATE_CANCELLED ? 410 : 500,
-                        snapshot.error ? snapshot.error : "The job has not ended.");
+        wq_http_problem(req, 500, error); /* of any length */
     wq_snapshot_clear(&snapshot);
     wq_job_unref(job);
     return 0;

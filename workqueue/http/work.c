@@ -266,11 +266,11 @@ int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
         return 0;
     if (wq_is_method(req, "DELETE"))
         return answer_delete(req, job);
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, NULL, H2O_STRLIT("Accept"));
     if (wq_is_method(req, "HEAD"))
         return answer(http, req, job);
     if (wq_websocket_wanted(req))
         return wq_websocket(http, req, job);
-    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, NULL, H2O_STRLIT("Accept"));
     if (wants_events(http, req))
         return answer_events(http, req, job);
     return answer_poll(http, req, job);
