@@ -3,18 +3,20 @@ records, the closes, and clients that break the protocol."""
 
 import base64
 import hashlib
+import http.server
 import json
 import os
 import random
 import shutil
 import socket
 import struct
+import threading
 import time
 import urllib.parse
 
 from harness import (BUILD, DEADLINE, SERVER, TOKEN, Client, FaceTest, basic, plain_only,
                      request_bytes, wait_for)
-
+import test_clients  # not its classes: their tests would run here, too
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -544,6 +546,57 @@ class TokenTest(WebSocketTest):
         self.assertEqual(job.runs(), [])
 
 
+class WorkTest(WebSocketTest):
+    """On /work/{id}: who knows the id needs no token."""
+
+    def work_of(self, server, document_set="set"):
+        path = path_of(document_set).replace("/generate", "/start_work")
+        head, body = server.ask("POST", path, {"Authorization": basic()}, b"")
+        self.assertEqual(head.status, 303, body)
+        return urllib.parse.urlsplit(head.get("location")).path
+
+    def watch(self, server, path, headers=None):
+        ws = WebSocket(server.address, path, headers)
+        self.addCleanup(ws.close)
+        return ws
+
+    def test_to_the_end(self):
+        server, job = self.serve(), self.told("set")
+        path = self.work_of(server)
+        ws = self.watch(server, path, {"Sec-WebSocket-Protocol": "workqueue"})
+        self.assert_record(ws.record())
+        self.assertEqual(ws.head().get("sec-websocket-protocol"), "workqueue")
+        job.progress("0.5")
+        ws.until_fraction(0.5)
+        job.succeed()
+        self.assertEqual(ws.records()[-1]["returncode"], 0)
+        self.assertEqual(ws.closed, (1000, ""))
+        # A job that has ended and is still known: its last record, and the close.
+        again = self.watch(server, path).records()
+        self.assertEqual([r["returncode"] for r in again], [0])
+        self.assertEqual(len(job.runs()), 1)
+
+    def test_cancelled(self):
+        server, job = self.serve(), self.told("set")
+        path = self.work_of(server)
+        ws = self.watch(server, path)
+        ws.record()
+        job.wait_started()
+        self.assertLess(server.ask("DELETE", path)[0].status, 300)
+        self.assertEqual(ws.records()[-1]["returncode"], -999)
+        self.assertEqual(ws.closed, (1000, ""))
+
+    def test_refused(self):
+        server, job = self.serve(), self.told("set")
+        path = self.work_of(server)
+        unknown = self.watch(server, "/work/00000000-0000-4000-8000-000000000000")
+        self.assert_problem((unknown.head(), unknown.client.read_all()), 404)
+        old = self.watch(server, path, {"Sec-WebSocket-Version": "8"})
+        self.assert_problem((old.head(), old.client.read_all()), 426)
+        job.wait_started()
+        self.assertEqual(len(job.runs()), 1)
+
+
 class ControlTest(WebSocketTest):
     """Pings and closes, from either side."""
 
@@ -947,3 +1000,118 @@ class StopTest(WebSocketTest):
             self.assertEqual(ws.close_code(), 1001)
             ws.ended()
         self.assertEqual(server.wait(), 0)
+
+
+class ForeignTest(WebSocketTest):
+    """Clients of other people. The tests in Node are few, for each starts a Node."""
+
+    def foreign(self, server, by, client="ws", document_set="set", **more):
+        told = {"client": client, "url": f"ws{server.base[4:]}{path_of(document_set)}",
+                "token": TOKEN, "by": by, **more}
+        return test_clients.NodeProcess(self, "websocket.mjs", json.dumps(told))
+
+    def watch_to_the_end(self, client, job, protocol):
+        """What every client should see of a job that is told to succeed."""
+        self.assertEqual(client.next(), {"open": protocol})
+        self.assert_record(json.loads(client.next()["message"]))
+        job.progress("0.5\tcafé 𝄞")
+        half = client.until(lambda l: "0.5," in l.get("message", ""), "fraction 0.5")
+        self.assertEqual(json.loads(half["message"])["message"], "café 𝄞")
+        job.succeed()
+        end, _ = client.end()
+        last = [line for line in client.seen if "message" in line][-1]
+        self.assertEqual(json.loads(last["message"])["returncode"], 0)
+        self.assertEqual((end["end"], end["reason"]), (1000, ""))
+        return end
+
+
+@plain_only
+class WsTest(ForeignTest):
+    """npm's ws."""
+
+    def test_every_way_to_bring_the_token(self):
+        server = self.serve(workers=8)
+        for i, by in enumerate(("authorization", "subprotocol", "message", "json message")):
+            with self.subTest(by):
+                client = self.foreign(server, by, document_set=f"set{i}")
+                job = self.told(f"set{i}")
+                self.watch_to_the_end(client, job, "workqueue" if by == "subprotocol" else "")
+
+    def test_refused(self):
+        server = self.serve(allow_server=["http://elsewhere.example"])
+        self.assertEqual(self.foreign(server, "authorization").next(), {"refused": 403})
+        server = self.serve(storage=self.folder / "another")
+        self.assertEqual(self.foreign(server, "bare subprotocol").next(), {"refused": 400})
+
+    def test_pings_both_ways_and_leaving(self):
+        server, job = self.serve(heartbeat_ms=50), self.told("set")
+        client = self.foreign(server, "subprotocol", ping="hello", closeAfter=2)
+        client.until(lambda l: l.get("pong") == "hello", "a pong")
+        client.until(lambda l: l.get("ping") == 3, "three pings")
+        job.progress("0.5")
+        self.assertEqual(client.end()[0], {"end": 4000, "reason": "enough"})
+        ws = self.open(server)
+        ws.until_fraction(0.5)
+        job.succeed()
+        self.assertEqual(ws.records()[-1]["returncode"], 0)
+
+    def test_too_big(self):
+        server = self.serve()
+        self.told("set")
+        client = self.foreign(server, "authorization", send=1000000)
+        self.assertEqual(client.end()[0]["end"], 1009)
+
+    def test_done_before(self):
+        server = self.serve()
+        server.generate("set").read_all()
+        client = self.foreign(server, "message")
+        end, _ = client.end()
+        self.assertEqual([list(line)[0] for line in client.seen], ["open", "end"])
+        self.assertEqual(end["end"], 1000)
+
+    def test_the_server_stops(self):
+        server, job = self.serve(), self.told("set")
+        watching, waiting = self.foreign(server, "authorization"), self.foreign(server, "nothing")
+        watching.until(lambda l: "message" in l, "a record")
+        waiting.next()
+        job.wait_started()
+        server.terminate()
+        self.assertEqual(watching.end()[0]["end"], 1000)
+        self.assertEqual(waiting.end()[0]["end"], 1001)
+        self.assertEqual(server.wait(), 0)
+
+
+@plain_only
+class ChromiumTest(ForeignTest):
+    """A page of another origin in headless Chromium."""
+
+    def setUp(self):
+        super().setUp()
+        self.pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), test_clients.QuietPages)
+        thread = threading.Thread(target=self.pages.serve_forever)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(self.pages.server_close)
+        self.addCleanup(self.pages.shutdown)
+
+    def browse(self, server, by, **more):
+        return self.foreign(server, by, client="chromium", chromium=shutil.which("chromium"),
+                            page=f"http://localhost:{self.pages.server_port}/", **more)
+
+    def test_subprotocol(self):
+        server, job = self.serve(), self.told("set")
+        end = self.watch_to_the_end(self.browse(server, "subprotocol"), job, "workqueue")
+        self.assertTrue(end["clean"])
+        self.assertEqual(len(job.runs()), 1)
+
+    def test_first_message(self):
+        server, job = self.serve(), self.told("set")
+        end = self.watch_to_the_end(self.browse(server, "json message"), job, "")
+        self.assertTrue(end["clean"])
+
+    def test_only_the_token_is_offered(self):
+        """Refused, which a page sees as 1006; the token comes back in no header."""
+        server, job = self.serve(), self.told("set")
+        end, _ = self.browse(server, "bare subprotocol").end()
+        self.assertEqual((end["end"], end["clean"]), (1006, False))
+        self.assertEqual(job.runs(), [])
