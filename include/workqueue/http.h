@@ -35,7 +35,7 @@ typedef struct wq_http_options {
     const char *result_type;   /**< media type of outputs; default "application/octet-stream" */
     const char *tasks_path;    /**< where the task API is mounted; default "/api/tasks" */
     const char *operator_secret; /**< guards DELETE /output; NULL, the default: that is refused */
-    const char *const *allow_servers; /**< `server` must begin with one of these; NULL: any */
+    const char *const *allow_servers; /**< URLs; `server` must be one or below one; NULL: any */
     size_t n_allow_servers;    /**< how many; 0: any */
 } wq_http_options;
 
@@ -46,7 +46,8 @@ WQ_API void wq_http_options_init(wq_http_options *options, size_t size);
  * Registers the faces' paths on `host`, before any context of its h2o_globalconf_t exists, and
  * before a "/" of yours. `*out` is owned: wq_http_free(). Set `max_request_entity_size` of your
  * h2o_globalconf_t yourself; `http1.upgrade_to_http2` should be 0. Create each context on the
- * thread that runs its loop. Not thread-safe. Fails with WQ_ERROR_INVALID_ARGUMENT or
+ * thread that runs its loop. Not thread-safe. Fails with WQ_ERROR_INVALID_ARGUMENT (an
+ * option, or an entry of `allow_servers` that is no http or https URL of a server) or
  * WQ_ERROR_NO_MEMORY.
  */
 WQ_API int wq_http_mount(wq_http **out, struct st_h2o_hostconf_t *host, wq_queue *queue,

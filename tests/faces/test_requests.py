@@ -3,8 +3,9 @@
 import base64
 import json
 import subprocess
+import urllib.parse
 
-from harness import SERVER, TOKEN, FaceTest, basic, plain_only
+from harness import DEADLINE, PROGRAMS, SERVER, TOKEN, FaceTest, basic, demo_command, plain_only
 
 FORM = "application/x-www-form-urlencoded"
 FORM_BODY = "server=http%3A%2F%2Foverview.example&documentSetId=7"
@@ -178,7 +179,7 @@ class ProblemTest(FaceTest):
         self.assertEqual(self.post(server)[0].status, 200)
         self.assertEqual(self.post(server, "documentSetId=7&server=https://b.example/x")[0].status, 200)
         self.assert_problem(self.post(server, "documentSetId=7&server=http://evil.example"), 403)
-        self.assert_problem(self.post(server, "documentSetId=7&server=https://b.example"), 403)
+        self.assert_problem(self.post(server, "documentSetId=7&server=http://b.example"), 403)
 
     def test_a_longer_host_is_not_allowed(self):
         """A prefix must not let http://overview.example.evil.example through."""
@@ -190,6 +191,26 @@ class ProblemTest(FaceTest):
         for url in ("http://overview.example", "http://overview.example/", "http://overview.example:80/a"):
             with self.subTest(url):
                 self.assertEqual(self.post(server, "documentSetId=7&server=" + url)[0].status, 200)
+
+    def test_an_allowed_path_is_not_left(self):
+        server = self.serve(allow_server=["http://overview.example/a"])
+        for url in ("http://overview.example/b", "http://overview.example/ab",
+                    "http://overview.example/a/../b", "http://overview.example/a/%252e./b",
+                    "http://overview.example/a/%2e%2e/b", "http://u@overview.example/a",
+                    "http://overview.example%5C@evil.example/a"):
+            with self.subTest(url):
+                url = urllib.parse.quote(url, safe="")
+                self.assert_problem(self.post(server, "documentSetId=7&server=" + url), 403)
+        url = urllib.parse.quote("HTTP://Overview.Example.:80/%61/./b/", safe="")
+        self.assertEqual(self.post(server, "documentSetId=7&server=" + url)[0].status, 200)
+
+    def test_an_allow_list_must_hold_urls(self):
+        for entry in ("overview.example", "ftp://overview.example", "http://", "http://u:secret@h"):
+            command = demo_command(PROGRAMS / "shell", self.folder, allow_server=[entry])
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+            self.assertEqual(ended.returncode, 2, ended.stderr)
+            self.assertIn("entry 1", ended.stderr)
+            self.assertNotIn("secret", ended.stderr)
 
     def test_not_found(self):
         server = self.serve()

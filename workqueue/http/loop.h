@@ -30,7 +30,7 @@ typedef enum wq_face {
 
 struct wq_http {
     wq_queue *queue;
-    wq_http_options options; /* its allow_servers points into limits */
+    wq_http_options options; /* but for allow_servers, which is in limits */
     wq_request_limits limits;
     h2o_handler_t *anchor; /* a wq_route; its context is the wq_loop of that context */
     atomic_size_t n_held;

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "workqueue/http/allow.h"
 #include "workqueue/http/fields.h"
 #include "workqueue/http/problem.h"
 
@@ -237,32 +238,6 @@ static int check_params(h2o_req_t *req, const wq_params *params, wq_request_faul
     return faulty(req, fault, 400, "%s.", error.message);
 }
 
-/* Whether the host of a URL, or a path segment, ends at `rest`: "http://good.example" must let in
- * neither "http://good.example.evil" nor "http://good.example:x@evil". */
-static int ends_here(const char *rest)
-{
-    if (*rest == ':')
-        rest += 1 + strspn(rest + 1, "0123456789");
-    return *rest == '\0' || *rest == '/' || *rest == '?' || *rest == '#';
-}
-
-static int has_prefix(const char *server, const char *prefix)
-{
-    const size_t n = strlen(prefix);
-
-    if (n == 0 || strncmp(server, prefix, n) != 0)
-        return 0;
-    return prefix[n - 1] == '/' || ends_here(server + n);
-}
-
-static int is_allowed(const wq_request_limits *limits, const char *server)
-{
-    for (size_t i = 0; i < limits->n_allow_servers; i++)
-        if (has_prefix(server, limits->allow_servers[i]))
-            return 1;
-    return limits->n_allow_servers == 0;
-}
-
 static int is_true(const char *value)
 {
     return value != NULL && (strcmp(value, "1") == 0 || strcmp(value, "true") == 0);
@@ -296,7 +271,7 @@ static int read_all(const wq_request_limits *limits, h2o_req_t *req, int token_l
     params = (wq_params){fields.server, fields.document_set_id, fields.api_token};
     if (check_params(req, &params, fault) != 0)
         return -1;
-    if (!is_allowed(limits, params.server))
+    if (!wq_allow_has(limits->allow, params.server))
         return faulty(req, fault, 403,
                       "The server named in the field server is not on the allow-list here.");
     *out = params;

@@ -8,8 +8,7 @@
 /* What of the options a request is held against. */
 typedef struct wq_request_limits {
     size_t max_body_bytes;
-    char **allow_servers; /* prefixes */
-    size_t n_allow_servers;
+    struct wq_allow *allow; /* the servers that may be asked for */
 } wq_request_limits;
 
 /* What is wrong with a request. Texts are static or in the request's pool. */

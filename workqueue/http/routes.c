@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "workqueue/http/allow.h"
 #include "workqueue/http/faces.h"
 #include "workqueue/http/problem.h"
 
@@ -88,6 +89,15 @@ void wq_http_options_init(wq_http_options *options, size_t size)
     options->tasks_path = "/api/tasks";
 }
 
+static int fail(wq_error *error, int code, const char *sentence)
+{
+    if (error != NULL) {
+        error->code = code;
+        snprintf(error->message, sizeof error->message, "%s", sentence);
+    }
+    return code;
+}
+
 static int copy_text(const char **text)
 {
     if (*text != NULL && (*text = strdup(*text)) == NULL)
@@ -107,33 +117,16 @@ static int copy_path(const char **path)
     return copy ? 0 : -1;
 }
 
-static int copy_options(wq_http *http, const wq_http_options *options)
+static int copy_options(wq_http *http, const wq_http_options *options, wq_error *error)
 {
     wq_http_options *own = &http->options;
-    size_t n = options->n_allow_servers;
-    int failed = copy_text(&own->result_type) | copy_path(&own->tasks_path) |
-                 copy_text(&own->operator_secret);
-    if (n == 0 || failed)
-        return failed;
-    http->limits.allow_servers = calloc(n, sizeof(char *));
-    if (http->limits.allow_servers == NULL)
-        return -1;
-    for (; http->limits.n_allow_servers < n; http->limits.n_allow_servers++) {
-        char *copy = strdup(options->allow_servers[http->limits.n_allow_servers]);
-        if (copy == NULL)
-            return -1;
-        http->limits.allow_servers[http->limits.n_allow_servers] = copy;
-    }
-    return 0;
-}
-
-static int fail(wq_error *error, int code, const char *sentence)
-{
-    if (error != NULL) {
-        error->code = code;
-        snprintf(error->message, sizeof error->message, "%s", sentence);
-    }
-    return code;
+    own->allow_servers = NULL;
+    own->n_allow_servers = 0;
+    if (copy_text(&own->result_type) | copy_path(&own->tasks_path) |
+        copy_text(&own->operator_secret))
+        return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    return wq_allow_new(&http->limits.allow, options->allow_servers, options->n_allow_servers,
+                        error);
 }
 
 int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
@@ -155,13 +148,13 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     http->queue = queue;
     http->options = *options;
-    http->options.allow_servers = NULL;
     http->limits.max_body_bytes = options->max_body_bytes;
     pthread_mutex_init(&http->lock, NULL);
     LIST_INIT(&http->loops);
-    if (copy_options(http, options) != 0) {
+    int result = copy_options(http, options, error);
+    if (result != WQ_OK) {
         wq_http_free(http);
-        return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+        return result;
     }
     http->lunkwill = wq_lunkwill_new(http);
     http->tasks = wq_tasks_new();
@@ -182,9 +175,7 @@ void wq_http_free(wq_http *http)
     wq_lunkwill_free(http->lunkwill);
     wq_tasks_free(http->tasks);
     wq_deleter_free(http->deleter);
-    for (size_t i = 0; i < http->limits.n_allow_servers; i++)
-        free(http->limits.allow_servers[i]);
-    free(http->limits.allow_servers);
+    wq_allow_free(http->limits.allow);
     free((char *)http->options.result_type);
     free((char *)http->options.tasks_path);
     free((char *)http->options.operator_secret);
