@@ -973,6 +973,22 @@ class StopTest(WebSocketTest):
             self.assertIn(ws.close_code(), (1000, 1001))
             ws.ended()
 
+    def test_a_job_that_takes_longer_than_there_is_time(self):
+        """Its watchers are told that the server goes, before they are cut."""
+        server, job = self.face_server(linger_ms=200, grace_ms=1000), self.told("set")
+        clients = [self.open(server) for _ in range(20)]
+        for ws in clients:
+            ws.record()
+        job.tell("trap '' TERM", "echo 0.5")
+        for ws in clients:
+            ws.until_fraction(0.5)
+        server.terminate()
+        for ws in clients:
+            ws.polite = False
+            self.assertEqual(ws.close_code(), 1001)
+            ws.ended()
+        self.assertEqual(server.wait(), 0)
+
     def test_in_the_middle_of_crowds(self):
         for i in range(3):
             server, job = self.serve(storage=self.folder / f"s{i}", loops=3), self.told(f"set{i}")
