@@ -49,6 +49,7 @@ struct wq_server {
     unsigned linger_ms, n_loops, n_started;
     server_loop *loops;
     h2o_barrier_t ready;
+    pthread_mutex_t telling; /* held while loops are told to stop */
     char address[128];
     wq_log_cb log;
     void *log_user;
@@ -236,6 +237,10 @@ static void *loop_main(void *arg)
 
     run(loop);
 
+    /* libh2o writes to a loop's pipe after the message can be read already: nobody may be about to
+     * when the pipe is closed */
+    pthread_mutex_lock(&server->telling);
+    pthread_mutex_unlock(&server->telling);
     h2o_multithread_unregister_receiver(loop->ctx.queue, &loop->receiver);
     h2o_socket_close(loop->retry);
     if (loop->n_connections > 0 && server->log != NULL)
@@ -471,8 +476,10 @@ static int configure(wq_server *server, const wq_serve_options *options, wq_erro
 
 static void stop_loops(wq_server *server)
 {
+    pthread_mutex_lock(&server->telling);
     for (unsigned i = 0; i < server->n_started; i++)
         h2o_multithread_send_message(&server->loops[i].receiver, &server->loops[i].stop);
+    pthread_mutex_unlock(&server->telling);
     for (unsigned i = 0; i < server->n_started; i++)
         pthread_join(server->loops[i].thread, NULL);
 }
@@ -481,6 +488,7 @@ static void free_server(wq_server *server)
 {
     wq_http_free(server->http);
     h2o_config_dispose(&server->config);
+    pthread_mutex_destroy(&server->telling);
     free(server->loops);
     free(server);
 }
@@ -504,6 +512,7 @@ int wq_serve(wq_server **out, wq_queue *queue, const wq_serve_options *options, 
     server->linger_ms = options->linger_ms;
     server->log = options->log;
     server->log_user = options->log_user;
+    pthread_mutex_init(&server->telling, NULL);
     h2o_config_init(&server->config);
     int result = configure(server, options, error);
     if (result == WQ_OK)
