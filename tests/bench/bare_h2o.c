@@ -252,7 +252,7 @@ static void configure(struct server *server, int hold) {
     server->config.http1.upgrade_to_http2 = 0;
     h2o_hostconf_t *host =
         h2o_config_register_host(&server->config, h2o_iovec_init(H2O_STRLIT("default")), 65535);
-    h2o_pathconf_t *path = h2o_config_register_path(host, "/generate", 0);
+    h2o_pathconf_t *path = h2o_config_register_path(host, "/", 0);
     h2o_handler_t *handler = h2o_create_handler(path, sizeof(struct handler));
     ((struct handler *)handler)->server = server;
     handler->on_req = hold ? answer_held : answer_inline;

@@ -76,6 +76,8 @@ static size_t fill_in(char *out, size_t size, const char *pattern, long number) 
 
 size_t render_request(char *out, size_t size, const char *path, const char *pattern, long number) {
     char body[1024];
+    if (!pattern)
+        return (size_t)snprintf(out, size, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", path);
     size_t n = fill_in(body, sizeof(body), pattern, number);
     /* The token is "token", the password "x-auth-token", as Overview sends them. */
     int m = snprintf(out, size,

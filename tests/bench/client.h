@@ -18,7 +18,8 @@ int send_all(int fd, const char *bytes, size_t n);
 /** Sorts `values` and returns the one below which `share` (0 to 1) of them are; 0 if n is 0. */
 double percentile(double *values, size_t n, double share);
 
-/** Puts `number` in the place of "{}" in `pattern`, and a whole POST request around it, in `out`.
+/** Puts `number` in the place of "{}" in `pattern`, and a whole POST request around it, in `out`; a
+ * GET request if `pattern` is NULL.
  */
 size_t render_request(char *out, size_t size, const char *path, const char *pattern, long number);
 
