@@ -186,16 +186,18 @@ static void set_waiting(wq_loop_job *lj, int waiting)
     }
 }
 
-/* Takes a snapshot and renders it; 1 if that gave another record. */
+/* Takes a snapshot and renders it; 1 if that gave another record, or another state: the first in the
+ * row that begins to run has the same record as before. */
 static int refresh(wq_loop_job *lj)
 {
     char small[512];
+    const int before = lj->snapshot.state;
     wq_snapshot_clear(&lj->snapshot);
     wq_job_snapshot(lj->job, &lj->snapshot);
     set_waiting(lj, lj->snapshot.state == WQ_STATE_QUEUED);
     size_t n = wq_snapshot_json(&lj->snapshot, small, sizeof small);
     if (n < sizeof small && n == lj->record.len && memcmp(small, lj->record.base, n) == 0)
-        return 0;
+        return lj->snapshot.state != before;
     if (lj->record.base != NULL)
         h2o_mem_release_shared(lj->record.base);
     lj->record = h2o_iovec_init(h2o_mem_alloc_shared(NULL, n + 1, NULL), n);

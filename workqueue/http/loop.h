@@ -69,8 +69,8 @@ struct wq_held {
     int64_t
         deadline; /* CLOCK_MONOTONIC ms; may be moved later freely, earlier by wq_held_deadline */
     size_t heap;  /* where in the loop's heap, from 1; 0: no deadline */
-    void (*news)(wq_held *held);    /* job->record has changed, or it is time to end (a detached one
-                                       without a job is called for that only) */
+    void (*news)(wq_held *held);    /* job->record or its state has changed, or it is time to end (a
+                                       detached one without a job is called for that only) */
     void (*timeout)(wq_held *held); /* the deadline has passed; sets a new one or releases */
     void (*gone)(wq_held *held);    /* the client has left */
 };
