@@ -108,11 +108,11 @@ static void tell_applied(h2o_req_t *req, int64_t applied)
  */
 
 /* 303 to the job; takes over the reference. Without Retry-After if it need not be waited for. */
-static int redirect(h2o_req_t *req, wq_job *job)
+static int redirect(h2o_req_t *req, wq_job *job, uint64_t estimate_ms)
 {
     enum { SIZE = 64 };
     char *text = h2o_mem_alloc_pool(&req->pool, 2 * SIZE);
-    uint64_t s = (wq_job_estimate_ms(job) + 999) / 1000;
+    uint64_t s = (estimate_ms + 999) / 1000;
     int n = snprintf(text, SIZE, "/work/%s", wq_job_id(job));
     wq_job_unref(job);
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_LOCATION, NULL, text, (size_t)n);
@@ -129,10 +129,12 @@ static int redirect(h2o_req_t *req, wq_job *job)
 /* What there is to tell now; takes over the reference. */
 static int answer(wq_http *http, h2o_req_t *req, wq_job *job)
 {
-    if (wq_job_estimate_ms(job) == 0)
+    /* asked once: with many queued, its place among them is what a poll costs us most */
+    uint64_t estimate_ms = wq_job_estimate_ms(job);
+    if (estimate_ms == 0)
         return wq_answer_result(http, req, job);
     if (!atomic_load(&http->stopping))
-        return redirect(req, job);
+        return redirect(req, job, estimate_ms);
     /* nobody would hold the next poll, and who redirects at once is asked at once */
     wq_job_unref(job);
     req->http1_is_persistent = 0;
@@ -255,7 +257,7 @@ int wq_face_start_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     (void)rest;
     if (wq_method(req, "POST, OPTIONS") || wq_begin(http, req, WQ_ENSURE_JOB, &params, &job) < 0)
         return 0;
-    return redirect(req, job);
+    return redirect(req, job, wq_job_estimate_ms(job));
 }
 
 int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
