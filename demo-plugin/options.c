@@ -22,6 +22,7 @@ enum kind {
     KIND_UNSIGNED, /* unsigned, from least to most */
     KIND_SIZE,     /* size_t, likewise */
     KIND_OFF,      /* int, becomes 0 */
+    KIND_ON,       /* int, becomes 1 */
     KIND_ALLOW,    /* one more of options.allow */
     KIND_SECRET    /* the file whose contents become options.secret */
 };
@@ -45,6 +46,10 @@ static const struct row {
      "jobs that run at the same time (2)"},
     {"loops", "N", KIND_UNSIGNED, AT(serve.loops), 1, 64, "event loops, each a thread (2)"},
     {"max-queue", "N", KIND_SIZE, AT(queue.max_queue), 1, SIZE_MAX, "jobs that may wait (10000)"},
+    {"max-per-user", "N", KIND_SIZE, AT(queue.max_per_user), 0, SIZE_MAX,
+     "jobs of one API token that may wait or run (0: no limit)"},
+    {"fair", NULL, KIND_ON, AT(queue.fair), 0, 0,
+     "users take turns, a job each; else first come, first served"},
     {"heartbeat-ms", "N", KIND_UNSIGNED, AT(serve.http.heartbeat_ms), 0, UINT32_MAX,
      "a stream without news gets a newline so often (15000); 0 never"},
     {"hold-ms", "N", KIND_UNSIGNED, AT(serve.http.hold_ms), 0, UINT32_MAX,
@@ -195,6 +200,9 @@ static int apply(struct options *options, const struct row *row, const char *val
         break;
     case KIND_OFF:
         *(int *)at = 0;
+        break;
+    case KIND_ON:
+        *(int *)at = 1;
         break;
     case KIND_ALLOW:
         return add_allowed(options, value);

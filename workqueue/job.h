@@ -40,6 +40,8 @@ struct wq_job {
     STAILQ_ENTRY(wq_job) hand; /* on its way to the publisher */
     unsigned slot;             /* the worker that runs it, while RUNNING */
     char *temp_path;           /* owned; between begin and publish */
+    struct wq_user *user;      /* whose it is, until it has ended, where users are counted */
+    TAILQ_ENTRY(wq_job) of_user;
     wq_job *follower;          /* the rebuild that waits for this one to end; by_key has this one */
     int rebuild;               /* replaces the output */
     int blocked;               /* it is a follower: not to be taken yet */

@@ -11,7 +11,7 @@
 typedef struct wq_order_node {
     struct wq_order_node *left, *right, *parent;
     size_t size;       /* nodes in this subtree, this one included */
-    uint64_t rank;     /* what is sorted by; no two alike */
+    uint64_t rank;     /* what is sorted by; of those alike the one that came first */
     uint32_t priority; /* random; a parent's is at least its children's */
 } wq_order_node;
 

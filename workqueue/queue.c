@@ -29,6 +29,8 @@ int wq_queue_init(wq_queue *queue, const wq_options *options)
     queue->logger = (wq_logger){options->log, options->log_user};
     queue->max_queue = options->max_queue;
     queue->max_ended = options->max_ended;
+    queue->max_per_user = options->max_per_user;
+    queue->fair = options->fair;
     queue->workers = options->workers;
     queue->retain_ended_ms = options->retain_ended_ms;
     wq_watchers_init(&queue->watchers);
@@ -104,17 +106,36 @@ static int index_job_locked(wq_queue *queue, wq_job *job, wq_job *before)
     return 0;
 }
 
+/* Is this user at his limit? */
+static int check_user_locked(wq_queue *queue, const wq_user *user, wq_error *error)
+{
+    if (queue->max_per_user == 0 || user == NULL || user->n_jobs < queue->max_per_user)
+        return WQ_OK;
+    return wq_fail(error, WQ_ERROR_USER_FULL,
+                   "%zu jobs of this API token wait or run, as many as may; try again later",
+                   user->n_jobs);
+}
+
 int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error *error)
 {
+    const int counts_users = queue->fair || queue->max_per_user > 0;
+    wq_user *user = counts_users ? wq_users_find(&queue->users, &job->params) : NULL;
     if (queue->stopping)
         return wq_fail(error, WQ_ERROR_CLOSING, "the queue is stopping and takes no new jobs");
+    if (check_user_locked(queue, user, error) != WQ_OK)
+        return WQ_ERROR_USER_FULL;
     /* jobs that an idle worker is about to take do not wait */
     if (queue->queued + queue->running >= queue->max_queue + queue->workers)
         return wq_fail(error, WQ_ERROR_FULL,
                        "%zu jobs are waiting, as many as may; try again later", queue->queued);
-    if (index_job_locked(queue, job, before) != 0)
+    const uint64_t rank = queue->fair ? wq_users_rank(&queue->users, user) : queue->next_rank++;
+    if (counts_users && wq_users_add(&queue->users, job) != 0)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    wq_order_insert(&queue->order, &job->order, queue->next_rank++);
+    if (index_job_locked(queue, job, before) != 0) {
+        wq_users_remove(&queue->users, job);
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    }
+    wq_order_insert(&queue->order, &job->order, rank);
     queue->queued++;
     wq_job_ref(job);
     if (before != NULL) {
@@ -153,6 +174,7 @@ wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait)
     if (queue->queued > queue->blocked) {
         job = next_locked(queue);
         wq_order_remove(&queue->order, &job->order);
+        wq_users_taken(&queue->users, job);
         queue->queued--;
         queue->running++;
         job->slot = slot;
@@ -282,6 +304,7 @@ static wq_job *end_locked(wq_queue *queue, wq_job *job, int state, int returncod
                           const char *error)
 {
     leave_locked(queue, job);
+    wq_users_remove(&queue->users, job);
     queue->generation++;
     queue->succeeded += state == WQ_STATE_SUCCEEDED;
     queue->failed += state == WQ_STATE_FAILED;
@@ -363,25 +386,48 @@ int wq_job_by_id(wq_queue *queue, const char *id, wq_job **out)
     return WQ_OK;
 }
 
-uint64_t wq_job_estimate_ms(wq_job *job)
+/* Of one that has not ended. */
+static uint64_t estimate_ms_locked(wq_queue *queue, wq_job *job)
 {
-    wq_queue *queue = job->queue;
-    double estimate = 0;
-    pthread_mutex_lock(&queue->lock);
-    double mean = queue->mean_run_ms;
-    int state = job->state;
-    if (state == WQ_STATE_QUEUED) {
+    double mean = queue->mean_run_ms, estimate = 0;
+    if (job->state == WQ_STATE_QUEUED) {
         /* as many rounds of the workers as it takes until its turn, and its own run */
         double waited = (double)(wq_monotonic_ms() - job->queued_mono);
         double rounds = (double)wq_queue_ahead_locked(queue, job) / queue->workers + 1;
         estimate = mean > 0 ? rounds * mean : waited;
-    }
-    pthread_mutex_unlock(&queue->lock);
-    if (state == WQ_STATE_RUNNING)
+    } else if (job->state == WQ_STATE_RUNNING) {
         estimate = wq_job_remaining_ms(job, mean);
-    if (state >= WQ_STATE_SUCCEEDED)
-        return 0;
+    }
     return estimate < 1 ? 1 : (uint64_t)estimate;
+}
+
+uint64_t wq_job_estimate_ms(wq_job *job)
+{
+    wq_queue *queue = job->queue;
+    pthread_mutex_lock(&queue->lock);
+    uint64_t ms = job->state < WQ_STATE_SUCCEEDED ? estimate_ms_locked(queue, job) : 0;
+    pthread_mutex_unlock(&queue->lock);
+    return ms;
+}
+
+uint64_t wq_user_estimate_ms(wq_queue *queue, const wq_params *params)
+{
+    uint64_t least = UINT64_MAX;
+    wq_job *job;
+    pthread_mutex_lock(&queue->lock);
+    wq_user *user = wq_users_find(&queue->users, params);
+    if (user == NULL)
+        least = 0;
+    else
+        TAILQ_FOREACH(job, &user->jobs, of_user)
+        {
+            uint64_t ms = estimate_ms_locked(queue, job);
+            least = ms < least ? ms : least;
+            if (job->state == WQ_STATE_QUEUED && !job->blocked)
+                break; /* those behind it take longer */
+        }
+    pthread_mutex_unlock(&queue->lock);
+    return least;
 }
 
 void wq_queue_forget(wq_queue *queue)

@@ -6,6 +6,7 @@
 #include <workqueue/extend.h>
 
 #include "workqueue/job.h"
+#include "workqueue/users.h"
 #include "workqueue/util/util.h"
 
 struct wq_pool;
@@ -13,7 +14,8 @@ struct wq_pool;
 struct wq_queue {
     atomic_uint refs; /* the handle's, and one for each job */
     wq_logger logger;
-    size_t max_queue, max_ended;
+    size_t max_queue, max_ended, max_per_user;
+    int fair;
     unsigned workers;
     int64_t retain_ended_ms;
     wq_store *store;
@@ -25,7 +27,8 @@ struct wq_queue {
     /* under the lock */
     pthread_cond_t work; /* a job waits, or it is time to stop */
     wq_order order;      /* queued jobs */
-    uint64_t next_rank;
+    uint64_t next_rank; /* unless fair */
+    wq_users users;     /* where they are counted: max_per_user, fair */
     void *by_key;             /* tsearch: jobs that have not ended; counted */
     void *by_id;              /* tsearch: those and the ended ones that are still known */
     void *by_done_key;        /* tsearch: of those, the latest for each key that succeeded */

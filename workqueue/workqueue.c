@@ -34,6 +34,8 @@ const char *wq_strerror(int result)
         return "there is no such job or output";
     case WQ_ERROR_TIMEOUT:
         return "the time given ran out";
+    case WQ_ERROR_USER_FULL:
+        return "this API token has as many jobs as it may have";
     default:
         return "unknown result";
     }
@@ -204,6 +206,8 @@ static int join_or_begin(wq_queue *queue, wq_job *new, unsigned flags, uint64_t 
             job = wq_job_ref(new);
     }
     pthread_mutex_unlock(&queue->lock);
+    if (result == WQ_OK && queue->fair) /* it may have come in front of others */
+        wq_watchers_tell(&queue->watchers);
     if (job != NULL)
         *out = job;
     return result;

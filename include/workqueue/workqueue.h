@@ -47,7 +47,8 @@ typedef enum wq_result {
     WQ_ERROR_FULL = -5,             /**< as many jobs are queued as the options allow */
     WQ_ERROR_CLOSING = -6,          /**< the queue is stopping and takes no new jobs */
     WQ_ERROR_NOT_FOUND = -7,        /**< there is no such job or output */
-    WQ_ERROR_TIMEOUT = -8           /**< the time given ran out first */
+    WQ_ERROR_TIMEOUT = -8,          /**< the time given ran out first */
+    WQ_ERROR_USER_FULL = -9         /**< this API token has as many jobs as the options allow */
 } wq_result;
 
 /** A failure in words. `message` is NUL-terminated, one sentence, never holds an API token. */
@@ -87,6 +88,11 @@ typedef struct wq_options {
     const char *storage_dir; /**< existing folder for the outputs; locked while the queue is open */
     unsigned workers;        /**< jobs that run at the same time; default 2, at most 1024 */
     size_t max_queue;        /**< jobs that may wait; default 10000; one more gets WQ_ERROR_FULL */
+    size_t max_per_user;     /**< jobs of one API token that may wait or run; one more gets
+                                  WQ_ERROR_USER_FULL; default 0: no limit */
+    int fair;                /**< nonzero: users (API tokens) take turns, a job each, so that one who
+                                  has many jobs keeps nobody waiting; 0, the default: first come,
+                                  first served */
     int sync;                /**< nonzero: fsync output and folder before success; default 1 */
     unsigned grace_ms;       /**< SIGTERM to SIGKILL, at cancel and at close; default 5000 */
     unsigned drain_ms;       /**< after exit, how long held-open pipes are read; default 500 */
@@ -224,8 +230,8 @@ typedef enum wq_ensure_flags {
  * WQ_OK: a job begins with this call. WQ_ATTACHED: it was there before. Either way `*out` is the
  * job; owned, wq_job_unref(). WQ_DONE: the output is there, and `*out` is NULL, or with
  * WQ_ENSURE_JOB an ended job. However many ask at once, one job runs. `flags` is 0 or a sum of
- * wq_ensure_flags. Fails with WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_FULL, WQ_ERROR_CLOSING,
- * WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY, and then has started nothing.
+ * wq_ensure_flags. Fails with WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_FULL, WQ_ERROR_USER_FULL,
+ * WQ_ERROR_CLOSING, WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY, and then has started nothing.
  */
 WQ_API int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
                          wq_error *error);
@@ -306,6 +312,13 @@ WQ_API int wq_job_abandon(wq_job *job);
  * number of times that grows with the logarithm of the time only.
  */
 WQ_API uint64_t wq_job_estimate_ms(wq_job *job);
+
+/**
+ * How long it will probably take until one of the jobs of this API token ends, in milliseconds, as
+ * in wq_job_estimate_ms(): when to try again after WQ_ERROR_USER_FULL. 0 if it has none, or if
+ * users are not counted (`max_per_user`, `fair`).
+ */
+WQ_API uint64_t wq_user_estimate_ms(wq_queue *queue, const wq_params *params);
 
 /**
  * Waits until the job has ended, at most `timeout_ms` (negative: for ever). WQ_OK or

@@ -8,12 +8,23 @@ int wq_is_method(h2o_req_t *req, const char *method)
     return h2o_memis(req->method.base, req->method.len, method, strlen(method));
 }
 
+static unsigned whole_seconds(uint64_t ms)
+{
+    uint64_t s = ms / 1000 + (ms % 1000 > 0);
+    return s < 1 ? 1 : s > 3600 ? 3600 : (unsigned)s;
+}
+
 unsigned wq_retry_after_s(wq_queue *queue)
 {
     wq_stats stats;
     wq_queue_stats(queue, &stats);
-    uint64_t s = (stats.mean_run_ms / stats.workers + 999) / 1000;
-    return s < 1 ? 1 : s > 3600 ? 3600 : (unsigned)s;
+    return whole_seconds(stats.mean_run_ms / stats.workers);
+}
+
+unsigned wq_result_retry_s(wq_queue *queue, int result, const wq_params *params)
+{
+    return result == WQ_ERROR_USER_FULL ? whole_seconds(wq_user_estimate_ms(queue, params))
+                                        : wq_retry_after_s(queue);
 }
 
 void wq_tell_how(wq_http *http, h2o_req_t *req, const wq_params *params, int result)
@@ -58,7 +69,7 @@ int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, w
         flags |= WQ_ENSURE_REBUILD;
     int result = wq_ask(http, req, flags, params, job, &error);
     if (result < 0)
-        wq_problem_result(req, result, &error, wq_retry_after_s(http->queue));
+        wq_problem_result(req, result, &error, wq_result_retry_s(http->queue, result, params));
     return result;
 }
 

@@ -55,4 +55,7 @@ int wq_is_method(h2o_req_t *req, const char *method);
 /* Seconds until a place in a full queue should be free. */
 unsigned wq_retry_after_s(wq_queue *queue);
 
+/* Seconds until it is worth asking for `params` again, after this failure. */
+unsigned wq_result_retry_s(wq_queue *queue, int result, const wq_params *params);
+
 #endif

@@ -213,16 +213,21 @@ int wq_http_problem(h2o_req_t *req, int status, const char *detail)
     return send_problem(req, status, detail);
 }
 
+int wq_is_for_later(int result)
+{
+    return result == WQ_ERROR_FULL || result == WQ_ERROR_USER_FULL || result == WQ_ERROR_CLOSING;
+}
+
 int wq_problem_result(h2o_req_t *req, int result, const wq_error *error, unsigned retry_after_s)
 {
     const char *detail = error != NULL ? error->message : wq_strerror(result);
 
-    if (result == WQ_ERROR_FULL || result == WQ_ERROR_CLOSING) {
+    if (wq_is_for_later(result)) {
         char *seconds = h2o_mem_alloc_pool(&req->pool, 16);
         const int n = snprintf(seconds, 16, "%u", retry_after_s);
 
         h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_RETRY_AFTER, seconds, (size_t)n, 1);
-        return send_problem(req, 503, detail);
+        return send_problem(req, result == WQ_ERROR_USER_FULL ? 429 : 503, detail);
     }
     return send_problem(req, result == WQ_ERROR_INVALID_ARGUMENT ? 400 : 500, detail);
 }

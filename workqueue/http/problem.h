@@ -34,8 +34,11 @@ h2o_iovec_t wq_problem_instead(h2o_req_t *req);
 /* Answers OPTIONS and methods that are not in `allow`; 1 if it has answered. */
 int wq_method(h2o_req_t *req, const char *allow);
 
-/* A failed call of the queue as an answer: FULL and CLOSING to 503 with Retry-After
- * (`retry_after_s`), INVALID_ARGUMENT to 400, the rest to 500. Returns 0. */
+/* Is this a failure that time cures? FULL, USER_FULL, CLOSING. */
+int wq_is_for_later(int result);
+
+/* A failed call of the queue as an answer: FULL and CLOSING to 503 and USER_FULL to 429, with
+ * Retry-After (`retry_after_s`), INVALID_ARGUMENT to 400, the rest to 500. Returns 0. */
 int wq_problem_result(h2o_req_t *req, int result, const wq_error *error, unsigned retry_after_s);
 
 #endif

@@ -199,14 +199,20 @@ static int send_fault(h2o_req_t *req, const wq_request_fault *fault)
     return send_message(req, fault->status, fault->detail);
 }
 
-static int send_failure(wq_http *http, h2o_req_t *req, int result, const char *sentence)
+static int send_failure(wq_http *http, h2o_req_t *req, int result, const wq_params *params,
+                        const char *sentence)
 {
-    if (result != WQ_ERROR_FULL && result != WQ_ERROR_CLOSING)
+    if (!wq_is_for_later(result))
         return send_message(req, 500, sentence);
     char *seconds = h2o_mem_alloc_pool(&req->pool, 16);
-    int n = snprintf(seconds, 16, "%u", wq_retry_after_s(http->queue));
+    int n = snprintf(seconds, 16, "%u", wq_result_retry_s(http->queue, result, params));
     h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_RETRY_AFTER, seconds, (size_t)n, 1);
-    return send_message(req, 503, sentence);
+    return send_message(req, result == WQ_ERROR_USER_FULL ? 429 : 503, sentence);
+}
+
+static int no_memory(wq_http *http, h2o_req_t *req)
+{
+    return send_failure(http, req, WQ_ERROR_NO_MEMORY, NULL, wq_strerror(WQ_ERROR_NO_MEMORY));
 }
 
 static const char *status_of(int state)
@@ -260,16 +266,17 @@ static int begin(wq_http *http, h2o_req_t *req)
     if (wq_request_read(&http->limits, req, &params, &rebuild, &fault) != 0)
         return send_fault(req, &fault);
     if (!EVP_Digest(params.api_token, strlen(params.api_token), hash, NULL, EVP_sha256(), NULL))
-        return send_failure(http, req, WQ_ERROR_NO_MEMORY, wq_strerror(WQ_ERROR_NO_MEMORY));
+        return no_memory(http, req);
     wq_user *user = claim(http, hash, active);
     if (user == NULL && active[0] != '\0')
         return send_active(req, active);
     if (user == NULL)
-        return send_failure(http, req, WQ_ERROR_NO_MEMORY, wq_strerror(WQ_ERROR_NO_MEMORY));
+        return no_memory(http, req);
     unsigned flags = WQ_ENSURE_JOB | (rebuild ? WQ_ENSURE_REBUILD : 0);
     int result = wq_ask(http, req, flags, &params, &job, &error);
     settle(http, user, result == WQ_OK || result == WQ_ATTACHED ? wq_job_id(job) : NULL);
-    return result < 0 ? send_failure(http, req, result, error.message) : send_begun(req, job);
+    return result < 0 ? send_failure(http, req, result, &params, error.message)
+                      : send_begun(req, job);
 }
 
 /* ---- GET ------------------------------------------------------------------------------------ */

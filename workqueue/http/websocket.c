@@ -132,7 +132,7 @@ static void refuse(websocket *ws, int result, const char *reason)
 {
     unsigned code = result == WQ_ERROR_INVALID_ARGUMENT ? WSLAY_CODE_POLICY_VIOLATION
                     : result == WQ_ERROR_CLOSING        ? WSLAY_CODE_GOING_AWAY
-                    : result == WQ_ERROR_FULL           ? TRY_AGAIN_LATER
+                    : wq_is_for_later(result)           ? TRY_AGAIN_LATER
                                                         : WSLAY_CODE_INTERNAL_SERVER_ERROR;
     say_goodbye(ws, code, reason);
 }
@@ -701,6 +701,7 @@ int wq_websocket_generate(wq_http *http, h2o_req_t *req)
         return begin_without_token(http, req, &params, flags);
     int result = wq_ask(http, req, flags, &params, &job, &error);
     if (result < 0)
-        return wq_problem_result(req, result, &error, wq_retry_after_s(http->queue));
+        return wq_problem_result(req, result, &error,
+                                 wq_result_retry_s(http->queue, result, &params));
     return job != NULL ? wq_websocket(http, req, job) : begin_done(http, req);
 }
