@@ -471,7 +471,7 @@ def demo_command(program, storage, **options):
         command.append("--no-sync")
     for name, value in options.items():
         for each in value if isinstance(value, list) else [value]:
-            command += ["--" + name.replace("_", "-"), str(each)]
+            command += ["--" + name.replace("_", "-")] + ([] if each is True else [str(each)])
     return command
 
 

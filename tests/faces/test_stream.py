@@ -3,7 +3,7 @@
 import json
 import threading
 
-from harness import DEADLINE, SANITIZED, FaceTest, basic, plain_only, request_bytes
+from harness import DEADLINE, SANITIZED, TOKEN, FaceTest, basic, plain_only, request_bytes
 
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
@@ -392,6 +392,45 @@ class QueueTest(FaceTest):
         for stream in streams + [attached]:
             self.assertEqual(stream.last()["returncode"], 0)
         self.assertEqual(server.generate("third").last()["returncode"], 0)
+
+    def begin(self, server, name, n_ahead, token=TOKEN):
+        stream = server.generate(name, token=token)
+        self.assertEqual(stream.record()["n_ahead_in_queue"], n_ahead)
+        return stream
+
+    def test_a_user_with_too_many_jobs(self):
+        server = self.serve(workers=1, max_per_user=2)
+        jobs = [self.told("running"), self.told("queued")]
+        streams = [self.begin(server, "running", 0)]
+        jobs[0].wait_started()
+        streams.append(self.begin(server, "queued", 1))
+        refused = server.generate("third", headers={"Connection": "close"})
+        refused.read_all()
+        head = self.assert_problem((refused.head, refused.body), 429)
+        self.assertRegex(head.get("retry-after"), r"^[1-9]\d*$")
+        self.assertNotIn(TOKEN, refused.body.decode())
+        streams.append(self.begin(server, "queued", 1))  # one that is there already is no other
+        streams.append(self.begin(server, "third", 2, "another user"))
+        for job in jobs:
+            job.succeed()
+        for stream in streams:
+            self.assertEqual(stream.last()["returncode"], 0)
+        self.assertEqual(server.generate("third").last()["returncode"], 0)
+
+    def test_users_take_turns(self):
+        """With --fair, who has a single job need not wait for all of another's."""
+        server = self.serve(workers=1, fair=True)
+        jobs = [self.told(str(i)) for i in range(5)]
+        streams = [self.begin(server, "0", 0)]
+        jobs[0].wait_started()
+        streams += [self.begin(server, str(i), i) for i in range(1, 5)]
+        other = self.begin(server, "7", 2, "another user")
+        # those that were overtaken learn it
+        streams[4].until(lambda r: r["n_ahead_in_queue"] == 5, "its new position")
+        for job in jobs:
+            job.succeed()
+        for stream in streams + [other]:
+            self.assertEqual(stream.last()["returncode"], 0)
 
 
 class ConnectionTest(FaceTest):

@@ -370,6 +370,17 @@ class RefusedTest(TaskTest):
             self.until_state(server, task, "SUCCESS")
         self.begin(server, "three", "three")
 
+    def test_a_user_with_too_many_jobs(self):
+        server = self.serve(max_per_user=1, workers=1)
+        job, stream = self.told("one"), server.generate("one", token="user")
+        stream.record()
+        head, answer = self.post(server, "two", "user")
+        self.assertEqual((head.status, answer["success"]), (429, False), answer)
+        self.assertGreaterEqual(int(head.get("retry-after")), 1)
+        job.succeed()
+        self.assertEqual(stream.last()["returncode"], 0)
+        self.begin(server, "two", "user")
+
     def test_methods(self):
         server, _ = self.serve(), self.told("7")
         task = self.begin(server)

@@ -366,6 +366,14 @@ class HandshakeTest(WebSocketTest):
         head = self.refused(server, 503, path=path_of("third"))
         self.assertTrue(head.get("retry-after"))
 
+    def test_a_user_with_too_many_jobs(self):
+        server = self.serve(max_per_user=1)
+        job = self.told("first")
+        self.open(server, "first").record()
+        job.wait_started()
+        head = self.refused(server, 429, path=path_of("second"))
+        self.assertTrue(head.get("retry-after"))
+
     def test_too_many_are_held(self):
         server, job = self.face_server(max_streams=2), self.told("set")
         held = [self.open(server), self.open(server, headers={})]
