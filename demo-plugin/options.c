@@ -21,6 +21,7 @@ enum kind {
     KIND_TEXT,     /* const char *, not empty */
     KIND_UNSIGNED, /* unsigned, from least to most */
     KIND_SIZE,     /* size_t, likewise */
+    KIND_BYTES,    /* uint64_t, likewise */
     KIND_OFF,      /* int, becomes 0 */
     KIND_ON,       /* int, becomes 1 */
     KIND_ALLOW,    /* one more of options.allow */
@@ -62,6 +63,26 @@ static const struct row {
      "holds what DELETE /output asks for; without it, that is refused"},
     {"grace-ms", "N", KIND_UNSIGNED, AT(queue.grace_ms), 0, UINT32_MAX,
      "from SIGTERM to SIGKILL for a program that is to end (5000)"},
+    {"run-timeout-ms", "N", KIND_UNSIGNED, AT(queue.run_timeout_ms), 0, UINT32_MAX,
+     "a program may run so long (0: for ever)"},
+    {"stall-timeout-ms", "N", KIND_UNSIGNED, AT(queue.progress_timeout_ms), 0, UINT32_MAX,
+     "and be so long without progress (0: for ever)"},
+    {"queue-timeout-ms", "N", KIND_UNSIGNED, AT(queue.queue_timeout_ms), 0, UINT32_MAX,
+     "a job may wait so long for its turn (0: for ever)"},
+    {"max-output-bytes", "N", KIND_BYTES, AT(queue.max_output_bytes), 0, UINT64_MAX,
+     "size of the output, and of each file that a program writes (0: any)"},
+    {"max-memory-bytes", "N", KIND_BYTES, AT(queue.max_memory_bytes), 0, UINT64_MAX,
+     "address space of each process of a job (0: any)"},
+    {"max-cpu-s", "N", KIND_UNSIGNED, AT(queue.max_cpu_s), 0, UINT32_MAX,
+     "processor time of each process of a job (0: any)"},
+    {"max-open-files", "N", KIND_UNSIGNED, AT(queue.max_open_files), 0, UINT32_MAX,
+     "descriptors of each process of a job, at least 16 (0: as the server)"},
+    {"max-processes", "N", KIND_UNSIGNED, AT(queue.max_processes), 0, UINT32_MAX,
+     "processes of the server's user, root excepted (0: as the server)"},
+    {"token-in-environment", NULL, KIND_ON, AT(queue.token_in_environment), 0, 0,
+     "the program gets the token in WORKQUEUE_API_TOKEN, where ps does not show it"},
+    {"private-tmpdir", NULL, KIND_ON, AT(queue.private_tmpdir), 0, 0,
+     "each job gets a TMPDIR of its own, removed afterwards"},
     {"no-sync", NULL, KIND_OFF, AT(queue.sync), 0, 0, "do not wait for the disk before success"},
     {"allow-server", "URL", KIND_ALLOW, 0, 0, 0,
      "refuse any server that is not below this one; may be given several times"},
@@ -180,7 +201,7 @@ static int apply(struct options *options, const struct row *row, const char *val
     unsigned long long number = 0;
     if (row->argument != NULL && value[0] == '\0')
         return wrong("--%s must not be empty%s", row->name, "");
-    if ((row->kind == KIND_UNSIGNED || row->kind == KIND_SIZE) &&
+    if ((row->kind == KIND_UNSIGNED || row->kind == KIND_SIZE || row->kind == KIND_BYTES) &&
         parse_number(row, value, &number) != OPTIONS_RUN)
         return OPTIONS_WRONG;
     switch (row->kind) {
@@ -197,6 +218,9 @@ static int apply(struct options *options, const struct row *row, const char *val
         break;
     case KIND_SIZE:
         *(size_t *)at = (size_t)number;
+        break;
+    case KIND_BYTES:
+        *(uint64_t *)at = number;
         break;
     case KIND_OFF:
         *(int *)at = 0;

@@ -2,7 +2,8 @@
  *
  *     process-docset SERVER DOCUMENT_SET_ID API_TOKEN OUTPUT_FILENAME
  *
- * It is what workqueue runs, and an ordinary command as well. Progress goes to stdout, as in
+ * It is what workqueue runs, and an ordinary command as well. If API_TOKEN is "-", it is taken from
+ * WORKQUEUE_API_TOKEN in the environment, which others cannot see. Progress goes to stdout, as in
  * "3/12<TAB>indexing page 3". Whatever goes wrong ends in one sentence on stderr and exit 1 (2 for
  * wrong arguments). The API token is never in either. */
 #include <curl/curl.h>
@@ -343,14 +344,23 @@ static int process(struct job *job)
     return 0;
 }
 
+static int usage(void)
+{
+    fputs("usage: process-docset SERVER DOCUMENT_SET_ID API_TOKEN OUTPUT_FILENAME\n"
+          "API_TOKEN may be -, and then the variable WORKQUEUE_API_TOKEN holds it.\n",
+          stderr);
+    return 2;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fputs("usage: process-docset SERVER DOCUMENT_SET_ID API_TOKEN OUTPUT_FILENAME\n", stderr);
-        return 2;
-    }
+    const char *token = argc == 5 ? argv[3] : NULL;
+    if (token != NULL && strcmp(token, "-") == 0)
+        token = getenv("WORKQUEUE_API_TOKEN");
+    if (token == NULL)
+        return usage();
     struct job job = {
-        .server = argv[1], .document_set_id = argv[2], .api_token = argv[3], .output = argv[4]};
+        .server = argv[1], .document_set_id = argv[2], .api_token = token, .output = argv[4]};
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error to report, not a death */
     curl_global_init(CURL_GLOBAL_DEFAULT);
     items_init(&job.items, on_item, &job);

@@ -38,7 +38,13 @@ class Options(Structure):
                 ("max_per_user", c_size_t), ("fair", c_int), ("sync", c_int),
                 ("grace_ms", c_uint), ("drain_ms", c_uint), ("max_line_bytes", c_size_t),
                 ("stderr_tail_bytes", c_size_t), ("max_ended", c_size_t),
-                ("retain_ended_ms", c_uint), ("log", LogCallback), ("log_user", c_void_p),
+                ("retain_ended_ms", c_uint), ("run_timeout_ms", c_uint),
+                ("progress_timeout_ms", c_uint), ("queue_timeout_ms", c_uint),
+                ("max_output_bytes", c_uint64), ("max_cpu_s", c_uint),
+                ("max_memory_bytes", c_uint64), ("max_open_files", c_uint),
+                ("max_processes", c_uint), ("environment", POINTER(c_char_p)),
+                ("token_in_environment", c_int), ("private_tmpdir", c_int),
+                ("allow_new_privileges", c_int), ("log", LogCallback), ("log_user", c_void_p),
                 ("runner", c_void_p), ("store", c_void_p)]
 
 

@@ -185,7 +185,7 @@ static void note_growth_locked(wq_job *job, double fraction)
 {
     if (fraction <= job->fraction)
         return;
-    job->moved_mono = wq_monotonic_ms();
+    job->moved_mono = job->heard_mono;
     if (job->first_mono == 0) {
         job->first_mono = job->moved_mono;
         job->first_fraction = fraction;
@@ -207,6 +207,7 @@ int wq_job_report(wq_job *job, const char *line, size_t len)
     if (progress.message != NULL)
         message = wq_text_new(progress.message, progress.message_len);
     pthread_mutex_lock(&job->lock);
+    job->heard_mono = wq_monotonic_ms();
     note_growth_locked(job, progress.fraction);
     job->fraction = progress.fraction;
     job->has_items = progress.has_items;

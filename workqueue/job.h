@@ -36,7 +36,7 @@ struct wq_job {
 
     /* under the queue's lock */
     wq_order_node order;       /* while QUEUED */
-    TAILQ_ENTRY(wq_job) ended; /* once ended */
+    TAILQ_ENTRY(wq_job) ended; /* once ended; before, while QUEUED: in the row by age */
     STAILQ_ENTRY(wq_job) hand; /* on its way to the publisher */
     unsigned slot;             /* the worker that runs it, while RUNNING */
     char *temp_path;           /* owned; between begin and publish */
@@ -62,6 +62,7 @@ struct wq_job {
     int64_t queued_mono, started_mono, ended_mono;
     int64_t first_mono, moved_mono; /* when the fraction first and last grew; 0: never */
     double first_fraction;
+    int64_t heard_mono; /* when the program last reported; 0: never */
 };
 
 TAILQ_HEAD(wq_job_list, wq_job);

@@ -33,9 +33,14 @@ int wq_queue_init(wq_queue *queue, const wq_options *options)
     queue->fair = options->fair;
     queue->workers = options->workers;
     queue->retain_ended_ms = options->retain_ended_ms;
+    queue->run_timeout_ms = options->run_timeout_ms;
+    queue->progress_timeout_ms = options->progress_timeout_ms;
+    queue->queue_timeout_ms = options->queue_timeout_ms;
+    queue->max_output_bytes = options->max_output_bytes;
     wq_watchers_init(&queue->watchers);
     pthread_mutex_init(&queue->lock, NULL);
     pthread_cond_init(&queue->work, NULL);
+    TAILQ_INIT(&queue->by_age);
     TAILQ_INIT(&queue->ended);
     if (getrandom(&queue->order.random, sizeof queue->order.random, 0) < 0)
         return -1;
@@ -136,6 +141,7 @@ int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
     wq_order_insert(&queue->order, &job->order, rank);
+    TAILQ_INSERT_TAIL(&queue->by_age, job, ended);
     queue->queued++;
     wq_job_ref(job);
     if (before != NULL) {
@@ -175,6 +181,7 @@ wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait)
         job = next_locked(queue);
         wq_order_remove(&queue->order, &job->order);
         wq_users_taken(&queue->users, job);
+        TAILQ_REMOVE(&queue->by_age, job, ended);
         queue->queued--;
         queue->running++;
         job->slot = slot;
@@ -192,6 +199,7 @@ static void leave_locked(wq_queue *queue, wq_job *job)
     switch (job->state) {
     case WQ_STATE_QUEUED:
         wq_order_remove(&queue->order, &job->order);
+        TAILQ_REMOVE(&queue->by_age, job, ended);
         queue->queued--;
         queue->blocked -= (size_t)job->blocked;
         break;
@@ -338,18 +346,28 @@ void wq_queue_finish(wq_queue *queue, wq_job *job, int state, int returncode, co
     wq_job_unref(job);
 }
 
-int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why)
+static int end_queued(wq_queue *queue, wq_job *job, int state, const char *why)
 {
     wq_job *surplus = NULL;
     pthread_mutex_lock(&queue->lock);
     int queued = job->state == WQ_STATE_QUEUED;
     if (queued)
-        surplus = end_locked(queue, job, WQ_STATE_CANCELLED, -999, why);
+        surplus = end_locked(queue, job, state, -999, why);
     size_t waiting = queue->queued;
     pthread_mutex_unlock(&queue->lock);
     if (queued)
         tell_end(queue, job, waiting, surplus);
     return queued;
+}
+
+int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why)
+{
+    return end_queued(queue, job, WQ_STATE_CANCELLED, why);
+}
+
+int wq_queue_fail_queued(wq_queue *queue, wq_job *job, const char *why)
+{
+    return end_queued(queue, job, WQ_STATE_FAILED, why);
 }
 
 int wq_queue_remember(wq_queue *queue, wq_job *job)

@@ -18,6 +18,8 @@ struct wq_queue {
     int fair;
     unsigned workers;
     int64_t retain_ended_ms;
+    unsigned run_timeout_ms, progress_timeout_ms, queue_timeout_ms; /* 0: none */
+    uint64_t max_output_bytes;                                      /* likewise */
     wq_store *store;
     struct wq_pool *pool;
     wq_watchers watchers; /* of positions */
@@ -25,14 +27,15 @@ struct wq_queue {
 
     pthread_mutex_t lock;
     /* under the lock */
-    pthread_cond_t work; /* a job waits, or it is time to stop */
-    wq_order order;      /* queued jobs */
-    uint64_t next_rank; /* unless fair */
-    wq_users users;     /* where they are counted: max_per_user, fair */
-    void *by_key;             /* tsearch: jobs that have not ended; counted */
-    void *by_id;              /* tsearch: those and the ended ones that are still known */
-    void *by_done_key;        /* tsearch: of those, the latest for each key that succeeded */
-    struct wq_job_list ended; /* oldest first; counted */
+    pthread_cond_t work;       /* a job waits, or it is time to stop */
+    wq_order order;            /* queued jobs */
+    uint64_t next_rank;        /* unless fair */
+    wq_users users;            /* where they are counted: max_per_user, fair */
+    void *by_key;              /* tsearch: jobs that have not ended; counted */
+    void *by_id;               /* tsearch: those and the ended ones that are still known */
+    void *by_done_key;         /* tsearch: of those, the latest for each key that succeeded */
+    struct wq_job_list by_age; /* queued jobs, those that came first in front */
+    struct wq_job_list ended;  /* oldest first; counted */
     size_t queued, blocked, running, publishing, n_ended; /* blocked ones are queued too */
     uint64_t succeeded, failed, cancelled;
     uint64_t generation; /* counts ends: a key looked up before one must be looked up again */
@@ -81,5 +84,8 @@ void wq_queue_finish(wq_queue *queue, wq_job *job, int state, int returncode, co
 
 /* Takes a queued job out of the row and ends it as cancelled; 0 if it was not queued any more. */
 int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why);
+
+/* Likewise, but the job has failed. */
+int wq_queue_fail_queued(wq_queue *queue, wq_job *job, const char *why);
 
 #endif

@@ -7,6 +7,10 @@
  * least PAUSE_NS after the one before, so that batches grow; once a worker has nothing to do,
  * nobody waits. At most MAX_HAND jobs gather, then workers wait.
  *
+ * Where there are time limits, a watchdog ends what exceeds one. It sleeps until the first of the
+ * present deadlines, but no longer than the shortest limit: what begins after it has looked cannot
+ * be due before. So nobody has to wake it, and a job costs it nothing.
+ *
  * The pool's lock guards the publisher's row only and is taken last.
  */
 #include "workqueue/worker.h"
@@ -14,9 +18,11 @@
 #include <assert.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,10 +32,12 @@ typedef struct worker {
     struct wq_pool *pool;
     pthread_t thread;
     unsigned slot;
-    int cancel_fd;   /* an eventfd; readable: end the run. Written under the queue's lock. */
-    wq_job *job;     /* what it runs; under the queue's lock */
-    int told;        /* cancel_fd has been written for this job; under the queue's lock */
-    const char *why; /* the sentence for it; under the queue's lock */
+    int cancel_fd; /* an eventfd; readable: end the run. Written under the queue's lock. */
+    wq_job *job;   /* what it runs; under the queue's lock */
+    int told;      /* cancel_fd has been written for this job; under the queue's lock */
+    int overdue;   /* that was for a time limit: the job has failed; under the queue's lock */
+    char why[80];  /* the sentence for it; under the queue's lock, ours once the job has run */
+    int64_t begun; /* when the run began, monotonic; under the queue's lock */
 } worker;
 
 struct wq_pool {
@@ -37,8 +45,10 @@ struct wq_pool {
     wq_runner *runner;
     worker *workers;
     unsigned started; /* threads that run */
-    int has_publisher;
-    pthread_t publisher;
+    int has_publisher, has_watchdog;
+    pthread_t publisher, watchdog;
+    pthread_cond_t released; /* of the watchdog, with the queue's lock; on CLOCK_MONOTONIC */
+    int release;             /* under the queue's lock */
 
     pthread_mutex_t lock;
     /* under the lock */
@@ -190,7 +200,7 @@ static void tell_worker_locked(worker *w, const char *why)
 {
     if (w->job == NULL || w->told)
         return;
-    w->why = why;
+    snprintf(w->why, sizeof w->why, "%s", why);
     w->told = eventfd_write(w->cancel_fd, 1) == 0;
 }
 
@@ -202,6 +212,8 @@ static void begin_run(worker *w, wq_job *job)
     w->job = job;
     if (w->told && read(w->cancel_fd, &count, sizeof count) > 0)
         w->told = 0;
+    w->overdue = 0;
+    w->begun = wq_monotonic_ms();
     if (queue->stopping)
         tell_worker_locked(w, "cancelled: the queue is stopping");
     else if (job->ending) /* cancelled before we got here */
@@ -235,6 +247,36 @@ static void run(worker *w, wq_job *job, wq_outcome *outcome)
     end_run(w);
 }
 
+/* However the program ended: what is too long may have been cut. */
+static int is_output_too_long(const wq_queue *queue, const wq_job *job)
+{
+    struct stat st;
+    return queue->max_output_bytes > 0 && lstat(job->temp_path, &st) == 0 && S_ISREG(st.st_mode) &&
+           (uint64_t)st.st_size > queue->max_output_bytes;
+}
+
+static void fail_too_long(wq_queue *queue, wq_job *job)
+{
+    char text[80];
+    snprintf(text, sizeof text, "wrote more than %llu bytes to its output file",
+             (unsigned long long)queue->max_output_bytes);
+    fail(queue, job, OWN_FAILURE, text);
+}
+
+/* The end of a job that has nothing to publish. */
+static void end_unpublished(worker *w, wq_job *job, const wq_outcome *outcome, int too_long)
+{
+    wq_queue *queue = w->pool->queue;
+    if (outcome->cancelled && w->overdue)
+        fail(queue, job, OWN_FAILURE, w->why);
+    else if (outcome->cancelled)
+        wq_queue_finish(queue, job, WQ_STATE_CANCELLED, OWN_FAILURE, w->why);
+    else if (too_long)
+        fail_too_long(queue, job);
+    else
+        fail(queue, job, outcome->returncode, outcome->error ? outcome->error : "out of memory");
+}
+
 static void run_job(worker *w, wq_job *job)
 {
     wq_queue *queue = w->pool->queue;
@@ -249,7 +291,8 @@ static void run_job(worker *w, wq_job *job)
     run(w, job, &outcome);
     if (outcome.error != NULL)
         hide_token_in_error(outcome.error, job->params.api_token);
-    if (outcome.returncode == 0 && !outcome.cancelled) {
+    int too_long = is_output_too_long(queue, job);
+    if (outcome.returncode == 0 && !outcome.cancelled && !too_long) {
         wq_queue_publishing(queue, job);
         if (w->pool->has_publisher)
             hand_over(w->pool, job);
@@ -257,10 +300,7 @@ static void run_job(worker *w, wq_job *job)
             publish(queue, &job, 1);
     } else {
         store->discard(store->self, job->temp_path);
-        if (outcome.cancelled)
-            wq_queue_finish(queue, job, WQ_STATE_CANCELLED, OWN_FAILURE, w->why);
-        else
-            fail(queue, job, outcome.returncode, outcome.error ? outcome.error : "out of memory");
+        end_unpublished(w, job, &outcome, too_long);
     }
     free(outcome.error);
 }
@@ -320,6 +360,122 @@ void wq_pool_stop(wq_pool *pool)
     pthread_mutex_unlock(&pool->queue->lock);
 }
 
+/* ---- the watchdog -------------------------------------------------------------------------------
+ */
+
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* How long until any limit of a job that begins now. */
+static int64_t shortest_limit(const wq_queue *queue)
+{
+    const unsigned limits[] = {queue->run_timeout_ms, queue->progress_timeout_ms,
+                               queue->queue_timeout_ms};
+    int64_t shortest = INT64_MAX;
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        if (limits[i] > 0)
+            shortest = earlier(shortest, limits[i]);
+    return shortest;
+}
+
+/* Whose time is up is told so; else `*next` becomes the time when it will be. */
+static void check_limit_locked(worker *w, int64_t since, unsigned limit_ms, const char *format,
+                               int64_t now, int64_t *next)
+{
+    char why[sizeof w->why];
+    if (limit_ms == 0 || w->job == NULL || w->told)
+        return;
+    if (since + limit_ms > now) {
+        *next = earlier(*next, since + limit_ms);
+        return;
+    }
+    snprintf(why, sizeof why, format, limit_ms);
+    tell_worker_locked(w, why);
+    w->overdue = w->told;
+    w->job->ending = w->told;
+}
+
+static int64_t heard(wq_job *job)
+{
+    pthread_mutex_lock(&job->lock);
+    int64_t at = job->heard_mono;
+    pthread_mutex_unlock(&job->lock);
+    return at;
+}
+
+static void check_worker_locked(worker *w, int64_t now, int64_t *next)
+{
+    const wq_queue *queue = w->pool->queue;
+    if (w->job == NULL || w->told)
+        return;
+    int64_t at = queue->progress_timeout_ms > 0 ? heard(w->job) : 0;
+    check_limit_locked(w, w->begun, queue->run_timeout_ms, "timed out after %u ms", now, next);
+    check_limit_locked(w, at > w->begun ? at : w->begun, queue->progress_timeout_ms,
+                       "no progress for %u ms", now, next);
+}
+
+/* The job that has waited too long, with a reference; NULL if there is none, and then `*next` is
+ * the time when there may be. */
+static wq_job *overdue_locked(wq_queue *queue, int64_t now, int64_t *next)
+{
+    wq_job *oldest = queue->queue_timeout_ms > 0 ? TAILQ_FIRST(&queue->by_age) : NULL;
+    if (oldest == NULL)
+        return NULL;
+    int64_t due = oldest->queued_mono + queue->queue_timeout_ms;
+    if (due <= now)
+        return wq_job_ref(oldest);
+    *next = earlier(*next, due);
+    return NULL;
+}
+
+/* Ends everything that is due; the time of the next look. */
+static int64_t look_locked(wq_pool *pool)
+{
+    wq_queue *queue = pool->queue;
+    wq_job *job;
+    char why[80];
+    int64_t now = wq_monotonic_ms(), next = now + shortest_limit(queue);
+    snprintf(why, sizeof why, "waited longer than %u ms in the queue", queue->queue_timeout_ms);
+    while ((job = overdue_locked(queue, now, &next)) != NULL) {
+        pthread_mutex_unlock(&queue->lock); /* those who watch it are told */
+        if (wq_queue_fail_queued(queue, job, why))
+            wq_log(&queue->logger, WQ_LOG_WARNING, "job %s: %s", job->id, why);
+        wq_job_unref(job);
+        pthread_mutex_lock(&queue->lock);
+    }
+    for (unsigned i = 0; i < queue->workers; i++)
+        check_worker_locked(&pool->workers[i], now, &next);
+    return next;
+}
+
+static void *watchdog_main(void *arg)
+{
+    wq_pool *pool = arg;
+    pthread_mutex_lock(&pool->queue->lock);
+    while (!pool->release) {
+        int64_t next = look_locked(pool);
+        struct timespec until = {.tv_sec = next / 1000, .tv_nsec = next % 1000 * 1000000};
+        int r = 0;
+        while (!pool->release && r == 0)
+            r = pthread_cond_timedwait(&pool->released, &pool->queue->lock, &until);
+    }
+    pthread_mutex_unlock(&pool->queue->lock);
+    return NULL;
+}
+
+static void release_watchdog(wq_pool *pool)
+{
+    if (!pool->has_watchdog)
+        return;
+    pthread_mutex_lock(&pool->queue->lock);
+    pool->release = 1;
+    pthread_cond_signal(&pool->released);
+    pthread_mutex_unlock(&pool->queue->lock);
+    pthread_join(pool->watchdog, NULL);
+}
+
 /* ---- open and close -----------------------------------------------------------------------------
  */
 
@@ -360,6 +516,18 @@ static int start_workers(wq_pool *pool, wq_error *error)
     return WQ_OK;
 }
 
+/* After the workers, at whom it looks. */
+static int start_watchdog(wq_pool *pool, wq_error *error)
+{
+    if (shortest_limit(pool->queue) == INT64_MAX)
+        return WQ_OK;
+    int r = start_thread(&pool->watchdog, "wq-watchdog", watchdog_main, pool);
+    if (r != 0)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "pthread_create for the watchdog: %s", strerror(r));
+    pool->has_watchdog = 1;
+    return WQ_OK;
+}
+
 int wq_pool_open(wq_pool **out, wq_queue *queue, wq_runner *runner, wq_error *error)
 {
     int result;
@@ -377,6 +545,7 @@ int wq_pool_open(wq_pool **out, wq_queue *queue, wq_runner *runner, wq_error *er
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&pool->idle, &attr);
+    pthread_cond_init(&pool->released, &attr);
     pthread_condattr_destroy(&attr);
     STAILQ_INIT(&pool->hand);
     pool->workers = calloc(queue->workers, sizeof *pool->workers);
@@ -392,7 +561,8 @@ int wq_pool_open(wq_pool **out, wq_queue *queue, wq_runner *runner, wq_error *er
         }
         pool->has_publisher = 1;
     }
-    result = start_workers(pool, error);
+    if ((result = start_workers(pool, error)) == WQ_OK)
+        result = start_watchdog(pool, error);
     if (result != WQ_OK)
         goto failed;
     *out = pool;
@@ -414,6 +584,7 @@ void wq_pool_close(wq_pool *pool)
         pthread_join(pool->workers[i].thread, NULL);
         close(pool->workers[i].cancel_fd);
     }
+    release_watchdog(pool);
     if (pool->has_publisher) {
         pthread_mutex_lock(&pool->lock);
         pool->closing = 1;
@@ -425,6 +596,7 @@ void wq_pool_close(wq_pool *pool)
     pthread_cond_destroy(&pool->ready);
     pthread_cond_destroy(&pool->room);
     pthread_cond_destroy(&pool->idle);
+    pthread_cond_destroy(&pool->released);
     pthread_mutex_destroy(&pool->lock);
     free(pool->workers);
     free(pool);

@@ -83,6 +83,8 @@ static int check_options(const wq_options *o, wq_error *error)
         wrong = "options: max_line_bytes must be from 16 to 1048576";
     else if (o->stderr_tail_bytes > 16 << 20)
         wrong = "options: stderr_tail_bytes must be at most 16777216";
+    else if (o->max_open_files > 0 && o->max_open_files < 16)
+        wrong = "options: max_open_files must be 0 or at least 16";
     if (wrong != NULL)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "%s", wrong);
     return WQ_OK;
@@ -114,6 +116,15 @@ static int open_runner(wq_runner **out, wq_queue *queue, const wq_options *o, wq
         .drain_ms = o->drain_ms,
         .max_line_bytes = o->max_line_bytes,
         .stderr_tail_bytes = o->stderr_tail_bytes,
+        .limits = {.output_bytes = o->max_output_bytes,
+                   .memory_bytes = o->max_memory_bytes,
+                   .cpu_s = o->max_cpu_s,
+                   .open_files = o->max_open_files,
+                   .processes = o->max_processes},
+        .environment = o->environment,
+        .token_in_environment = o->token_in_environment,
+        .private_tmpdir = o->private_tmpdir,
+        .allow_new_privileges = o->allow_new_privileges,
         .logger = queue->logger,
     };
     int result = wq_local_open(out, &local, error);

@@ -100,6 +100,39 @@ typedef struct wq_options {
     size_t stderr_tail_bytes; /**< end of stderr that is kept for the error; default 65536 */
     size_t max_ended;        /**< ended jobs that stay known by id; default 4096 */
     unsigned retain_ended_ms; /**< how long an ended job stays known by id; default 3600000 */
+
+    /* Limits; 0: none, the default. A job that reaches one ends as failed with returncode -999 and a
+     * sentence of its own, the program and its process group by SIGTERM, `grace_ms`, SIGKILL. */
+    unsigned run_timeout_ms;      /**< how long a program may run */
+    unsigned progress_timeout_ms; /**< how long it may go without a line of progress that parses */
+    unsigned queue_timeout_ms;    /**< how long a job may wait for its turn */
+    uint64_t max_output_bytes;    /**< size of the output, and of each other file that is written */
+
+    /* Limits that the kernel keeps, for `program` run here; each counts per process, so a program
+     * that starts others has as much again for each. 0: none beyond the host's own. */
+    unsigned max_cpu_s;        /**< processor time; then SIGXCPU, and after `grace_ms` SIGKILL */
+    uint64_t max_memory_bytes; /**< address space; allocations fail, and the error is the program's */
+    unsigned max_open_files;   /**< open descriptors, at least 16; the error is the program's */
+    unsigned max_processes;    /**< processes of this *user*, others' included, and root is exempt:
+                                    for a server with a user of its own; the error is the program's */
+
+    /* What `program`, run here, is given. Of the host it gets no descriptor, signal mask, ignored
+     * signal or umask (its own is 077), and nice 0 if that is allowed. */
+
+    /**
+     * What it gets of the host's environment as it is at wq_open(): an array that ends with NULL, of
+     * "NAME", "START*" for all that begin so ("*": everything), or "NAME=VALUE" to set one. NULL,
+     * the default: PATH, HOME, USER, LOGNAME, SHELL, LANG, LANGUAGE, LC_*, TZ, TMPDIR, SSL_CERT_FILE,
+     * SSL_CERT_DIR, and http_proxy, https_proxy, all_proxy and no_proxy, also in capitals.
+     */
+    const char *const *environment;
+    int token_in_environment; /**< nonzero: the token comes in WORKQUEUE_API_TOKEN, which only the
+                                   same user can read, and "-" in its place among the arguments,
+                                   which everybody can; default 0 */
+    int private_tmpdir; /**< nonzero: TMPDIR is a new folder beside the output, removed afterwards;
+                             costs a job some tens of microseconds; default 0 */
+    int allow_new_privileges; /**< nonzero: setuid programs work in a job; default 0 */
+
     wq_log_cb log;           /**< NULL: no log */
     void *log_user;          /**< handed to log */
     struct wq_runner *runner; /**< NULL: run `program` here; else see extend.h, taken over */

@@ -12,7 +12,9 @@
  */
 #include "workqueue/run/child.h"
 
+#include "workqueue/run/environment.h"
 #include "workqueue/run/guard.h"
+#include "workqueue/util/tree.h"
 #include "workqueue/util/util.h"
 
 #include <errno.h>
@@ -26,6 +28,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -37,6 +40,9 @@ enum {
     REST_READS = 16,               /* as much as a pipe can be made to hold by default: 1 MiB */
     OUR_FAILURE = -999
 };
+
+#define TOKEN_IS "WORKQUEUE_API_TOKEN="
+#define TMPDIR_IS "TMPDIR="
 
 /* ThreadSanitizer's own clone() takes every child for a fork with memory of its own. */
 #if defined(__SANITIZE_THREAD__)
@@ -55,10 +61,18 @@ extern int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
  *
  * It shares our memory: nothing here may allocate, lock or be instrumented. */
 
+enum { MAX_LIMITS = 6, UMASK = 077 };
+
 typedef struct plan {
     const char *program;
     char *const *argv, *const *envp;
     int fds[3]; /* its stdin, stdout, stderr; none below 3 */
+    int allow_new_privileges;
+    unsigned n_limits;
+    struct {
+        int resource;
+        struct rlimit64 limit;
+    } limits[MAX_LIMITS];
     char *guard_line;
     pid_t host;
     const char *failed; /* out: the call that failed, or NULL */
@@ -87,6 +101,30 @@ WQ_IN_CHILD static inline void close_one_by_one(void)
         syscall(SYS_close, (int)fd);
 }
 
+/* What the host itself may not exceed stays the bound: to raise that is not allowed to all. */
+WQ_IN_CHILD static inline long set_limit(int resource, struct rlimit64 want)
+{
+    struct rlimit64 now;
+    long result = syscall(SYS_prlimit64, 0, resource, NULL, &now);
+    if (want.rlim_max > now.rlim_max)
+        want.rlim_max = now.rlim_max;
+    if (want.rlim_cur > want.rlim_max)
+        want.rlim_cur = want.rlim_max;
+    return result != 0 ? result : syscall(SYS_prlimit64, 0, resource, &want, NULL);
+}
+
+WQ_IN_CHILD static inline const char *restrict_self(const plan *p)
+{
+    for (unsigned i = 0; i < p->n_limits; i++)
+        if (set_limit(p->limits[i].resource, p->limits[i].limit) != 0)
+            return "prlimit";
+    if (!p->allow_new_privileges && syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+        return "prctl";
+    syscall(SYS_umask, UMASK);
+    syscall(SYS_setpriority, PRIO_PROCESS, 0, 0); /* not everybody may become less nice */
+    return NULL;
+}
+
 WQ_IN_CHILD static inline const char *become(const plan *p)
 {
     reset_signals();
@@ -104,6 +142,9 @@ WQ_IN_CHILD static inline const char *become(const plan *p)
             return "dup3";
     if (syscall(SYS_close_range, 3, ~0U, 0) != 0)
         close_one_by_one();
+    const char *failed = restrict_self(p);
+    if (failed != NULL)
+        return failed;
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, no_signals, NULL, KERNEL_SIGSET_BYTES);
     syscall(SYS_execve, p->program, p->argv, p->envp);
     return "execve";
@@ -131,6 +172,8 @@ typedef struct live {
     int pidfd;
     int64_t deadline; /* of grace or drain; -1: none */
     int exited, cancelled;
+    char *tmpdir;        /* "TMPDIR=PATH", owned; NULL: it has none of its own */
+    struct rusage usage; /* once reaped: of it and of all that it has waited for */
 } live;
 
 int wq_fd_move(int fd, int lowest)
@@ -195,14 +238,15 @@ static void fail_to_start(wq_outcome *outcome, const char *program, const char *
         outcome->error = NULL;
 }
 
-static int reap(int pidfd, siginfo_t *info, int flags)
+/* By the bare call, which also says what was used. */
+static int reap(live *l, siginfo_t *info, int flags)
 {
-    int result;
+    long result;
     info->si_pid = 0;
     do
-        result = waitid((idtype_t)P_PIDFD, (id_t)pidfd, info, WEXITED | flags);
+        result = syscall(SYS_waitid, P_PIDFD, l->pidfd, info, WEXITED | flags, &l->usage);
     while (result != 0 && errno == EINTR);
-    return result;
+    return (int)result;
 }
 
 static void leave_guard(const wq_child *child)
@@ -211,32 +255,123 @@ static void leave_guard(const wq_child *child)
         wq_guard_clear(child->guard_line);
 }
 
+/* ---- what it is given and held to ---- */
+
+static void add_limit(plan *p, int resource, uint64_t soft, uint64_t hard)
+{
+    p->limits[p->n_limits].resource = resource;
+    p->limits[p->n_limits++].limit = (struct rlimit64){.rlim_cur = soft, .rlim_max = hard};
+}
+
+/* A file may become longer by one byte than is allowed, so that its size tells who wanted more. */
+static void plan_limits(plan *p, const wq_child_config *config)
+{
+    const wq_child_limits *l = &config->limits;
+    if (l->output_bytes > 0 && l->output_bytes < UINT64_MAX - 1)
+        add_limit(p, RLIMIT_FSIZE, l->output_bytes + 1, l->output_bytes + 1);
+    if (l->memory_bytes > 0)
+        add_limit(p, RLIMIT_AS, l->memory_bytes, l->memory_bytes);
+    if (l->cpu_s > 0)
+        add_limit(p, RLIMIT_CPU, l->cpu_s, (uint64_t)l->cpu_s + config->grace_ms / 1000 + 1);
+    if (l->open_files > 0)
+        add_limit(p, RLIMIT_NOFILE, l->open_files, l->open_files);
+    if (l->processes > 0)
+        add_limit(p, RLIMIT_NPROC, l->processes, l->processes);
+    if (l->cpu_s > 0 || l->output_bytes > 0) /* their signals would leave one, token and all */
+        add_limit(p, RLIMIT_CORE, 0, 0);
+}
+
+/* Beside the output, which is on a disk for such things; swept with it after a crash. */
+static int make_tmpdir(live *l, wq_outcome *outcome)
+{
+    const wq_child_config *config = l->child->config;
+    if (!config->private_tmpdir)
+        return 0;
+    if (asprintf(&l->tmpdir, TMPDIR_IS "%s.tmp", l->run->output_path) < 0) {
+        l->tmpdir = NULL;
+        return -1;
+    }
+    if (mkdir(l->tmpdir + strlen(TMPDIR_IS), 0700) == 0)
+        return 0;
+    fail_to_start(outcome, config->program, "mkdir TMPDIR", errno);
+    free(l->tmpdir);
+    l->tmpdir = NULL;
+    return -1;
+}
+
+static void remove_tmpdir(live *l)
+{
+    char text[128];
+    const char *path = l->tmpdir != NULL ? l->tmpdir + strlen(TMPDIR_IS) : NULL;
+    if (path != NULL && wq_remove_tree(path) != 0 && errno != ENOENT)
+        wq_log(&l->child->config->logger, WQ_LOG_WARNING, "remove %s: %s", path,
+               strerror_r(errno, text, sizeof text));
+    free(l->tmpdir);
+}
+
+/* Adds what is of this job only. `*token` is the caller's; -1 without memory. */
+static int plan_environment(plan *p, const live *l, char **token)
+{
+    const wq_child *child = l->child;
+    if (child->envp == NULL)
+        return 0;
+    char **end = child->envp + wq_environment_count(child->config->environment);
+    if (l->tmpdir != NULL)
+        *end++ = l->tmpdir;
+    if (child->config->token_in_environment) {
+        if (asprintf(token, TOKEN_IS "%s", l->run->params->api_token) < 0) {
+            *token = NULL;
+            return -1;
+        }
+        *end++ = *token;
+    }
+    *end = NULL;
+    p->envp = child->envp;
+    return 0;
+}
+
+/* Starts what is planned; -1 and a sentence if that fails. */
+static int execute(live *l, plan *p, wq_outcome *outcome)
+{
+    const char *program = l->child->config->program;
+    l->pid = spawn(p, l->child->stack, &l->pidfd);
+    if (l->pid < 0) {
+        fail_to_start(outcome, program, "clone", errno);
+        return -1;
+    }
+    if (p->failed == NULL)
+        return 0;
+    siginfo_t info;
+    leave_guard(l->child);
+    reap(l, &info, 0);
+    fail_to_start(outcome, program, p->failed, p->error);
+    return -1;
+}
+
 /* Starts the program with the writers' ends as its stdout and stderr; -1 and a sentence if not. */
 static int start(live *l, const int writers[2], wq_outcome *outcome)
 {
     const wq_child_config *config = l->child->config;
     const wq_params *params = l->run->params;
-    char *argv[] = {
-        config->program,           (char *)params->server,      (char *)params->document_set_id,
-        (char *)params->api_token, (char *)l->run->output_path, NULL};
+    const char *third = config->token_in_environment ? "-" : params->api_token;
+    char *token = NULL;
+    char *argv[] = {config->program, (char *)params->server,      (char *)params->document_set_id,
+                    (char *)third,   (char *)l->run->output_path, NULL};
     plan p = {.program = config->program,
               .argv = argv,
-              .envp = environ,
+              .envp = config->environment,
               .fds = {config->null_fd, writers[0], writers[1]},
+              .allow_new_privileges = config->allow_new_privileges,
               .guard_line = l->child->guard_line,
               .host = getpid()};
-    l->pid = spawn(&p, l->child->stack, &l->pidfd);
-    if (l->pid < 0) {
-        fail_to_start(outcome, config->program, "clone", errno);
-        return -1;
-    }
-    if (p.failed == NULL)
-        return 0;
-    siginfo_t info;
-    leave_guard(l->child);
-    reap(l->pidfd, &info, 0);
-    fail_to_start(outcome, config->program, p.failed, p.error);
-    return -1;
+    plan_limits(&p, config);
+    int result = plan_environment(&p, l, &token);
+    if (result == 0)
+        result = execute(l, &p, outcome);
+    if (token != NULL)
+        explicit_bzero(token, strlen(token));
+    free(token);
+    return result;
 }
 
 static int open_live(live *l, wq_outcome *outcome)
@@ -368,14 +503,14 @@ static void read_rest(live *l)
  * program; then its number may be a stranger's, and nothing is signalled. */
 static int end_group(live *l, siginfo_t *info)
 {
-    if (reap(l->pidfd, info, WNOWAIT) != 0) {
+    if (reap(l, info, WNOWAIT) != 0) {
         leave_guard(l->child);
         return -1;
     }
     kill(-l->pid, SIGKILL);
     read_rest(l);
     leave_guard(l->child);
-    return reap(l->pidfd, info, 0);
+    return reap(l, info, 0);
 }
 
 /* "Exited with code N" and the end of stderr, as a C string: a NUL byte in it becomes "?". */
@@ -396,6 +531,30 @@ static char *exit_text(const wq_child *child, int code)
     return text;
 }
 
+static uint64_t cpu_s(const struct rusage *usage)
+{
+    return (uint64_t)usage->ru_utime.tv_sec + (uint64_t)usage->ru_stime.tv_sec +
+           (uint64_t)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1000000;
+}
+
+/* Was this the end of one that used too much? A shell ends with 128 and the signal that its last
+ * command died of. NULL: no, or no memory to say so. */
+static char *limit_text(const live *l, int code)
+{
+    const wq_child_limits *limits = &l->child->config->limits;
+    char *text = NULL;
+    int used = limits->cpu_s > 0 && cpu_s(&l->usage) >= limits->cpu_s;
+    int n = 0;
+    if (limits->cpu_s > 0 &&
+        (code == -SIGXCPU ||
+         (used && (code == 128 + SIGXCPU || code == -SIGKILL || code == 128 + SIGKILL))))
+        n = asprintf(&text, "used more than %u s of CPU", limits->cpu_s);
+    else if (limits->output_bytes > 0 && code == -SIGXFSZ)
+        n = asprintf(&text, "wrote more than %llu bytes to a file",
+                     (unsigned long long)limits->output_bytes);
+    return n < 0 ? NULL : text;
+}
+
 static void tell(const live *l, const siginfo_t *info, wq_outcome *outcome)
 {
     int code = info->si_code == CLD_EXITED ? info->si_status : -info->si_status;
@@ -404,6 +563,8 @@ static void tell(const live *l, const siginfo_t *info, wq_outcome *outcome)
         outcome->error = strdup("Cancelled");
         return;
     }
+    if (code != 0 && (outcome->error = limit_text(l, code)) != NULL)
+        return;
     outcome->returncode = code;
     if (code != 0)
         outcome->error = exit_text(l->child, code);
@@ -429,7 +590,7 @@ void wq_child_run(wq_child *child, const wq_run *run, wq_outcome *outcome)
         outcome->error = strdup("Cancelled");
         return;
     }
-    if (open_live(&l, outcome) != 0)
+    if (make_tmpdir(&l, outcome) != 0 || open_live(&l, outcome) != 0)
         goto out;
     supervise(&l);
     int known = end_group(&l, &info) == 0;
@@ -444,10 +605,25 @@ out:
     close_fd(&l.fds[OUT].fd);
     close_fd(&l.fds[ERR].fd);
     close_fd(&l.pidfd);
+    remove_tmpdir(&l);
 }
 
 /* ---- slots -------------------------------------------------------------------------------------
  */
+
+/* Copies the pointers only; room for two more and the end. */
+static int init_environment(wq_child *child)
+{
+    const wq_child_config *config = child->config;
+    if (!config->token_in_environment && !config->private_tmpdir)
+        return 0;
+    size_t n = wq_environment_count(config->environment);
+    child->envp = calloc(n + 3, sizeof *child->envp);
+    if (child->envp == NULL)
+        return -1;
+    memcpy(child->envp, config->environment, n * sizeof *child->envp);
+    return 0;
+}
 
 int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line)
 {
@@ -459,7 +635,7 @@ int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_li
     char *stack = mmap(NULL, STACK_GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
     child->stack = stack != MAP_FAILED ? stack : NULL;
-    if (child->buf != NULL && child->stack != NULL &&
+    if (child->buf != NULL && child->stack != NULL && init_environment(child) == 0 &&
         mprotect(child->stack, STACK_GUARD_BYTES, PROT_NONE) == 0)
         return 0;
     wq_child_dispose(child);
@@ -471,6 +647,7 @@ void wq_child_dispose(wq_child *child)
     if (child->stack != NULL)
         munmap(child->stack, STACK_GUARD_BYTES + STACK_BYTES);
     free(child->buf);
+    free(child->envp);
     free(child->tail);
     wq_lines_dispose(&child->lines);
     memset(child, 0, sizeof *child);

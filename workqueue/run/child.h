@@ -5,6 +5,13 @@
 #include <workqueue/extend.h>
 
 #include "workqueue/util/lines.h"
+#include "workqueue/util/util.h"
+
+/* What the kernel is asked to hold a program to; 0: no limit. */
+typedef struct wq_child_limits {
+    uint64_t output_bytes, memory_bytes;
+    unsigned cpu_s, open_files, processes;
+} wq_child_limits;
 
 /* What all children of a runner have in common. */
 typedef struct wq_child_config {
@@ -12,6 +19,10 @@ typedef struct wq_child_config {
     int null_fd;   /* /dev/null, not below 3 */
     unsigned grace_ms, drain_ms;
     size_t max_line_bytes, stderr_tail_bytes;
+    wq_child_limits limits;
+    char **environment; /* of every program; ends with NULL */
+    int token_in_environment, private_tmpdir, allow_new_privileges;
+    wq_logger logger;
 } wq_child_config;
 
 /* What a slot keeps from run to run, so that a run that goes well allocates nothing. */
@@ -23,6 +34,7 @@ typedef struct wq_child {
     wq_lines lines;   /* of stdout */
     char *tail;       /* the end of stderr, a ring; NULL until a program writes there */
     size_t tail_len, tail_end;
+    char **envp; /* the environment with room for two more; NULL: it is the same for every job */
 } wq_child;
 
 /* 0, or -1 and nothing is held. `config` is borrowed until the dispose. */

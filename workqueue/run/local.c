@@ -2,6 +2,7 @@
 #include "workqueue/run/local.h"
 
 #include "workqueue/run/child.h"
+#include "workqueue/run/environment.h"
 #include "workqueue/run/guard.h"
 
 #include <errno.h>
@@ -58,9 +59,18 @@ static void local_close(wq_runner *runner)
         wq_child_dispose(&l->children[i]);
     free(l->children);
     free(l->config.program);
+    free(l->config.environment);
     if (l->config.null_fd >= 0)
         close(l->config.null_fd);
     free(l);
+}
+
+/* Two names are ours to give, or not at all. */
+static char **environment_of(const wq_local_options *options)
+{
+    const char *without[] = {"WORKQUEUE_API_TOKEN", options->private_tmpdir ? "TMPDIR" : NULL,
+                             NULL};
+    return wq_environment_new(options->environment, without);
 }
 
 static local *make(const wq_local_options *options)
@@ -75,9 +85,15 @@ static local *make(const wq_local_options *options)
                                   .grace_ms = options->grace_ms,
                                   .drain_ms = options->drain_ms,
                                   .max_line_bytes = options->max_line_bytes,
-                                  .stderr_tail_bytes = options->stderr_tail_bytes};
+                                  .stderr_tail_bytes = options->stderr_tail_bytes,
+                                  .limits = options->limits,
+                                  .environment = environment_of(options),
+                                  .token_in_environment = options->token_in_environment,
+                                  .private_tmpdir = options->private_tmpdir,
+                                  .allow_new_privileges = options->allow_new_privileges,
+                                  .logger = options->logger};
     l->children = calloc(options->workers, sizeof *l->children);
-    if (l->config.program != NULL && l->children != NULL)
+    if (l->config.program != NULL && l->config.environment != NULL && l->children != NULL)
         return l;
     local_close(&l->runner);
     return NULL;

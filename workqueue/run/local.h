@@ -4,6 +4,7 @@
 
 #include <workqueue/extend.h>
 
+#include "workqueue/run/child.h"
 #include "workqueue/util/util.h"
 
 typedef struct wq_local_options {
@@ -11,6 +12,9 @@ typedef struct wq_local_options {
     unsigned workers;    /* slots */
     unsigned grace_ms, drain_ms;
     size_t max_line_bytes, stderr_tail_bytes;
+    wq_child_limits limits;
+    const char *const *environment; /* as in wq_options */
+    int token_in_environment, private_tmpdir, allow_new_privileges;
     wq_logger logger;
 } wq_local_options;
 

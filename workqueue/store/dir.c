@@ -10,7 +10,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <linux/magic.h>
 #include <openssl/evp.h>
@@ -25,6 +24,8 @@
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "workqueue/util/tree.h"
 
 #define TEMP_PREFIX ".workqueue-"
 #define TEMP_SUFFIX ".tmp"
@@ -135,24 +136,11 @@ static const char *base(const char *path)
     return strrchr(path, '/') + 1;
 }
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st, (void)type, (void)ftw;
-    return remove(path);
-}
-
-/* A program may have put a folder where its output should be. */
-static int remove_path(const char *path)
-{
-    if (unlink(path) == 0)
-        return 0;
-    return errno == EISDIR ? nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) : -1;
-}
-
 static void discard(void *self, const char *temp_path)
 {
     dir *d = self;
-    if (remove_path(temp_path) != 0 && errno != ENOENT)
+    /* a program may have put a folder where its output should be */
+    if (wq_remove_tree(temp_path) != 0 && errno != ENOENT)
         wq_log(&d->logger, WQ_LOG_WARNING, "remove %s: %s", temp_path, strerror(errno));
 }
 
@@ -377,7 +365,7 @@ static int sweep(dir *d, wq_error *error)
     char path[PATH_MAX];
     for (struct dirent *e; (e = readdir(entries)) != NULL;)
         if (is_leftover(e->d_name) && path_of(d, e->d_name, path, sizeof path, NULL) == WQ_OK &&
-            remove_path(path) == 0)
+            wq_remove_tree(path) == 0)
             swept++;
     closedir(entries);
     if (swept > 0)

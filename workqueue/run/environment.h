@@ -1,0 +1,15 @@
+/* environment.h - the environment of a runner's programs: what an allow-list lets through. */
+#ifndef WQ_ENVIRONMENT_H
+#define WQ_ENVIRONMENT_H
+
+#include <stddef.h>
+
+/* Of this process's environment, what `allow` lets through, as in wq_options (NULL: the default
+ * list), without the variables in `without`. Ends with NULL; in one piece, to be freed by free().
+ * NULL if there is no memory. */
+char **wq_environment_new(const char *const *allow, const char *const *without);
+
+/* How many variables. */
+size_t wq_environment_count(char *const *environment);
+
+#endif
