@@ -531,19 +531,20 @@ static char *exit_text(const wq_child *child, int code)
     return text;
 }
 
-static uint64_t cpu_s(const struct rusage *usage)
+static uint64_t cpu_ms(const struct rusage *usage)
 {
-    return (uint64_t)usage->ru_utime.tv_sec + (uint64_t)usage->ru_stime.tv_sec +
-           (uint64_t)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1000000;
+    return (uint64_t)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) * 1000 +
+           (uint64_t)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1000;
 }
 
 /* Was this the end of one that used too much? A shell ends with 128 and the signal that its last
- * command died of. NULL: no, or no memory to say so. */
+ * command died of; the kernel's two accounts of time differ a little. NULL: no, or no memory to
+ * say so. */
 static char *limit_text(const live *l, int code)
 {
     const wq_child_limits *limits = &l->child->config->limits;
     char *text = NULL;
-    int used = limits->cpu_s > 0 && cpu_s(&l->usage) >= limits->cpu_s;
+    int used = limits->cpu_s > 0 && cpu_ms(&l->usage) >= (uint64_t)limits->cpu_s * 900;
     int n = 0;
     if (limits->cpu_s > 0 &&
         (code == -SIGXCPU ||
