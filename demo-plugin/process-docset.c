@@ -346,8 +346,8 @@ static int process(struct job *job)
 
 static int usage(void)
 {
-    fputs("usage: process-docset SERVER DOCUMENT_SET_ID API_TOKEN OUTPUT_FILENAME\n"
-          "API_TOKEN may be -, and then the variable WORKQUEUE_API_TOKEN holds it.\n",
+    fputs("usage: process-docset SERVER DOCUMENT_SET_ID API_TOKEN OUTPUT_FILENAME"
+          " (or - and WORKQUEUE_API_TOKEN in the environment for API_TOKEN)\n",
           stderr);
     return 2;
 }
