@@ -538,17 +538,26 @@ static uint64_t cpu_ms(const struct rusage *usage)
 }
 
 /* Was this the end of one that used too much? A shell ends with 128 and the signal that its last
- * command died of; the kernel's two accounts of time differ a little. NULL: no, or no memory to
- * say so. */
+ * command died of, and others send SIGKILL, too: hence the look at what was used. It need not be
+ * the whole, since the kernel keeps the limit by counting ticks, which on a busy machine is
+ * inexact. */
+static int is_out_of_cpu(const live *l, int code)
+{
+    uint64_t limit_ms = (uint64_t)l->child->config->limits.cpu_s * 1000;
+    uint64_t used_ms = cpu_ms(&l->usage);
+    if (limit_ms == 0)
+        return 0;
+    return code == -SIGXCPU || (code == 128 + SIGXCPU && used_ms >= limit_ms / 2) ||
+           ((code == -SIGKILL || code == 128 + SIGKILL) && used_ms >= limit_ms / 10 * 9);
+}
+
+/* NULL: it has exceeded no limit, or there is no memory to say so. */
 static char *limit_text(const live *l, int code)
 {
     const wq_child_limits *limits = &l->child->config->limits;
     char *text = NULL;
-    int used = limits->cpu_s > 0 && cpu_ms(&l->usage) >= (uint64_t)limits->cpu_s * 900;
     int n = 0;
-    if (limits->cpu_s > 0 &&
-        (code == -SIGXCPU ||
-         (used && (code == 128 + SIGXCPU || code == -SIGKILL || code == 128 + SIGKILL))))
+    if (is_out_of_cpu(l, code))
         n = asprintf(&text, "used more than %u s of CPU", limits->cpu_s);
     else if (limits->output_bytes > 0 && code == -SIGXFSZ)
         n = asprintf(&text, "wrote more than %llu bytes to a file",
