@@ -130,7 +130,7 @@ typedef struct wq_options {
                                    same user can read, and "-" in its place among the arguments,
                                    which everybody can; default 0 */
     int private_tmpdir; /**< nonzero: TMPDIR is a new folder beside the output, removed afterwards;
-                             costs a job some tens of microseconds; default 0 */
+                             which costs each job 0.05 to 0.4 ms on ext4; default 0 */
     int allow_new_privileges; /**< nonzero: setuid programs work in a job; default 0 */
 
     wq_log_cb log;           /**< NULL: no log */
