@@ -186,8 +186,8 @@ static void set_waiting(wq_loop_job *lj, int waiting)
     }
 }
 
-/* Takes a snapshot and renders it; 1 if that gave another record, or another state: the first in the
- * row that begins to run has the same record as before. */
+/* Takes a snapshot and renders it; 1 if that gave another record, or another state: the first in
+ * the row that begins to run has the same record as before. */
 static int refresh(wq_loop_job *lj)
 {
     char small[512];
