@@ -107,6 +107,6 @@ size_t wq_order_position(const wq_order_node *node)
     size_t position = size_of(node->left);
     for (; node->parent != NULL; node = node->parent)
         if (node->parent->right == node)
-            position += size_of(node->parent->left) + 1;
+            position += node->parent->size - node->size; /* itself and its left: no look there */
     return position;
 }

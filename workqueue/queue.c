@@ -186,6 +186,7 @@ wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait)
         queue->running++;
         job->slot = slot;
         wq_job_set_state(job, WQ_STATE_RUNNING);
+        queue->taken_mono = job->started_mono;
         count(&queue->waited, job->started_mono - job->queued_mono);
     }
     pthread_mutex_unlock(&queue->lock);
@@ -410,9 +411,12 @@ static uint64_t estimate_ms_locked(wq_queue *queue, wq_job *job)
     double mean = queue->mean_run_ms, estimate = 0;
     if (job->state == WQ_STATE_QUEUED) {
         /* as many rounds of the workers as it takes until its turn, and its own run */
-        double waited = (double)(wq_monotonic_ms() - job->queued_mono);
+        int64_t since = job->queued_mono > queue->taken_mono ? job->queued_mono : queue->taken_mono;
+        double still = (double)(wq_monotonic_ms() - since);
         double rounds = (double)wq_queue_ahead_locked(queue, job) / queue->workers + 1;
-        estimate = mean > 0 ? rounds * mean : waited;
+        estimate = rounds * mean;
+        if (estimate < still) /* the row has stopped moving: the longer, the less we expect of it */
+            estimate = still;
     } else if (job->state == WQ_STATE_RUNNING) {
         estimate = wq_job_remaining_ms(job, mean);
     }

@@ -73,7 +73,7 @@ void wq_cors(h2o_req_t *req)
                    H2O_STRLIT("*"));
     h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("access-control-expose-headers"), 0, NULL,
                           H2O_STRLIT("Location, Retry-After, ETag, Age, Preference-Applied, "
-                                     "X-Workqueue"));
+                                     "X-Workqueue, Content-Range, Accept-Ranges"));
 }
 
 /* h2o asserts on some that are no status, and 1xx is no answer. */
