@@ -17,7 +17,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -479,23 +478,6 @@ static void release_watchdog(wq_pool *pool)
 /* ---- open and close -----------------------------------------------------------------------------
  */
 
-/* Our threads take no signals: those are the host's. But as long as nobody handles SIGCHLD it stays
- * open, since the kernel drops it then at once; blocked, each child's end would wake the host. */
-static int start_thread(pthread_t *thread, const char *name, void *(*main)(void *), void *arg)
-{
-    sigset_t all, before;
-    struct sigaction child;
-    sigfillset(&all);
-    if (sigaction(SIGCHLD, NULL, &child) == 0 && child.sa_handler == SIG_DFL)
-        sigdelset(&all, SIGCHLD);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int r = pthread_create(thread, NULL, main, arg);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (r == 0)
-        pthread_setname_np(*thread, name);
-    return r;
-}
-
 static int start_workers(wq_pool *pool, wq_error *error)
 {
     unsigned n = pool->queue->workers;
@@ -505,7 +487,7 @@ static int start_workers(wq_pool *pool, wq_error *error)
         w->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (w->cancel_fd < 0)
             return wq_fail(error, WQ_ERROR_SYSTEM, "eventfd for a worker: %s", strerror(errno));
-        int r = start_thread(&w->thread, "wq-worker", worker_main, w);
+        int r = wq_thread_start(&w->thread, "wq-worker", worker_main, w);
         if (r != 0) {
             close(w->cancel_fd);
             return wq_fail(error, WQ_ERROR_SYSTEM, "pthread_create for worker %u of %u: %s", i + 1,
@@ -521,7 +503,7 @@ static int start_watchdog(wq_pool *pool, wq_error *error)
 {
     if (shortest_limit(pool->queue) == INT64_MAX)
         return WQ_OK;
-    int r = start_thread(&pool->watchdog, "wq-watchdog", watchdog_main, pool);
+    int r = wq_thread_start(&pool->watchdog, "wq-watchdog", watchdog_main, pool);
     if (r != 0)
         return wq_fail(error, WQ_ERROR_SYSTEM, "pthread_create for the watchdog: %s", strerror(r));
     pool->has_watchdog = 1;
@@ -554,7 +536,7 @@ int wq_pool_open(wq_pool **out, wq_queue *queue, wq_runner *runner, wq_error *er
         goto failed;
     }
     if (queue->store->waits) {
-        int r = start_thread(&pool->publisher, "wq-publisher", publisher_main, pool);
+        int r = wq_thread_start(&pool->publisher, "wq-publisher", publisher_main, pool);
         if (r != 0) {
             result = wq_fail(error, WQ_ERROR_SYSTEM, "pthread_create: %s", strerror(r));
             goto failed;

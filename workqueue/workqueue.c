@@ -96,7 +96,14 @@ static int open_store(wq_queue *queue, const wq_options *o, wq_error *error)
         queue->store = o->store;
         return WQ_OK;
     }
-    return wq_dir_open(&queue->store, o->storage_dir, o->sync, &queue->logger, error);
+    wq_store *store;
+    int result = wq_dir_open(&store, o->storage_dir, o->sync, &queue->logger, error);
+    if (result == WQ_OK && (o->retain_age_s > 0 || o->retain_bytes > 0) &&
+        (result = wq_dir_retain(store, o->retain_age_s, o->retain_bytes, error)) != WQ_OK)
+        store->close(store);
+    if (result == WQ_OK)
+        queue->store = store;
+    return result;
 }
 
 static int open_runner(wq_runner **out, wq_queue *queue, const wq_options *o, wq_error *error)

@@ -133,6 +133,12 @@ typedef struct wq_options {
                              which costs each job 0.05 to 0.4 ms on ext4; default 0 */
     int allow_new_privileges; /**< nonzero: setuid programs work in a job; default 0 */
 
+    /* What goes from storage_dir by itself, by a thread; nothing is removed while a descriptor of
+     * wq_output_open() or wq_job_output() is open. Used is what was published, found or opened. */
+    unsigned retain_age_s;   /**< outputs that were not used for so long; default 0: none */
+    uint64_t retain_bytes;   /**< the least recently used ones, while all together have more bytes
+                                  than that, but none used within a minute; default 0: none */
+
     wq_log_cb log;           /**< NULL: no log */
     void *log_user;          /**< handed to log */
     struct wq_runner *runner; /**< NULL: run `program` here; else see extend.h, taken over */

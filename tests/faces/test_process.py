@@ -76,8 +76,8 @@ class OptionsTest(FaceTest):
         help_ = self.run_demo("--help")
         self.assertEqual((help_.returncode, help_.stderr), (0, ""))
         for name in ("listen", "program", "storage", "workers", "loops", "max-queue", "heartbeat-ms",
-                     "grace-ms", "no-sync", "allow-server", "max-per-user", "fair",
-                     "sample", "help", "version"):
+                     "grace-ms", "no-sync", "allow-server", "max-per-user", "fair", "retain-age-s",
+                     "retain-bytes",                     "sample", "help", "version"):
             self.assertIn("--" + name, help_.stdout)
         version = self.run_demo("--version")
         self.assertEqual((version.returncode, version.stderr), (0, ""))

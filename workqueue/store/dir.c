@@ -25,6 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "workqueue/store/retain.h"
 #include "workqueue/util/tree.h"
 
 #define TEMP_PREFIX ".workqueue-"
@@ -42,6 +43,7 @@ typedef struct dir {
     int fd, lock_fd, sync, sync_together, has_labels;
     atomic_ullong next;
     wq_logger logger;
+    wq_retain *retain; /* NULL: all is kept */
 } dir;
 
 /* ---- reading ------------------------------------------------------------------------------------
@@ -51,11 +53,13 @@ static int find(void *self, const char *key, wq_error *error)
 {
     dir *d = self;
     struct stat st;
-    if (fstatat(d->fd, key, &st, AT_SYMLINK_NOFOLLOW) == 0)
-        return S_ISREG(st.st_mode)
-                   ? WQ_OK
-                   : wq_fail(error, WQ_ERROR_SYSTEM, "%s/%s is not a regular file; remove it",
-                             d->path, key);
+    if (fstatat(d->fd, key, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+        if (!S_ISREG(st.st_mode))
+            return wq_fail(error, WQ_ERROR_SYSTEM, "%s/%s is not a regular file; remove it",
+                           d->path, key);
+        wq_retain_used(d->retain, key, -1, &st);
+        return WQ_OK;
+    }
     if (errno == ENOENT)
         return wq_fail(error, WQ_ERROR_NOT_FOUND, "there is no output for this yet");
     return wq_fail(error, WQ_ERROR_SYSTEM, "stat %s/%s: %s", d->path, key, strerror(errno));
@@ -89,6 +93,7 @@ static int open_output(void *self, const char *key, wq_output *out, wq_error *er
             close(fd);
         return r;
     }
+    wq_retain_used(d->retain, key, fd, &st);
     *out =
         (wq_output){.fd = fd, .size_bytes = (uint64_t)st.st_size, .made_at_ms = modified_ms(&st)};
     /* a rebuild is another file, whatever the clock says */
@@ -272,7 +277,7 @@ static int sync_one(dir *d, wq_publish *item)
     return r;
 }
 
-static int put_in_place(dir *d, wq_publish *item)
+static int rename_temp(dir *d, wq_publish *item)
 {
     const char *temp = base(item->temp_path);
     if (item->replace) {
@@ -293,6 +298,14 @@ static int put_in_place(dir *d, wq_publish *item)
         return 0; /* what is in place stays */
     item_fail(item, WQ_ERROR_SYSTEM, "Failed to publish output file");
     return 0;
+}
+
+static int put_in_place(dir *d, wq_publish *item)
+{
+    wq_retain_begin_place(d->retain, base(item->temp_path));
+    int placed = rename_temp(d, item);
+    wq_retain_end_place(d->retain, item->key);
+    return placed;
 }
 
 /* The names are not durable: none of them may be told as published. */
@@ -437,6 +450,7 @@ static int lock(dir *d, wq_error *error)
 static void close_dir(wq_store *store)
 {
     dir *d = store->self;
+    wq_retain_stop(d->retain);
     if (d->lock_fd >= 0)
         close(d->lock_fd);
     if (d->fd >= 0)
@@ -484,4 +498,10 @@ int wq_dir_open(wq_store **out, const char *path, int sync, const wq_logger *log
 failed:
     close_dir(&d->store);
     return result;
+}
+
+int wq_dir_retain(wq_store *store, unsigned age_s, uint64_t bytes, wq_error *error)
+{
+    dir *d = store->self;
+    return wq_retain_start(&d->retain, d->fd, d->path, age_s, bytes, &d->logger, error);
 }

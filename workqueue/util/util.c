@@ -1,7 +1,8 @@
-/* util.c - errors in words, the log, two clocks. */
+/* util.c - errors in words, the log, two clocks, threads. */
 #include "workqueue/util/util.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <time.h>
@@ -67,4 +68,21 @@ int64_t wq_monotonic_ms(void)
 int64_t wq_unix_ms(void)
 {
     return clock_ms(CLOCK_REALTIME);
+}
+
+/* Our threads take no signals: those are the host's. But as long as nobody handles SIGCHLD it stays
+ * open, since the kernel drops it then at once; blocked, each child's end would wake the host. */
+int wq_thread_start(pthread_t *thread, const char *name, void *(*main)(void *), void *arg)
+{
+    sigset_t all, before;
+    struct sigaction child;
+    sigfillset(&all);
+    if (sigaction(SIGCHLD, NULL, &child) == 0 && child.sa_handler == SIG_DFL)
+        sigdelset(&all, SIGCHLD);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int r = pthread_create(thread, NULL, main, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (r == 0)
+        pthread_setname_np(*thread, name);
+    return r;
 }

@@ -1,7 +1,8 @@
-/* util.h - what every room needs: errors in words, the log, two clocks. */
+/* util.h - what every room needs: errors in words, the log, two clocks, threads. */
 #ifndef WQ_UTIL_H
 #define WQ_UTIL_H
 
+#include <pthread.h>
 #include <workqueue/workqueue.h>
 
 /* Where a room's log lines go; copied by value. */
@@ -23,5 +24,8 @@ int64_t wq_monotonic_ms(void);
 
 /* Milliseconds since 1970, for people. */
 int64_t wq_unix_ms(void);
+
+/* pthread_create() of a thread of ours, which leaves signals to the host's. */
+int wq_thread_start(pthread_t *thread, const char *name, void *(*main)(void *), void *arg);
 
 #endif
