@@ -83,8 +83,7 @@ static void drain(wq_queue *queue)
     wq_queue_unref(queue);
 }
 
-/* ---- against a model ---------------------------------------------------------------------------
- */
+/* ---- against a model ------------------------------------------------------------------------- */
 
 typedef struct entry {
     wq_job *job;
@@ -232,8 +231,7 @@ static void test_positions_are_exact(void **state)
     run_model(0, 4711);
 }
 
-/* ---- what fairness is for ----------------------------------------------------------------------
- */
+/* ---- what fairness is for -------------------------------------------------------------------- */
 
 static void add_many(wq_queue *queue, unsigned user, unsigned n)
 {
@@ -332,8 +330,7 @@ static void test_cancelled_turns_are_given_back(void **state)
     drain(queue);
 }
 
-/* ---- how many one may have ---------------------------------------------------------------------
- */
+/* ---- how many one may have ------------------------------------------------------------------- */
 
 static void test_no_more_than_so_many_each(void **state)
 {

@@ -45,8 +45,7 @@ static int64_t now_ms(void)
         }                                                                                          \
     } while (0)
 
-/* ---- a queue and what its jobs come to ---------------------------------------------------------
- */
+/* ---- a queue and what its jobs come to ------------------------------------------------------- */
 
 typedef struct bed {
     char folder[64];
@@ -171,8 +170,7 @@ static int count_files(const bed *b)
     return n;
 }
 
-/* ---- time --------------------------------------------------------------------------------------
- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 static void test_run_timeout_ends_the_whole_group(void **state)
 {
@@ -303,8 +301,7 @@ static void test_who_asks_while_it_is_being_ended_gets_another_run(void **state)
     close_bed(&b);
 }
 
-/* ---- output, processor, memory -----------------------------------------------------------------
- */
+/* ---- output, processor, memory --------------------------------------------------------------- */
 
 static void expect_no_output(bed *b, const char *command)
 {
@@ -428,8 +425,7 @@ static void test_descriptors_and_processes(void **state)
     close_bed(&b);
 }
 
-/* ---- what a program is given -------------------------------------------------------------------
- */
+/* ---- what a program is given ----------------------------------------------------------------- */
 
 static void test_no_new_privileges(void **state)
 {
@@ -579,8 +575,7 @@ static void test_a_tmpdir_left_by_a_crash_is_swept(void **state)
     close_bed(&b);
 }
 
-/* ---- removal -----------------------------------------------------------------------------------
- */
+/* ---- removal --------------------------------------------------------------------------------- */
 
 static void test_a_tree_of_any_depth_is_removed(void **state)
 {

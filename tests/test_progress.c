@@ -26,8 +26,7 @@ static int parse(wq_progress *out, const char *line, size_t len, char **copy)
     return wq_progress_parse(out, *copy, len);
 }
 
-/* ---- lines -------------------------------------------------------------------------------------
- */
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 typedef struct good_line {
     const char *line;
@@ -243,8 +242,7 @@ static void test_fractions_survive(void **state)
     }
 }
 
-/* ---- the record --------------------------------------------------------------------------------
- */
+/* ---- the record ------------------------------------------------------------------------------ */
 
 static void expect_json(const wq_snapshot *s, const char *expected)
 {
@@ -369,8 +367,7 @@ static void test_small_buffers_are_as_with_snprintf(void **state)
     }
 }
 
-/* ---- the host's locale -------------------------------------------------------------------------
- */
+/* ---- the host's locale ----------------------------------------------------------------------- */
 
 /* Makes a locale with a decimal comma and switches to it; 0 if this machine cannot. */
 static int speak_german(const char *dir)

@@ -48,8 +48,7 @@ static int tear_down(void **state)
     return r;
 }
 
-/* ---- files and outputs -------------------------------------------------------------------------
- */
+/* ---- files and outputs ----------------------------------------------------------------------- */
 
 static const char *key_of(unsigned i)
 {
@@ -125,8 +124,7 @@ static void publish(bed *b, unsigned i, size_t size)
     free(temp);
 }
 
-/* ---- by age ------------------------------------------------------------------------------------
- */
+/* ---- by age ---------------------------------------------------------------------------------- */
 
 static void test_what_was_not_used_for_long_goes(void **state)
 {
@@ -226,8 +224,7 @@ static void test_a_job_at_work_is_left_alone(void **state)
     free(temp);
 }
 
-/* ---- by bytes ----------------------------------------------------------------------------------
- */
+/* ---- by bytes -------------------------------------------------------------------------------- */
 
 static void test_the_least_recently_used_go_first(void **state)
 {
@@ -284,8 +281,7 @@ static void test_more_than_are_remembered(void **state)
         assert_false(is_there(b, key_of(i)));
 }
 
-/* ---- a disk that is full for a while -----------------------------------------------------------
- */
+/* ---- a disk that is full for a while --------------------------------------------------------- */
 
 /* A queue on a small disk of its own, mounted at b->dir. */
 static wq_queue *open_small(bed *b, const char *size)

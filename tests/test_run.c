@@ -185,8 +185,7 @@ static void expect_cancelled(const bed *b)
     assert_true(b->ms < DEADLINE_MS);
 }
 
-/* ---- what a program is given -------------------------------------------------------------------
- */
+/* ---- what a program is given ----------------------------------------------------------------- */
 
 static void test_arguments_are_exactly_the_contract(void **state)
 {
@@ -270,8 +269,7 @@ static void test_signals_are_as_new(void **state)
     assert_string_equal(b.lines, "SigBlk:\t0000000000000000|SigIgn:\t0000000000000000|");
 }
 
-/* ---- how its end is told -----------------------------------------------------------------------
- */
+/* ---- how its end is told --------------------------------------------------------------------- */
 
 static void test_success_has_no_error(void **state)
 {
@@ -379,8 +377,7 @@ static void test_lines_come_while_the_program_runs(void **state)
     close_bed(&b);
 }
 
-/* ---- programs that do not start ----------------------------------------------------------------
- */
+/* ---- programs that do not start -------------------------------------------------------------- */
 
 static void expect_refused(const char *program, const char *why)
 {
@@ -479,8 +476,7 @@ static void test_out_of_descriptors_is_said(void **state)
     close_bed(&b);
 }
 
-/* ---- cancel ------------------------------------------------------------------------------------
- */
+/* ---- cancel ---------------------------------------------------------------------------------- */
 
 static void cancel_when_closed(bed *b, const char *line)
 {
@@ -587,8 +583,7 @@ static void test_cancel_after_the_end_is_too_late(void **state)
     close_bed(&b);
 }
 
-/* ---- grandchildren -----------------------------------------------------------------------------
- */
+/* ---- grandchildren --------------------------------------------------------------------------- */
 
 static void test_a_grandchild_that_holds_the_pipes(void **state)
 {
@@ -644,8 +639,7 @@ static void test_a_grandchild_in_another_session(void **state)
     close_bed(&b);
 }
 
-/* ---- the host ----------------------------------------------------------------------------------
- */
+/* ---- the host -------------------------------------------------------------------------------- */
 
 static void close_some(int mask)
 {

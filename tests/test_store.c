@@ -89,8 +89,7 @@ static int tear_down(void **state)
     return r;
 }
 
-/* ---- files -------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 static const char *in_dir(const bed *b, const char *name)
 {
@@ -183,8 +182,7 @@ static int put(bed *b, const char *key, const char *text)
     return result;
 }
 
-/* ---- the good way ------------------------------------------------------------------------------
- */
+/* ---- the good way ---------------------------------------------------------------------------- */
 
 static void test_what_is_begun_is_empty_and_private(void **state)
 {
@@ -318,8 +316,7 @@ static void test_a_relative_folder_stays_the_same(void **state)
     expect_names(b, KEY_A " ");
 }
 
-/* ---- whole or not at all -----------------------------------------------------------------------
- */
+/* ---- whole or not at all --------------------------------------------------------------------- */
 
 /* What programs do to the file they should write to. */
 static void leave_empty(const char *path)
@@ -405,8 +402,7 @@ static void test_many_at_once(void **state)
     b->store->publish(b->store->self, NULL, 0);
 }
 
-/* ---- opening -----------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static void test_leftovers_are_swept(void **state)
 {

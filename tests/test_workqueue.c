@@ -82,8 +82,7 @@ static int64_t now_ms(void)
         }                                                                                          \
     } while (0)
 
-/* ---- the gate: a runner that does what the test says -------------------------------------------
- */
+/* ---- the gate: a runner that does what the test says ----------------------------------------- */
 
 typedef struct gate {
     wq_runner runner;
@@ -178,8 +177,7 @@ static void let_say(gate *g, const char *line)
     permit(g, 1);
 }
 
-/* ---- the shelf: a store that does what the test says -------------------------------------------
- */
+/* ---- the shelf: a store that does what the test says ----------------------------------------- */
 
 typedef struct shelf {
     wq_store store;
@@ -269,8 +267,7 @@ static void shelf_hold(shelf *s, int hold)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* ---- the rig -----------------------------------------------------------------------------------
- */
+/* ---- the rig --------------------------------------------------------------------------------- */
 
 typedef struct rig {
     char dir[64];   /* the storage folder */
@@ -425,8 +422,7 @@ static int tear_down(void **state)
     return result;
 }
 
-/* ---- asking ------------------------------------------------------------------------------------
- */
+/* ---- asking ---------------------------------------------------------------------------------- */
 
 /* Text that lives as long as the rig. */
 static const char *text(rig *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -570,8 +566,7 @@ static int is_over(long pid)
     return end == NULL || strchr("ZX", end[2]) != NULL;
 }
 
-/* ---- results and options -----------------------------------------------------------------------
- */
+/* ---- results and options --------------------------------------------------------------------- */
 
 static void test_every_result_has_a_sentence(void **state)
 {
@@ -763,8 +758,7 @@ static void test_relative_paths_are_resolved_once(void **state)
     wq_snapshot_clear(&s);
 }
 
-/* ---- parameters --------------------------------------------------------------------------------
- */
+/* ---- parameters ------------------------------------------------------------------------------ */
 
 static void expect_key(const char *server, const char *set, const char *token, const char *key)
 {
@@ -856,8 +850,7 @@ static void test_nobody_gets_a_job_for_nonsense(void **state)
     assert_int_equal(stats_of(r).queued + stats_of(r).running + stats_of(r).ended, 0);
 }
 
-/* ---- a job's life ------------------------------------------------------------------------------
- */
+/* ---- a job's life ---------------------------------------------------------------------------- */
 
 static void expect_output(rig *r, const wq_params *params, const char *contents)
 {
@@ -1126,8 +1119,7 @@ static void test_the_token_stays_secret(void **state)
     wq_snapshot_clear(&s);
 }
 
-/* ---- one job per key ---------------------------------------------------------------------------
- */
+/* ---- one job per key ------------------------------------------------------------------------- */
 
 typedef struct crowd {
     rig *r;
@@ -1317,8 +1309,7 @@ static void test_what_failed_runs_afresh(void **state)
     assert_int_equal(stats.ended, 4);
 }
 
-/* ---- order and position ------------------------------------------------------------------------
- */
+/* ---- order and position ---------------------------------------------------------------------- */
 
 static void test_first_in_first_out(void **state)
 {
@@ -1433,8 +1424,7 @@ static void test_positions_are_exact(void **state)
         wq_job_unref(remove_from_model(&m, 0));
 }
 
-/* ---- a million ---------------------------------------------------------------------------------
- */
+/* ---- a million ------------------------------------------------------------------------------- */
 
 typedef struct million {
     rig *r;
@@ -1561,8 +1551,7 @@ static void test_a_million_wait(void **state)
     assert_true(mean < 50000);
 }
 
-/* ---- limits of the queue -----------------------------------------------------------------------
- */
+/* ---- limits of the queue --------------------------------------------------------------------- */
 
 static void test_a_full_queue(void **state)
 {
@@ -1627,8 +1616,7 @@ static void test_a_queue_that_stops(void **state)
     wq_job_unref(queued);
 }
 
-/* ---- ids ---------------------------------------------------------------------------------------
- */
+/* ---- ids ------------------------------------------------------------------------------------- */
 
 static int is_uuid4(const char *id)
 {
@@ -1776,8 +1764,7 @@ static void test_no_ended_job_need_be_known(void **state)
     EVENTUALLY(stats_of(r).succeeded == 2);
 }
 
-/* ---- waiting -----------------------------------------------------------------------------------
- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 static void *wait_for_ever(void *job)
 {
@@ -1809,8 +1796,7 @@ static void test_waiting(void **state)
     wq_job_unref(job);
 }
 
-/* ---- watching ----------------------------------------------------------------------------------
- */
+/* ---- watching -------------------------------------------------------------------------------- */
 
 /* What a watcher saw, by a snapshot from within the callback. */
 typedef struct witness {
@@ -1984,8 +1970,7 @@ static void test_no_callback_after_the_cancel(void **state)
     close_queue(r);
 }
 
-/* ---- cancel ------------------------------------------------------------------------------------
- */
+/* ---- cancel ---------------------------------------------------------------------------------- */
 
 static void expect_cancelled(wq_job *job)
 {
@@ -2125,8 +2110,7 @@ static void test_cancel_comes_too_late_for_publishing(void **state)
     }
 }
 
-/* ---- close -------------------------------------------------------------------------------------
- */
+/* ---- close ----------------------------------------------------------------------------------- */
 
 static void test_close_ends_everything(void **state)
 {
@@ -2226,8 +2210,7 @@ static void test_close_of_nothing(void **state)
     wq_job_unref(NULL);
 }
 
-/* ---- after a crash -----------------------------------------------------------------------------
- */
+/* ---- after a crash --------------------------------------------------------------------------- */
 
 /* The mode "--host": runs a program that does not end, and says so. */
 static int host_for_ever(const char *dir)
@@ -2287,8 +2270,7 @@ static void test_after_a_kill_nothing_is_left(void **state)
     assert_int_equal(logged(r, "unfinished"), 1);
 }
 
-/* ---- your own runner and store -----------------------------------------------------------------
- */
+/* ---- your own runner and store --------------------------------------------------------------- */
 
 static void test_a_store_and_a_runner_of_your_own(void **state)
 {
@@ -2419,8 +2401,7 @@ static void test_a_failed_open_closes_what_it_was_given(void **state)
     assert_int_equal(entries_of("/proc/self/fd"), r->fds);
 }
 
-/* ---- all at once -------------------------------------------------------------------------------
- */
+/* ---- all at once ----------------------------------------------------------------------------- */
 
 typedef struct melee {
     rig *r;

@@ -12,8 +12,7 @@
 #include "workqueue/queue.h"
 #include "workqueue/util/util.h"
 
-/* ---- watchers ----------------------------------------------------------------------------------
- */
+/* ---- watchers -------------------------------------------------------------------------------- */
 
 struct wq_watch {
     LIST_ENTRY(wq_watch) link;
@@ -88,8 +87,7 @@ void wq_watch_cancel(wq_watch *watch)
     free(watch);
 }
 
-/* ---- birth and death ----------------------------------------------------------------------------
- */
+/* ---- birth and death ------------------------------------------------------------------------- */
 
 /* An RFC 4122 version 4 UUID. It is a capability, so the kernel's generator and no other. */
 static int new_id(char id[WQ_ID_SIZE])
@@ -176,8 +174,7 @@ const wq_params *wq_job_params(const wq_job *job)
     return &job->params;
 }
 
-/* ---- changes ------------------------------------------------------------------------------------
- */
+/* ---- changes --------------------------------------------------------------------------------- */
 
 /* The rate counts from the first report on: many programs say at once that the first step is done.
  */
@@ -248,8 +245,7 @@ void wq_job_end_locked(wq_job *job, int state, int returncode, const char *error
     pthread_mutex_unlock(&job->lock);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void read_job_locked(wq_job *job, wq_snapshot *out)
 {

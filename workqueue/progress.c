@@ -92,8 +92,7 @@ int wq_progress_parse(wq_progress *out, const char *line, size_t len)
     return 0;
 }
 
-/* ---- the record --------------------------------------------------------------------------------
- */
+/* ---- the record ------------------------------------------------------------------------------ */
 
 /* Counts all, stores what fits: snprintf's manner for JSON. */
 typedef struct writer {

@@ -75,8 +75,7 @@ wq_job *wq_queue_by_key_locked(wq_queue *queue, const char *key)
     return found ? wq_job_ref(*found) : NULL;
 }
 
-/* ---- durations ----------------------------------------------------------------------------------
- */
+/* ---- durations ------------------------------------------------------------------------------- */
 
 static const double bounds_s[WQ_HISTOGRAM_BUCKETS] = {
     0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600, 14400, INFINITY,
@@ -97,8 +96,7 @@ static void count(wq_histogram *histogram, int64_t ms)
     histogram->sum_s += s;
 }
 
-/* ---- in ----------------------------------------------------------------------------------------
- */
+/* ---- in -------------------------------------------------------------------------------------- */
 
 static int index_job_locked(wq_queue *queue, wq_job *job, wq_job *before)
 {
@@ -154,8 +152,7 @@ int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error
     return WQ_OK;
 }
 
-/* ---- through -----------------------------------------------------------------------------------
- */
+/* ---- through --------------------------------------------------------------------------------- */
 
 static wq_job *job_of(wq_order_node *node)
 {
@@ -242,8 +239,7 @@ void wq_queue_publishing(wq_queue *queue, wq_job *job)
     tell_positions(queue, waiting);
 }
 
-/* ---- out ---------------------------------------------------------------------------------------
- */
+/* ---- out ------------------------------------------------------------------------------------- */
 
 static int is_old_locked(wq_queue *queue, const wq_job *job)
 {

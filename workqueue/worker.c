@@ -59,8 +59,7 @@ struct wq_pool {
     int closing;
 };
 
-/* ---- the end of a job ---------------------------------------------------------------------------
- */
+/* ---- the end of a job ------------------------------------------------------------------------ */
 
 /* A program may print the token it was given; what we keep and log of that must not show it. Short
  * ones are words that could stand anywhere, and no secrets. */
@@ -108,8 +107,7 @@ static void end_published(wq_queue *queue, wq_job *job, const wq_publish *done)
         fail(queue, job, OWN_FAILURE, done->error.message);
 }
 
-/* ---- publishing ---------------------------------------------------------------------------------
- */
+/* ---- publishing ------------------------------------------------------------------------------ */
 
 static void publish(wq_queue *queue, wq_job **jobs, size_t n)
 {
@@ -172,8 +170,7 @@ static void hand_over(wq_pool *pool, wq_job *job)
     pthread_mutex_unlock(&pool->lock);
 }
 
-/* ---- running ------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static void report(void *user, const char *line, size_t len)
 {
@@ -334,8 +331,7 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-/* ---- cancel and stop ----------------------------------------------------------------------------
- */
+/* ---- cancel and stop ------------------------------------------------------------------------- */
 
 int wq_pool_cancel(wq_pool *pool, wq_job *job)
 {
@@ -359,8 +355,7 @@ void wq_pool_stop(wq_pool *pool)
     pthread_mutex_unlock(&pool->queue->lock);
 }
 
-/* ---- the watchdog -------------------------------------------------------------------------------
- */
+/* ---- the watchdog ---------------------------------------------------------------------------- */
 
 static int64_t earlier(int64_t a, int64_t b)
 {
@@ -475,8 +470,7 @@ static void release_watchdog(wq_pool *pool)
     pthread_join(pool->watchdog, NULL);
 }
 
-/* ---- open and close -----------------------------------------------------------------------------
- */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 static int start_workers(wq_pool *pool, wq_error *error)
 {

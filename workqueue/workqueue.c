@@ -46,8 +46,7 @@ const char *wq_version(void)
     return WQ_VERSION;
 }
 
-/* ---- open ---------------------------------------------------------------------------------------
- */
+/* ---- open ------------------------------------------------------------------------------------ */
 
 void wq_options_init(wq_options *options, size_t size)
 {
@@ -183,8 +182,7 @@ failed:
     return result;
 }
 
-/* ---- jobs ---------------------------------------------------------------------------------------
- */
+/* ---- jobs ------------------------------------------------------------------------------------ */
 
 /* The job to join, with a reference, if there is one. A rebuild joins one that waits, and the
  * follower of one that runs; so does everybody if the run is being cancelled. `*before` is what a
@@ -331,8 +329,7 @@ int wq_job_abandon(wq_job *job)
     return wq_job_cancel(job);
 }
 
-/* ---- stop and close -----------------------------------------------------------------------------
- */
+/* ---- stop and close -------------------------------------------------------------------------- */
 
 void wq_stop(wq_queue *queue)
 {
@@ -362,8 +359,7 @@ void wq_close(wq_queue *queue)
     wq_queue_unref(queue);
 }
 
-/* ---- outputs ------------------------------------------------------------------------------------
- */
+/* ---- outputs --------------------------------------------------------------------------------- */
 
 static int key_of(const wq_params *params, char key[WQ_KEY_SIZE], wq_error *error)
 {

@@ -77,8 +77,7 @@ static void fail(const char *what) {
     exit(1);
 }
 
-/* ---- a request answered at once ----------------------------------------------------------------
- */
+/* ---- a request answered at once -------------------------------------------------------------- */
 
 static int answer_inline(h2o_handler_t *self, h2o_req_t *req) {
     (void)self;
@@ -91,8 +90,7 @@ static int answer_inline(h2o_handler_t *self, h2o_req_t *req) {
     return 0;
 }
 
-/* ---- a response that is held -------------------------------------------------------------------
- */
+/* ---- a response that is held ----------------------------------------------------------------- */
 
 static void drop(struct record *record) {
     if (record && --record->refs == 0)
@@ -200,8 +198,7 @@ static void tick_for_ever(struct server *server) {
     }
 }
 
-/* ---- loops -------------------------------------------------------------------------------------
- */
+/* ---- loops ----------------------------------------------------------------------------------- */
 
 static int listen_on(int port) {
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

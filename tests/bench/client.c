@@ -96,8 +96,7 @@ size_t render_request(char *out, size_t size, const char *path, const char *patt
     return (size_t)m;
 }
 
-/* ---- a response, fed as it arrives -------------------------------------------------------------
- */
+/* ---- a response, fed as it arrives ----------------------------------------------------------- */
 
 void reply_init(struct reply *r) {
     memset(r, 0, sizeof(*r));

@@ -1,11 +1,14 @@
 """run.py - runs the tests of the faces and ends with "N passed, N failed".
 
-    python3 tests/faces/run.py [-x TEXT] [TEXT ...]
+    python3 tests/faces/run.py [-j N] [-x TEXT] [TEXT ...]
 
-With TEXTs only the tests whose name has one of them, and none that has an -x TEXT; a name is like
+With -j N files of tests at a time, each in a process of its own. With TEXTs only the tests whose name has one of them, and none that has an -x TEXT; a name is like
 test_stream.ArrayTest.test_success.
 """
 
+import concurrent.futures
+import re
+import subprocess
 import sys
 import time
 import unittest
@@ -58,8 +61,31 @@ def each(suite):
             yield item
 
 
+def run_file(path, arguments):
+    """The tests of one file in a process of its own: how many passed, and how many failed."""
+    run = subprocess.run([sys.executable, __file__, *arguments, path.stem + "."], text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    *lines, last = run.stdout.splitlines() or [""]
+    numbers = re.fullmatch(r"(\d+) passed, (\d+) failed", last)
+    print("\n".join(lines if numbers else [*lines, last]), flush=True)
+    return tuple(map(int, numbers.groups())) if numbers else (0, 1)
+
+
+def run_files(jobs, arguments):
+    files = sorted(Path(__file__).parent.glob("test_*.py"), key=lambda p: -p.stat().st_size)
+    unwanted = [b for a, b in zip(arguments, arguments[1:]) if a == "-x"]
+    files = [path for path in files if path.stem not in unwanted]
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        ends = list(pool.map(lambda path: run_file(path, arguments), files))
+    passed, failed = (sum(end[i] for end in ends) for i in (0, 1))
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
 def main(arguments):
     here = str(Path(__file__).parent)
+    if arguments[:1] == ["-j"]:
+        return run_files(int(arguments[1]), arguments[2:])
     unwanted = []
     while "-x" in arguments:
         at = arguments.index("-x")

@@ -108,8 +108,7 @@ static int serve(const struct settings *s, wq_queue *queue)
     return 0;
 }
 
-/* ---- an h2o server of its own: one loop, on a thread ------------------------------------------
- */
+/* ---- an h2o server of its own: one loop, on a thread ----------------------------------------- */
 
 struct host {
     wq_queue *queue;

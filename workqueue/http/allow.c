@@ -46,8 +46,7 @@ static char lower(char c)
     return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
 }
 
-/* ---- the parts; each returns what is wrong, as the end of a sentence, or NULL ------------------
- */
+/* ---- the parts; each returns what is wrong, as the end of a sentence, or NULL ---------------- */
 
 static const char *parse_ip6(url *out, const char *host, size_t n)
 {
@@ -204,8 +203,7 @@ static const char *parse(url *out, const char *text)
     return why != NULL ? why : parse_path(out, text + authority);
 }
 
-/* ---- the list ----------------------------------------------------------------------------------
- */
+/* ---- the list -------------------------------------------------------------------------------- */
 
 static int fail(wq_error *error, int code, size_t i, const char *entry, const char *why)
 {

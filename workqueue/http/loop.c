@@ -62,8 +62,7 @@ int64_t wq_loop_now(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* ---- deadlines ----------------------------------------------------------------------------------
- */
+/* ---- deadlines ------------------------------------------------------------------------------- */
 
 /* Entries may be early, never late: a deadline that was moved later stays where it is in the heap
  * and is looked at again when its old time comes. A send then costs no more than an assignment. */
@@ -168,8 +167,7 @@ static void run_deadlines(wq_loop *loop, int64_t now)
     }
 }
 
-/* ---- news ---------------------------------------------------------------------------------------
- */
+/* ---- news ------------------------------------------------------------------------------------ */
 
 static void set_waiting(wq_loop_job *lj, int waiting)
 {
@@ -281,8 +279,7 @@ static void mark_job(void *user)
         h2o_multithread_send_message(&lj->loop->receiver, &lj->message);
 }
 
-/* ---- positions ----------------------------------------------------------------------------------
- */
+/* ---- positions ------------------------------------------------------------------------------- */
 
 /* Every start or end of a job moves all that wait behind it, so this news is told at a bounded
  * rate: at once after a quiet time, then as often as the loop can bear. The mark stays set between,
@@ -320,8 +317,7 @@ static void on_positions(wq_loop *loop)
     }
 }
 
-/* ---- detached ones ------------------------------------------------------------------------------
- */
+/* ---- detached ones --------------------------------------------------------------------------- */
 
 static void stop_detached(wq_loop *loop)
 {
@@ -361,8 +357,7 @@ void wq_loop_cut(wq_http *http, h2o_context_t *ctx)
     cut_detached(h2o_context_get_handler_context(ctx, http->anchor));
 }
 
-/* ---- the loop's events --------------------------------------------------------------------------
- */
+/* ---- the loop's events ----------------------------------------------------------------------- */
 
 static void on_timer(h2o_socket_t *sock, const char *err)
 {
@@ -423,8 +418,7 @@ static void on_messages(h2o_multithread_receiver_t *receiver, h2o_linklist_t *me
     }
 }
 
-/* ---- posts --------------------------------------------------------------------------------------
- */
+/* ---- posts ----------------------------------------------------------------------------------- */
 
 static void on_posts(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
 {
@@ -455,8 +449,7 @@ int wq_post_send(wq_http *http, wq_post *post)
     return loop != NULL ? 0 : -1;
 }
 
-/* ---- hold and release ---------------------------------------------------------------------------
- */
+/* ---- hold and release ------------------------------------------------------------------------ */
 
 /* Takes over the reference to `job`. */
 static wq_loop_job *join_job(wq_loop *loop, wq_job *job)
@@ -587,8 +580,7 @@ void wq_release(wq_held *held)
     wq_hold_leave(held);
 }
 
-/* ---- contexts -----------------------------------------------------------------------------------
- */
+/* ---- contexts -------------------------------------------------------------------------------- */
 
 static h2o_socket_t *watch_fd(wq_loop *loop, int fd, h2o_socket_cb cb)
 {

@@ -50,8 +50,7 @@ struct wq_lunkwill {
     size_t n;
 };
 
-/* ---- the plain form -----------------------------------------------------------------------------
- */
+/* ---- the plain form -------------------------------------------------------------------------- */
 
 static void answer_held(wq_held *held)
 {
@@ -99,8 +98,7 @@ static int hold(wq_http *http, h2o_req_t *req, wq_job *job)
     return 0;
 }
 
-/* ---- the requests -------------------------------------------------------------------------------
- */
+/* ---- the requests ---------------------------------------------------------------------------- */
 
 static int compare_requests(const void *a, const void *b)
 {
@@ -248,8 +246,7 @@ static void follow(wq_lunkwill *l, h2o_req_t *req, const request *r, wq_job *job
         exchange(l, r->id, watch);
 }
 
-/* ---- clients that stop asking -------------------------------------------------------------------
- */
+/* ---- clients that stop asking ---------------------------------------------------------------- */
 
 /* Not under the lock: it calls those who watch the job. */
 static void abandon(wq_lunkwill *l, const char *job_id)
@@ -302,8 +299,7 @@ int64_t wq_lunkwill_sweep(wq_lunkwill *l, int64_t now)
     return next;
 }
 
-/* ---- the conversation ---------------------------------------------------------------------------
- */
+/* ---- the conversation ------------------------------------------------------------------------ */
 
 /* What the protocol calls it. A failed program has an answer too; only an output that has been
  * deleted since, or a job that has been forgotten, has none. */
@@ -432,8 +428,7 @@ int wq_face_lunkwill(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     return wq_problem(req, 404, "There is nothing at this path.");
 }
 
-/* ---- POST /run ----------------------------------------------------------------------------------
- */
+/* ---- POST /run ------------------------------------------------------------------------------- */
 
 enum { PLAIN, SUGGEST, REQUIRE, UNKNOWN };
 
@@ -469,8 +464,7 @@ int wq_face_run(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     return how == WQ_DONE ? wq_answer_result(http, req, job) : hold(http, req, job);
 }
 
-/* ---- its life -----------------------------------------------------------------------------------
- */
+/* ---- its life -------------------------------------------------------------------------------- */
 
 wq_lunkwill *wq_lunkwill_new(wq_http *http)
 {

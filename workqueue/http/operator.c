@@ -20,8 +20,7 @@ static int send_text(h2o_req_t *req, int status, const char *type, const char *t
     return wq_send_bytes(req, status, type, text, strlen(text));
 }
 
-/* ---- GET /metrics -------------------------------------------------------------------------------
- */
+/* ---- GET /metrics ---------------------------------------------------------------------------- */
 
 enum { PAGE_BYTES = 16384 }; /* three times what there is to say */
 
@@ -151,8 +150,7 @@ int wq_face_metrics(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     return send_text(req, 200, "text/plain; version=0.0.4; charset=utf-8", p.text);
 }
 
-/* ---- GET /health --------------------------------------------------------------------------------
- */
+/* ---- GET /health ----------------------------------------------------------------------------- */
 
 static int is_stopping(wq_http *http, wq_stats *stats)
 {
@@ -404,8 +402,7 @@ static int begin_deletion(wq_http *http, h2o_req_t *req, const wq_fields *fields
     return wq_problem_result(req, result, result == WQ_ERROR_FULL ? &busy : NULL, 1);
 }
 
-/* ---- DELETE /output -----------------------------------------------------------------------------
- */
+/* ---- DELETE /output -------------------------------------------------------------------------- */
 
 static int delete_one(wq_http *http, h2o_req_t *req, const wq_params *params)
 {

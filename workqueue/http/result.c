@@ -47,8 +47,7 @@ static void dispose(void *p)
     close(r->output.fd);
 }
 
-/* ---- conditions (RFC 9110, 13) ------------------------------------------------------------------
- */
+/* ---- conditions (RFC 9110, 13) --------------------------------------------------------------- */
 
 /* Is our tag in one header's list? Its tags may be weak, or `*`. */
 static int lists_tag(h2o_iovec_t list, const char *etag, int weak_too)
@@ -108,8 +107,7 @@ static int check_conditions(h2o_req_t *req, const result *r)
     return 200;
 }
 
-/* ---- ranges (RFC 9110, 14) ----------------------------------------------------------------------
- */
+/* ---- ranges (RFC 9110, 14) ------------------------------------------------------------------- */
 
 /* 0, or -1 if there is no number; one too large for any file stays too large. */
 static int read_number(const char **at, const char *end, uint64_t *out)
@@ -169,8 +167,7 @@ static int choose_status(h2o_req_t *req, result *r)
     return read_range(range, r);
 }
 
-/* ---- headers ------------------------------------------------------------------------------------
- */
+/* ---- headers --------------------------------------------------------------------------------- */
 
 static void describe(result *r)
 {
@@ -234,8 +231,7 @@ static int answer_unsatisfiable(h2o_req_t *req, result *r)
                       (unsigned long long)r->output.size_bytes);
 }
 
-/* ---- sending ------------------------------------------------------------------------------------
- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 /* Reads up to `size` bytes of what is left; how many, or -1: there are none, so the file has become
  * shorter, or cannot be read. */
@@ -377,8 +373,7 @@ static int send_head(wq_http *http, h2o_req_t *req, int status, result *r)
     return 0;
 }
 
-/* ---- answers ------------------------------------------------------------------------------------
- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 static int send_output(wq_http *http, h2o_req_t *req, result *r)
 {

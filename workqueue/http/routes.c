@@ -70,8 +70,7 @@ static void add_routes(wq_http *http, h2o_hostconf_t *host)
                   routes[i].answer);
 }
 
-/* ---- mount --------------------------------------------------------------------------------------
- */
+/* ---- mount ----------------------------------------------------------------------------------- */
 
 void wq_http_options_init(wq_http_options *options, size_t size)
 {

@@ -70,8 +70,7 @@ static int fail(wq_error *error, int code, const char *format, ...)
     return code;
 }
 
-/* ---- connections --------------------------------------------------------------------------------
- */
+/* ---- connections ----------------------------------------------------------------------------- */
 
 static void on_accept(h2o_socket_t *listener, const char *err);
 
@@ -129,8 +128,7 @@ static void on_accept(h2o_socket_t *listener, const char *err)
     }
 }
 
-/* ---- stop, on the loop's thread -----------------------------------------------------------------
- */
+/* ---- stop, on the loop's thread -------------------------------------------------------------- */
 
 static void close_listener(server_loop *loop)
 {
@@ -197,8 +195,7 @@ static void run(server_loop *loop)
         h2o_evloop_run(loop->ctx.loop, 10);
 }
 
-/* ---- a loop's thread ----------------------------------------------------------------------------
- */
+/* ---- a loop's thread ------------------------------------------------------------------------- */
 
 static h2o_socket_t *watch_fd(server_loop *loop, int fd, h2o_socket_cb cb)
 {
@@ -251,8 +248,7 @@ static void *loop_main(void *arg)
     return NULL;
 }
 
-/* ---- start --------------------------------------------------------------------------------------
- */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 /* "HOST:PORT", "[HOST]:PORT" or ":PORT" to its two parts, in a copy. */
 static int split_address(char *copy, const char **host, const char **port)
@@ -396,8 +392,7 @@ static int start_loops(wq_server *server, const wq_serve_options *options, int l
     return result;
 }
 
-/* ---- what libh2o answers itself -----------------------------------------------------------------
- */
+/* ---- what libh2o answers itself -------------------------------------------------------------- */
 
 typedef struct error_stream {
     h2o_ostream_t super;
@@ -437,8 +432,7 @@ static int no_route(h2o_handler_t *handler, h2o_req_t *req)
     return wq_problem(req, 404, "There is nothing at this path.");
 }
 
-/* ---- the public functions -----------------------------------------------------------------------
- */
+/* ---- the public functions -------------------------------------------------------------------- */
 
 void wq_serve_options_init(wq_serve_options *options, size_t size)
 {

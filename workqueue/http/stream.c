@@ -60,8 +60,7 @@ static stream *stream_of(wq_held *held)
     return H2O_STRUCT_FROM_MEMBER(stream, held, held);
 }
 
-/* ---- sending ------------------------------------------------------------------------------------
- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 static void begin_send(stream *s)
 {
@@ -142,8 +141,7 @@ static void end_send(stream *s)
     s->record = NULL;
 }
 
-/* ---- what happens to a stream -------------------------------------------------------------------
- */
+/* ---- what happens to a stream ---------------------------------------------------------------- */
 
 static void on_news(wq_held *held)
 {
@@ -194,8 +192,7 @@ static void on_stop(h2o_generator_t *generator, h2o_req_t *req)
     wq_release(&s->held);
 }
 
-/* ---- beginning ----------------------------------------------------------------------------------
- */
+/* ---- beginning ------------------------------------------------------------------------------- */
 
 static void add_headers(h2o_req_t *req, const wq_format *format)
 {

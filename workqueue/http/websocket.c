@@ -68,8 +68,7 @@ static int wants_token(const websocket *ws)
     return ws->server != NULL;
 }
 
-/* ---- the end ------------------------------------------------------------------------------------
- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void end_write(websocket *ws)
 {
@@ -137,8 +136,7 @@ static void refuse(websocket *ws, int result, const char *reason)
     say_goodbye(ws, code, reason);
 }
 
-/* ---- messages from the client, called by wslay --------------------------------------------------
- */
+/* ---- messages from the client, called by wslay ----------------------------------------------- */
 
 static void *pool_alloc(void *pool, size_t size)
 {
@@ -240,8 +238,7 @@ static void on_message(wslay_event_context_ptr wslay,
     ws->n_message = 0;
 }
 
-/* ---- bytes in and out for wslay -----------------------------------------------------------------
- */
+/* ---- bytes in and out for wslay -------------------------------------------------------------- */
 
 /* Answers wait, and so must the client's bytes. */
 static int is_congested(const websocket *ws)
@@ -282,8 +279,7 @@ static ssize_t on_have_bytes(wslay_event_context_ptr wslay, const uint8_t *data,
     return (ssize_t)len;
 }
 
-/* ---- pump ---------------------------------------------------------------------------------------
- */
+/* ---- pump ------------------------------------------------------------------------------------ */
 
 static void on_written(h2o_socket_t *sock, const char *err);
 static void on_read(h2o_socket_t *sock, const char *err);
@@ -411,8 +407,7 @@ static void pump(websocket *ws)
     wq_held_deadline(&ws->held, next_deadline(ws));
 }
 
-/* ---- what happens to a websocket ----------------------------------------------------------------
- */
+/* ---- what happens to a websocket ------------------------------------------------------------- */
 
 static void on_read(h2o_socket_t *sock, const char *err)
 {
@@ -506,8 +501,7 @@ static void on_upgraded(void *user, h2o_socket_t *sock, size_t request_bytes)
     pump(ws);
 }
 
-/* ---- the handshake ------------------------------------------------------------------------------
- */
+/* ---- the handshake --------------------------------------------------------------------------- */
 
 static int asks_for_upgrade(h2o_req_t *req)
 {
@@ -603,8 +597,7 @@ static void switch_protocols(websocket *ws, h2o_req_t *req)
     h2o_http1_upgrade(req, NULL, 0, on_upgraded, ws);
 }
 
-/* ---- beginning ----------------------------------------------------------------------------------
- */
+/* ---- beginning ------------------------------------------------------------------------------- */
 
 static websocket *new_websocket(wq_http *http, h2o_req_t *req)
 {

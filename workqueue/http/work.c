@@ -21,8 +21,7 @@ typedef struct poll {
     int phase; /* of the job, when the poll came */
 } poll;
 
-/* ---- Prefer: wait=N (RFC 7240) ------------------------------------------------------------------
- */
+/* ---- Prefer: wait=N (RFC 7240) --------------------------------------------------------------- */
 
 static const char *skip_blanks(const char *at, const char *end)
 {
@@ -104,8 +103,7 @@ static void tell_applied(h2o_req_t *req, int64_t applied)
                           "Preference-Applied", text, (size_t)n);
 }
 
-/* ---- answers ------------------------------------------------------------------------------------
- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 /* 303 to the job; takes over the reference. Without Retry-After if it need not be waited for. */
 static int redirect(h2o_req_t *req, wq_job *job, uint64_t estimate_ms)
@@ -141,8 +139,7 @@ static int answer(wq_http *http, h2o_req_t *req, wq_job *job)
     return wq_problem_result(req, WQ_ERROR_CLOSING, NULL, wq_retry_after_s(http->queue));
 }
 
-/* ---- held polls ---------------------------------------------------------------------------------
- */
+/* ---- held polls ------------------------------------------------------------------------------ */
 
 /* What a poll tells apart. Publishing is short, so no reason for another round trip. */
 static int phase_of(int state)
@@ -202,8 +199,7 @@ static int answer_poll(wq_http *http, h2o_req_t *req, wq_job *job)
     return answer(http, req, job);
 }
 
-/* ---- the other things a client may want of a job ------------------------------------------------
- */
+/* ---- the other things a client may want of a job --------------------------------------------- */
 
 /* Would the client rather have events than an output? */
 static int wants_events(wq_http *http, h2o_req_t *req)
@@ -247,8 +243,7 @@ static int answer_delete(h2o_req_t *req, wq_job *job)
                       state == WQ_STATE_FAILED ? "it has failed" : "its program has succeeded");
 }
 
-/* ---- the faces ----------------------------------------------------------------------------------
- */
+/* ---- the faces ------------------------------------------------------------------------------- */
 
 int wq_face_start_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {

@@ -159,8 +159,7 @@ WQ_IN_CHILD static int child_main(void *arg)
     return 127;
 }
 
-/* ---- the run, in the parent --------------------------------------------------------------------
- */
+/* ---- the run, in the parent ------------------------------------------------------------------ */
 
 enum { OUT, ERR, EXIT, CANCEL, N_FDS };
 
@@ -618,8 +617,7 @@ out:
     remove_tmpdir(&l);
 }
 
-/* ---- slots -------------------------------------------------------------------------------------
- */
+/* ---- slots ----------------------------------------------------------------------------------- */
 
 /* Copies the pointers only; room for two more and the end. */
 static int init_environment(wq_child *child)

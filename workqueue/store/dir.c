@@ -46,8 +46,7 @@ typedef struct dir {
     wq_retain *retain; /* NULL: all is kept */
 } dir;
 
-/* ---- reading ------------------------------------------------------------------------------------
- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static int find(void *self, const char *key, wq_error *error)
 {
@@ -114,8 +113,7 @@ static int path_of(void *self, const char *key, char *path, size_t size, wq_erro
     return WQ_OK;
 }
 
-/* ---- a temporary file's life --------------------------------------------------------------------
- */
+/* ---- a temporary file's life ----------------------------------------------------------------- */
 
 static int begin(void *self, const char *key, char **temp_path, wq_error *error)
 {
@@ -232,8 +230,7 @@ static int remove_set(void *self, const char *server, const char *document_set_i
     return WQ_OK;
 }
 
-/* ---- publishing ---------------------------------------------------------------------------------
- */
+/* ---- publishing ------------------------------------------------------------------------------ */
 
 static int item_fail(wq_publish *item, int result, const char *what)
 {
@@ -354,8 +351,7 @@ static void publish(void *self, wq_publish *items, size_t n)
         publish_batch(self, items + i, n - i < BATCH ? n - i : BATCH);
 }
 
-/* ---- open and close -----------------------------------------------------------------------------
- */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 static int is_leftover(const char *name)
 {

@@ -60,8 +60,7 @@ static int64_t used_ms(const struct stat *st)
     return (int64_t)st->st_atim.tv_sec * 1000 + st->st_atim.tv_nsec / 1000000;
 }
 
-/* ---- what others tell --------------------------------------------------------------------------
- */
+/* ---- what others tell ------------------------------------------------------------------------ */
 
 void wq_retain_used(wq_retain *retain, const char *name, int fd, const struct stat *st)
 {
@@ -103,8 +102,7 @@ void wq_retain_end_place(wq_retain *retain, const char *name)
     pthread_mutex_unlock(&retain->lock);
 }
 
-/* ---- one scan ----------------------------------------------------------------------------------
- */
+/* ---- one scan -------------------------------------------------------------------------------- */
 
 static int is_output(const char *name)
 {
@@ -255,8 +253,7 @@ static void *retain_main(void *arg)
     return NULL;
 }
 
-/* ---- start and stop ----------------------------------------------------------------------------
- */
+/* ---- start and stop -------------------------------------------------------------------------- */
 
 static void set_times(wq_retain *r, unsigned age_s)
 {
