@@ -299,7 +299,9 @@ static int use_defaults(struct options *options)
 int options_parse(struct options *options, int argc, char **argv)
 {
     memset(options, 0, sizeof *options);
+    static const char *const everything[] = {"*", NULL};
     wq_options_init(&options->queue, sizeof options->queue);
+    options->queue.environment = everything; /* any program may be tried here, and need any of it */
     wq_serve_options_init(&options->serve, sizeof options->serve);
     options->serve.listen = NULL;
     int r = parse_all(options, argc, argv);
