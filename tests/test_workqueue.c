@@ -187,7 +187,7 @@ typedef struct shelf {
     size_t n_keys;
     int hold;                                      /* publish waits as long as this is set */
     int find_result, begin_result, publish_result; /* where they should fail */
-    atomic_int publishing, discarded, closed;
+    atomic_int publishing, discarded, closed, stopped;
 } shelf;
 
 static int shelf_fail(wq_error *error, int result, const char *message)
@@ -2302,6 +2302,112 @@ static void test_a_store_and_a_runner_of_your_own(void **state)
     assert_int_equal(r->shelf.discarded, 0);
 }
 
+/* A store across a network: outputs without descriptors, which it reads, copies and has URLs of. */
+static const char remote_output[] = "over the wire";
+
+static int remote_open(void *self, const char *key, wq_output *out, wq_error *error)
+{
+    int result = shelf_find(self, key, error);
+    if (result == WQ_OK)
+        *out = (wq_output){.fd = -1, .size_bytes = sizeof remote_output - 1, .tag = "1"};
+    return result;
+}
+
+static int64_t remote_read(void *self, const char *key, const wq_output *output, uint64_t offset,
+                           void *buf, size_t size, wq_error *error)
+{
+    int result = shelf_find(self, key, error);
+    if (result != WQ_OK || strcmp(output->tag, "1") != 0)
+        return shelf_fail(error, WQ_ERROR_AWAY, "out of sight");
+    memcpy(buf, remote_output + offset, size);
+    return (int64_t)size;
+}
+
+static int remote_url(void *self, const char *key, char *url, size_t size, wq_error *error)
+{
+    (void)self;
+    (void)error;
+    snprintf(url, size, "http://public.example/%s", key);
+    return WQ_OK;
+}
+
+static int remote_path(void *self, const char *key, char *path, size_t size, wq_error *error)
+{
+    (void)self;
+    (void)key;
+    (void)error;
+    snprintf(path, size, "/dev/zero");
+    return WQ_OK;
+}
+
+static void remote_stop(void *self)
+{
+    shelf *s = self;
+    atomic_fetch_add(&s->stopped, 1);
+}
+
+static void test_a_store_without_descriptors(void **state)
+{
+    rig *r = *state;
+    use_gate(r);
+    use_shelf(r);
+    r->shelf.store.blocks = 1;
+    r->shelf.store.open = remote_open;
+    r->shelf.store.read = remote_read;
+    r->shelf.store.url = remote_url;
+    r->shelf.store.path = remote_path;
+    r->shelf.store.stop = remote_stop;
+    open_queue(r);
+    assert_true(wq_outputs_block(r->queue));
+    char number[16], buf[64] = "", url[128];
+    wq_error error = {0};
+    wq_output output;
+    wq_params params = numbered(number, 1);
+    wq_job *job = ask(r, &params);
+    let_end(&r->gate);
+    assert_int_equal(wq_job_wait(job, 10000), WQ_OK);
+    assert_int_equal(wq_job_output(job, &output, &error), WQ_OK);
+    assert_int_equal(output.fd, -1);
+    assert_int_equal(wq_output_read(job, &output, 5, buf, sizeof buf, &error), 8);
+    assert_string_equal(buf, "the wire");
+    assert_int_equal(wq_output_read(job, &output, 13, buf, sizeof buf, &error), 0);
+    assert_int_equal(wq_output_read(job, &output, UINT64_MAX, buf, sizeof buf, &error), 0);
+    output.tag[0] = '2';
+    assert_int_equal(wq_output_read(job, &output, 0, buf, 4, &error), WQ_ERROR_AWAY);
+    assert_string_equal(error.message, "out of sight");
+    assert_int_equal(wq_output_url(job, url, sizeof url, &error), WQ_OK);
+    assert_non_null(strstr(url, wq_job_key(job)));
+    int fd = -1; /* of the copy */
+    assert_int_equal(wq_output_open(r->queue, &params, &fd, &error), WQ_OK);
+    assert_int_equal(read(fd, buf, 1), 1);
+    assert_int_equal(buf[0], '\0');
+    close(fd);
+    wq_job_unref(job);
+    assert_int_equal(r->shelf.stopped, 0);
+    wq_stop(r->queue);
+    assert_int_equal(r->shelf.stopped, 1);
+}
+
+static void test_reading_an_output_with_a_descriptor(void **state)
+{
+    rig *r = *state;
+    open_queue(r);
+    char buf[8] = "", url[64];
+    wq_error error = {0};
+    wq_output output;
+    wq_params params = shell("printf 123456789 >\"$4\"");
+    wq_job *job = ask(r, &params);
+    assert_int_equal(wq_job_wait(job, 10000), WQ_OK);
+    assert_false(wq_outputs_block(r->queue));
+    assert_int_equal(wq_job_output(job, &output, &error), WQ_OK);
+    assert_int_equal(wq_output_read(job, &output, 7, buf, sizeof buf, &error), 2);
+    assert_string_equal(buf, "89");
+    assert_int_equal(wq_output_read(job, &output, 9, buf, sizeof buf, &error), 0);
+    assert_int_equal(wq_output_url(job, url, sizeof url, &error), WQ_ERROR_NOT_FOUND);
+    close(output.fd);
+    wq_job_unref(job);
+}
+
 static void test_a_store_that_fails(void **state)
 {
     rig *r = *state;
@@ -2530,6 +2636,8 @@ int main(int argc, char **argv)
         TEST(test_close_of_nothing),
         TEST(test_after_a_kill_nothing_is_left),
         TEST(test_a_store_and_a_runner_of_your_own),
+        TEST(test_a_store_without_descriptors),
+        TEST(test_reading_an_output_with_a_descriptor),
         TEST(test_a_store_that_fails),
         TEST(test_a_failed_open_closes_what_it_was_given),
         TEST(test_all_at_once),

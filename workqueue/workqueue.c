@@ -1,7 +1,10 @@
 /* workqueue.c - the public API, assembly, and the order of shutdown. */
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "workqueue/params.h"
 #include "workqueue/queue.h"
@@ -36,6 +39,8 @@ const char *wq_strerror(int result)
         return "the time given ran out";
     case WQ_ERROR_USER_FULL:
         return "this API token has as many jobs as it may have";
+    case WQ_ERROR_AWAY:
+        return "the store cannot be reached now";
     default:
         return "unknown result";
     }
@@ -345,6 +350,8 @@ void wq_stop(wq_queue *queue)
     }
     pthread_mutex_unlock(&queue->lock);
     wq_pool_stop(queue->pool);
+    if (queue->store->stop != NULL)
+        queue->store->stop(queue->store->self);
 }
 
 void wq_close(wq_queue *queue)
@@ -378,6 +385,22 @@ int wq_output_find(wq_queue *queue, const wq_params *params, wq_error *error)
     return wq_queue_store_said(queue, result);
 }
 
+/* For who needs a descriptor where the store has none. The copy stays long enough to be opened. */
+static int open_copy(wq_store *store, const char *key, int *fd, wq_error *error)
+{
+    char path[PATH_MAX];
+    if (store->path == NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "this store has no files");
+    int result = store->path(store->self, key, path, sizeof path, error);
+    if (result != WQ_OK)
+        return result;
+    int opened = open(path, O_RDONLY | O_CLOEXEC);
+    if (opened < 0)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "open %s: %s", path, strerror(errno));
+    *fd = opened;
+    return WQ_OK;
+}
+
 int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *error)
 {
     char key[WQ_KEY_SIZE];
@@ -385,6 +408,8 @@ int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *
     int result = key_of(params, key, error);
     if (result == WQ_OK)
         result = queue->store->open(queue->store->self, key, &output, error);
+    if (result == WQ_OK && output.fd < 0)
+        result = open_copy(queue->store, key, &output.fd, error);
     if (result == WQ_OK)
         *fd = output.fd;
     return wq_queue_store_said(queue, result);
@@ -396,6 +421,53 @@ int wq_job_output(wq_job *job, wq_output *out, wq_error *error)
     if (store == NULL)
         return wq_fail(error, WQ_ERROR_CLOSING, "the queue is closed");
     return wq_queue_store_said(job->queue, store->open(store->self, job->key, out, error));
+}
+
+int wq_outputs_block(const wq_queue *queue)
+{
+    return queue->store->blocks;
+}
+
+static int64_t read_file(int fd, uint64_t offset, char *buf, size_t size, wq_error *error)
+{
+    size_t n = 0;
+    while (n < size) {
+        ssize_t got = pread(fd, buf + n, size - n, (off_t)(offset + n));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return wq_fail(error, WQ_ERROR_SYSTEM, "read an output: %s", strerror(errno));
+        if (got == 0)
+            break;
+        n += (size_t)got;
+    }
+    return (int64_t)n;
+}
+
+int64_t wq_output_read(wq_job *job, const wq_output *output, uint64_t offset, void *buf, size_t size,
+                       wq_error *error)
+{
+    wq_store *store = job->queue->store;
+    if (offset >= output->size_bytes)
+        return 0;
+    if (size > output->size_bytes - offset)
+        size = (size_t)(output->size_bytes - offset);
+    if (output->fd >= 0)
+        return read_file(output->fd, offset, buf, size, error);
+    if (store == NULL)
+        return wq_fail(error, WQ_ERROR_CLOSING, "the queue is closed");
+    int64_t n = store->read(store->self, job->key, output, offset, buf, size, error);
+    if (n < 0)
+        wq_queue_store_said(job->queue, (int)n);
+    return n;
+}
+
+int wq_output_url(wq_job *job, char *url, size_t size, wq_error *error)
+{
+    wq_store *store = job->queue->store;
+    if (store == NULL || store->url == NULL)
+        return wq_fail(error, WQ_ERROR_NOT_FOUND, "the store has no URLs for clients");
+    return store->url(store->self, job->key, url, size, error);
 }
 
 int wq_output_age_s(wq_queue *queue, const wq_params *params, uint64_t *out)

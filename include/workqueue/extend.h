@@ -56,20 +56,39 @@ typedef struct wq_publish {
 
 typedef struct wq_store {
     void *self;
+    /** Nonzero if find, open, read and path may take long, so that event loops leave them to threads. */
+    int blocks;
     /** WQ_OK if the output is there, WQ_ERROR_NOT_FOUND, or another failure. Called often. */
     int (*find)(void *self, const char *key, wq_error *error);
-    /** Opens the output for reading, and describes it; out->fd is given to the caller. */
+    /**
+     * Opens the output for reading, and describes it; out->fd is given to the caller, or -1 where
+     * outputs have no descriptors, and then there is a `read`.
+     */
     int (*open)(void *self, const char *key, wq_output *out, wq_error *error);
+    /**
+     * Reads at most `size` bytes from `offset` of the version that `output` describes: how many, 0 at
+     * its end, or a negative wq_result; WQ_ERROR_NOT_FOUND if that version is there no more. NULL
+     * where `open` gives descriptors.
+     */
+    int64_t (*read)(void *self, const char *key, const wq_output *output, uint64_t offset, void *buf,
+                    size_t size, wq_error *error);
+    /** A URL where clients may fetch the output themselves; NULL where there are none. */
+    int (*url)(void *self, const char *key, char *url, size_t size, wq_error *error);
     /** When it was published, Unix time in ms. */
     int (*made_at_ms)(void *self, const char *key, int64_t *out, wq_error *error);
-    /** The path of the output, present or not; NULL where there are no paths. */
+    /**
+     * The path of the output, present or not; NULL where there are no paths. A store without
+     * descriptors gives that of a local copy, which it makes if need be and which stays for a minute
+     * at least, or WQ_ERROR_NOT_FOUND.
+     */
     int (*path)(void *self, const char *key, char *path, size_t size, wq_error *error);
     /** Makes an empty file for a program to overwrite; `*temp_path` is from malloc, the caller's. */
     int (*begin)(void *self, const char *key, char **temp_path, wq_error *error);
     /**
      * Puts `n` outputs in place, each whole or not at all, and fills in each one's result; they are
      * visible, and durable if asked for, when it returns. One that is in place already and stays
-     * counts as WQ_OK. The temporary files are gone afterwards, whatever the result.
+     * counts as WQ_OK. The temporary files are gone afterwards, whatever the result, but for those
+     * with WQ_ERROR_AWAY: they are kept, to be published again or discarded.
      */
     void (*publish)(void *self, wq_publish *items, size_t n);
     /** Removes a temporary file of `begin` that will not be published. */
@@ -81,6 +100,11 @@ typedef struct wq_store {
                       wq_error *error);
     /** Nonzero if publish waits for the disk, so that it is worth a thread and batches. */
     int waits;
+    /**
+     * The queue stops: from now on, and in calls under way, nothing is waited for that may not come
+     * soon. NULL where nothing ever is. Any thread, more than once.
+     */
+    void (*stop)(void *self);
     /** Frees self and the table; no call is under way. */
     void (*close)(struct wq_store *store);
 } wq_store;

@@ -48,7 +48,8 @@ typedef enum wq_result {
     WQ_ERROR_CLOSING = -6,          /**< the queue is stopping and takes no new jobs */
     WQ_ERROR_NOT_FOUND = -7,        /**< there is no such job or output */
     WQ_ERROR_TIMEOUT = -8,          /**< the time given ran out first */
-    WQ_ERROR_USER_FULL = -9         /**< this API token has as many jobs as the options allow */
+    WQ_ERROR_USER_FULL = -9,        /**< this API token has as many jobs as the options allow */
+    WQ_ERROR_AWAY = -10             /**< the store cannot be reached now; later it may be */
 } wq_result;
 
 /** A failure in words. `message` is NUL-terminated, one sentence, never holds an API token. */
@@ -397,14 +398,17 @@ WQ_API void wq_watch_cancel(wq_watch *watch);
 WQ_API int wq_output_find(wq_queue *queue, const wq_params *params, wq_error *error);
 
 /**
- * Opens the output of `params` for reading. `*fd` is owned (close-on-exec): close(). Fails with
- * WQ_ERROR_NOT_FOUND, WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY.
+ * Opens the output of `params` for reading. `*fd` is owned (close-on-exec): close(). Where the store
+ * has no descriptors it is of a local copy, for which the output may have to be downloaded first.
+ * Fails with WQ_ERROR_NOT_FOUND, WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_AWAY, WQ_ERROR_SYSTEM or
+ * WQ_ERROR_NO_MEMORY.
  */
 WQ_API int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *error);
 
 /** What is known of an output. */
 typedef struct wq_output {
-    int fd;               /**< open for reading, close-on-exec; owned: close() */
+    int fd;               /**< open for reading, close-on-exec; owned: close(). -1 where the store
+                               has no descriptors: wq_output_read() works for both */
     uint64_t size_bytes;  /**< its length */
     int64_t made_at_ms;   /**< when it was published, Unix time */
     char tag[48];         /**< differs whenever the contents may: for an ETag, without quotes */
@@ -415,6 +419,28 @@ typedef struct wq_output {
  * age. Fails like wq_output_open().
  */
 WQ_API int wq_job_output(wq_job *job, wq_output *out, wq_error *error);
+
+/**
+ * Nonzero if looking for, opening and reading outputs may take long, because they are across a
+ * network: not for event loops then. (Where it is 0 they take as long as a local disk.)
+ */
+WQ_API int wq_outputs_block(const wq_queue *queue);
+
+/**
+ * Reads at most `size` bytes from `offset` of an output of this job that wq_job_output() has
+ * described: how many, less than `size` only at its end, 0 behind that. Fails with
+ * WQ_ERROR_NOT_FOUND if it has been deleted or replaced since and has no descriptor,
+ * WQ_ERROR_AWAY or WQ_ERROR_SYSTEM. Before wq_close() of the queue.
+ */
+WQ_API int64_t wq_output_read(wq_job *job, const wq_output *output, uint64_t offset, void *buf,
+                              size_t size, wq_error *error);
+
+/**
+ * Writes a URL where clients may fetch the job's output without us to `url` (`size` bytes, NUL
+ * included). Asks nobody. Fails with WQ_ERROR_NOT_FOUND if the store has none to give, or with
+ * WQ_ERROR_INVALID_ARGUMENT if it does not fit.
+ */
+WQ_API int wq_output_url(wq_job *job, char *url, size_t size, wq_error *error);
 
 /** The age of the output of `params` in seconds. WQ_OK, or fails like wq_output_find(). */
 WQ_API int wq_output_age_s(wq_queue *queue, const wq_params *params, uint64_t *out);
@@ -435,8 +461,10 @@ WQ_API int wq_outputs_delete(wq_queue *queue, const char *server, const char *do
 
 /**
  * Writes the path where the output of `params` is, or will be, to `path` (`size` bytes, NUL
- * included), for libraries that open by name. Fails with WQ_ERROR_INVALID_ARGUMENT if it does not
- * fit or the store has no paths.
+ * included), for libraries that open by name. Where the store has no files it is that of a local
+ * copy, which is made if need be and stays for a minute at least; so it may take long, and fail like
+ * wq_output_open(). Fails with WQ_ERROR_INVALID_ARGUMENT if it does not fit or the store has no
+ * paths.
  */
 WQ_API int wq_output_path(wq_queue *queue, const wq_params *params, char *path, size_t size,
                           wq_error *error);

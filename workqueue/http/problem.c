@@ -215,7 +215,8 @@ int wq_http_problem(h2o_req_t *req, int status, const char *detail)
 
 int wq_is_for_later(int result)
 {
-    return result == WQ_ERROR_FULL || result == WQ_ERROR_USER_FULL || result == WQ_ERROR_CLOSING;
+    return result == WQ_ERROR_FULL || result == WQ_ERROR_USER_FULL || result == WQ_ERROR_CLOSING ||
+           result == WQ_ERROR_AWAY;
 }
 
 int wq_problem_result(h2o_req_t *req, int result, const wq_error *error, unsigned retry_after_s)
