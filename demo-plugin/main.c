@@ -126,11 +126,13 @@ static void fill_standard_fds(void)
         close(fd);
 }
 
-/* As many connections as we may have, not as many as shells usually give. */
-static void raise_open_files(void)
+/* As many connections as we may have, not as many as shells usually give. Programs get that: some
+ * close, or allocate for, every descriptor that there may be. */
+static void raise_open_files(wq_options *queue)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        queue->soft_open_files = (unsigned)limit.rlim_cur;
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
@@ -187,7 +189,7 @@ static int run(struct options *options)
     sigset_t stop;
     wq_error error;
     int r;
-    raise_open_files();
+    raise_open_files(&options->queue);
     block_signals(&stop);
     options->queue.log = on_log;
     if (options->sample != NULL &&

@@ -25,6 +25,8 @@ enum kind {
     KIND_OFF,      /* int, becomes 0 */
     KIND_ON,       /* int, becomes 1 */
     KIND_ALLOW,    /* one more of options.allow */
+    KIND_VARIABLE, /* one more of options.environment */
+    KIND_CGROUP,   /* const char *, "none" becomes NULL */
     KIND_SECRET    /* the file whose contents become options.secret */
 };
 
@@ -76,11 +78,15 @@ static const struct row {
     {"max-cpu-s", "N", KIND_UNSIGNED, AT(queue.max_cpu_s), 0, UINT32_MAX,
      "processor time of each process of a job (0: any)"},
     {"max-open-files", "N", KIND_UNSIGNED, AT(queue.max_open_files), 0, UINT32_MAX,
-     "descriptors of each process of a job, at least 16 (0: as the server)"},
+     "descriptors of each process of a job, at least 16 (0: as the server was started with)"},
     {"max-processes", "N", KIND_UNSIGNED, AT(queue.max_processes), 0, UINT32_MAX,
      "processes of the server's user, root excepted (0: as the server)"},
     {"token-in-environment", NULL, KIND_ON, AT(queue.token_in_environment), 0, 0,
      "the program gets the token in WORKQUEUE_API_TOKEN, where ps does not show it"},
+    {"environment", "NAME", KIND_VARIABLE, 0, 0, 0,
+     "what a program gets of our environment, also START*, or NAME=VALUE; several times (all)"},
+    {"cgroup", "DIR", KIND_CGROUP, AT(queue.cgroup_dir), 0, 0,
+     "where jobs get control groups; none; auto, the default: below our own, if we may"},
     {"private-tmpdir", NULL, KIND_ON, AT(queue.private_tmpdir), 0, 0,
      "each job gets a TMPDIR of its own, removed afterwards"},
     {"no-sync", NULL, KIND_OFF, AT(queue.sync), 0, 0, "do not wait for the disk before success"},
@@ -143,6 +149,20 @@ static int add_allowed(struct options *options, const char *prefix)
     options->allow = grown;
     options->serve.http.allow_servers = grown;
     options->serve.http.n_allow_servers = n + 1;
+    return OPTIONS_RUN;
+}
+
+/* It ends with NULL. */
+static int add_variable(struct options *options, const char *name)
+{
+    size_t n = options->n_environment;
+    const char **grown = realloc(options->environment, (n + 2) * sizeof *grown);
+    if (grown == NULL)
+        return wrong("there is no memory for --%s%s", "environment", "");
+    grown[n] = name;
+    grown[n + 1] = NULL;
+    options->queue.environment = options->environment = grown;
+    options->n_environment = n + 1;
     return OPTIONS_RUN;
 }
 
@@ -234,6 +254,11 @@ static int apply(struct options *options, const struct row *row, const char *val
         break;
     case KIND_ALLOW:
         return add_allowed(options, value);
+    case KIND_VARIABLE:
+        return add_variable(options, value);
+    case KIND_CGROUP:
+        *(const char **)at = strcmp(value, "none") == 0 ? NULL : value;
+        break;
     case KIND_SECRET:
         return take_secret(options, value);
     }
@@ -301,6 +326,7 @@ int options_parse(struct options *options, int argc, char **argv)
     memset(options, 0, sizeof *options);
     static const char *const everything[] = {"*", NULL};
     wq_options_init(&options->queue, sizeof options->queue);
+    options->queue.cgroup_dir = "auto";
     options->queue.environment = everything; /* any program may be tried here, and need any of it */
     wq_serve_options_init(&options->serve, sizeof options->serve);
     options->serve.listen = NULL;
@@ -312,6 +338,7 @@ void options_dispose(struct options *options)
 {
     free(options->program);
     free(options->allow);
+    free(options->environment);
     if (options->secret != NULL)
         explicit_bzero(options->secret, strlen(options->secret));
     free(options->secret);

@@ -5,12 +5,14 @@
 #include <workqueue/http.h>
 
 struct options {
-    wq_options queue;       /* with the defaults where nothing is said */
-    wq_serve_options serve; /* likewise */
-    const char *sample;     /* a folder; NULL: no sample server */
-    char *program;          /* what queue.program points to, if it was found and not given */
-    const char **allow;     /* what serve.http.allow_servers points to */
-    char *secret;           /* what serve.http.operator_secret points to */
+    wq_options queue;         /* with the defaults where nothing is said */
+    wq_serve_options serve;   /* likewise */
+    const char *sample;       /* a folder; NULL: no sample server */
+    char *program;            /* what queue.program points to, if it was found and not given */
+    const char **allow;       /* what serve.http.allow_servers points to */
+    const char **environment; /* what queue.environment points to, if some was given */
+    size_t n_environment;
+    char *secret; /* what serve.http.operator_secret points to */
 };
 
 enum { OPTIONS_RUN, OPTIONS_EXIT, OPTIONS_WRONG };

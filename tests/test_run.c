@@ -544,6 +544,26 @@ static void test_cancel_kills_what_ignores_it(void **state)
     close_bed(&b);
 }
 
+/* Then the group that it led is not where the program is. */
+static void test_cancel_finds_a_program_in_another_group(void **state)
+{
+    (void)state;
+    bed b;
+    open_bed(&b);
+    b.on_line = cancel;
+    run(&b, "sleep 1000 & exec python3 -c '\n"
+            "import os, signal, sys\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            "other = os.fork() or (os.setpgid(0, 0), signal.pause())\n"
+            "while os.getpgid(other) != other: pass\n"
+            "os.setpgid(0, other)\n"
+            "print(other, flush=True)\n"
+            "while True: signal.pause()\n'");
+    kill((pid_t)atol(b.lines), SIGKILL);
+    expect_cancelled(&b);
+    close_bed(&b);
+}
+
 static void cancel_when_stopped(bed *b, const char *line)
 {
     if (!reaches(atol(line), "T"))
@@ -896,6 +916,7 @@ int main(void)
         cmocka_unit_test(test_cancel_reaches_a_program_without_output),
         cmocka_unit_test(test_cancel_gives_time_to_clean_up),
         cmocka_unit_test(test_cancel_kills_what_ignores_it),
+        cmocka_unit_test(test_cancel_finds_a_program_in_another_group),
         cmocka_unit_test(test_cancel_ends_a_stopped_program),
         cmocka_unit_test(test_cancel_after_the_end_is_too_late),
         cmocka_unit_test(test_a_grandchild_that_holds_the_pipes),

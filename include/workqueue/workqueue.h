@@ -114,6 +114,8 @@ typedef struct wq_options {
     unsigned max_cpu_s;        /**< processor time; then SIGXCPU, and after `grace_ms` SIGKILL */
     uint64_t max_memory_bytes; /**< address space; allocations fail, and the error is the program's */
     unsigned max_open_files;   /**< open descriptors, at least 16; the error is the program's */
+    unsigned soft_open_files;  /**< for a host that has raised its own soft limit of descriptors:
+                                    the one that programs begin with, below the hard one */
     unsigned max_processes;    /**< processes of this *user*, others' included, and root is exempt:
                                     for a server with a user of its own; the error is the program's */
 
@@ -133,6 +135,16 @@ typedef struct wq_options {
     int private_tmpdir; /**< nonzero: TMPDIR is a new folder beside the output, removed afterwards;
                              which costs each job 0.05 to 0.4 ms on ext4; default 0 */
     int allow_new_privileges; /**< nonzero: setuid programs work in a job; default 0 */
+
+    /**
+     * Where control groups (version 2) for jobs are made, one a worker, so that at a job's end also
+     * those of its processes end that have left its process group: a folder that was delegated to
+     * us, "auto" for our own control group, as far as we may write there, or NULL, the default: none.
+     * `max_memory_bytes` and `max_processes` then count for all processes of a job together, too,
+     * where that folder has the controllers. What killed processes left in it is ended at wq_open().
+     * (A program that runs as our user, or as root, may write there too, and so move itself out.)
+     */
+    const char *cgroup_dir;
 
     /* What goes from storage_dir by itself, by a thread; nothing is removed while a descriptor of
      * wq_output_open() or wq_job_output() is open. Used is what was published, found or opened. */

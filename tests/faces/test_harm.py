@@ -2,9 +2,12 @@
 
 import base64
 import http.server
+import os
+import resource
 import threading
+from unittest import SkipTest
 
-from harness import BUILD, TOKEN, FaceTest, demo_command
+from harness import BUILD, TOKEN, FaceTest, demo_command, is_running, wait_for
 
 PROCESS_DOCSET = BUILD / "demo-plugin" / "process-docset"
 SET = (b'{"selectionId":"x","pagination":{"offset":0,"limit":9,"total":1},"items":['
@@ -61,6 +64,72 @@ class HarmTest(ServedTest):
         files = [p for p in (self.folder / "storage").iterdir() if len(p.name) == 64]
         self.assertIn("/storage/.workqueue-", files[0].read_text())
         self.assertEqual(list((self.folder / "storage").glob(".workqueue-*")), [])
+
+
+class GivenTest(ServedTest):
+    """What of the server a program is given."""
+
+    def run_and_read(self, text, *flags):
+        server = self.serve_with(self.script(f"{{ {text}; }} >$4"), *flags)
+        self.assertEqual(server.generate("set").last()["returncode"], 0)
+        server.finish()
+        output = next(p for p in server.storage.iterdir() if len(p.name) == 64)
+        text = output.read_text()
+        output.unlink()
+        return text
+
+    def test_environment(self):
+        os.environ["WQ_TEST_SECRET"] = "for the server only"
+        self.addCleanup(os.environ.pop, "WQ_TEST_SECRET")
+        self.assertIn("WQ_TEST_SECRET=", self.run_and_read("env"))
+        lines = self.run_and_read("env", "--environment", "PATH", "--environment", "MADE=up").split("\n")
+        self.assertIn("PATH=" + os.environ["PATH"], lines)
+        self.assertIn("MADE=up", lines)
+        self.assertLessEqual({line.partition("=")[0] for line in lines},
+                             {"PATH", "MADE", "PWD", "OLDPWD", "SHLVL", "_", ""})
+
+    def test_open_files(self):
+        """The server raises its own limit; programs get the one that it was started with."""
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (321, before[1]))
+        try:
+            told = self.run_and_read("ulimit -Sn; ulimit -Hn")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        self.assertEqual(told.split(), ["321", str(before[1])])
+
+
+class FarAwayTest(ServedTest):
+    """One that has left the program's process group and session."""
+
+    def start(self, *flags):
+        server = self.serve_with(self.script(
+            "cd ${0%/*}; (setsid sh -c 'trap \"\" TERM; echo $$ >far.new; mv far.new far; "
+            "exec sleep 1000' >/dev/null 2>&1 &)\nuntil [ -s far ]; do sleep 0.01; done\n"
+            "echo 0.5; [ $2 = ends ] || exec sleep 1000; echo x >$4"), *flags, grace_ms=300)
+        if "without control groups" in server.log():
+            raise SkipTest("no control group can be made here")
+        return server
+
+    def far_away(self):
+        return int((self.folder / "far").read_text())
+
+    def test_ends_with_the_job(self):
+        server = self.start()
+        self.assertEqual(server.generate("ends").last()["returncode"], 0)
+        self.assertFalse(is_running(self.far_away()))
+
+    def test_ends_with_a_killed_server(self):
+        server = self.start()
+        server.generate("stays").until_fraction(0.5)
+        server.kill()
+        wait_for(lambda: not is_running(self.far_away()), "its end")
+
+    def test_without_control_groups(self):
+        server = self.start("--cgroup", "none")
+        self.assertEqual(server.generate("ends").last()["returncode"], 0)
+        self.assertTrue(is_running(self.far_away()))
+        os.kill(self.far_away(), 9)
 
 
 class TokenTest(ServedTest):

@@ -67,6 +67,7 @@ typedef struct plan {
     const char *program;
     char *const *argv, *const *envp;
     int fds[3]; /* its stdin, stdout, stderr; none below 3 */
+    int procs;  /* of its control group; -1: none */
     int allow_new_privileges;
     unsigned n_limits;
     struct {
@@ -132,6 +133,8 @@ WQ_IN_CHILD static inline const char *become(const plan *p)
         return "setpgid";
     if (p->guard_line != NULL)
         wq_guard_set(p->guard_line, (pid_t)syscall(SYS_getpid));
+    if (p->procs >= 0 && syscall(SYS_write, p->procs, "0", 1) != 1)
+        return "cgroup.procs";
     if (syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0)
         return "prctl";
     /* If the host died before that, nobody would kill us. */
@@ -274,6 +277,8 @@ static void plan_limits(plan *p, const wq_child_config *config)
         add_limit(p, RLIMIT_CPU, l->cpu_s, (uint64_t)l->cpu_s + config->grace_ms / 1000 + 1);
     if (l->open_files > 0)
         add_limit(p, RLIMIT_NOFILE, l->open_files, l->open_files);
+    else if (l->soft_open_files > 0)
+        add_limit(p, RLIMIT_NOFILE, l->soft_open_files, RLIM64_INFINITY);
     if (l->processes > 0)
         add_limit(p, RLIMIT_NPROC, l->processes, l->processes);
     if (l->cpu_s > 0 || l->output_bytes > 0) /* their signals would leave one, token and all */
@@ -360,6 +365,7 @@ static int start(live *l, const int writers[2], wq_outcome *outcome)
               .argv = argv,
               .envp = config->environment,
               .fds = {config->null_fd, writers[0], writers[1]},
+              .procs = l->child->group != NULL ? l->child->group->procs : -1,
               .allow_new_privileges = config->allow_new_privileges,
               .guard_line = l->child->guard_line,
               .host = getpid()};
@@ -425,6 +431,14 @@ static void read_pipe(live *l, int which)
         close_fd(&p->fd);
 }
 
+/* The program itself may have gone to another group, which is not ours to signal as a whole. */
+static void signal_group(const live *l, int number)
+{
+    kill(-l->pid, number);
+    if (getpgid(l->pid) != l->pid)
+        kill(l->pid, number);
+}
+
 static void on_cancel(live *l)
 {
     l->fds[CANCEL].fd = -1;
@@ -433,8 +447,8 @@ static void on_cancel(live *l)
         return;
     }
     l->cancelled = 1;
-    kill(-l->pid, SIGTERM);
-    kill(-l->pid, SIGCONT); /* a stopped one cannot take the chance that the grace is */
+    signal_group(l, SIGTERM);
+    signal_group(l, SIGCONT); /* a stopped one cannot take the chance that the grace is */
     l->deadline = wq_monotonic_ms() + l->child->config->grace_ms;
 }
 
@@ -452,7 +466,7 @@ static int on_deadline(live *l)
         return 0;
     if (l->exited)
         return 1;
-    kill(-l->pid, SIGKILL);
+    signal_group(l, SIGKILL);
     l->deadline = -1;
     return 0;
 }
@@ -472,7 +486,7 @@ static void supervise(live *l)
         if (poll(l->fds, N_FDS, time_left(l)) < 0) {
             if (errno == EINTR)
                 continue;
-            kill(-l->pid, SIGKILL); /* no memory even for a poll: the reaping waits for its end */
+            signal_group(l, SIGKILL); /* no memory even for a poll: the reaping waits for its end */
             return;
         }
         read_pipe(l, OUT);
@@ -498,15 +512,26 @@ static void read_rest(live *l)
     }
 }
 
+/* And those who have left the group. Whoever cannot be killed now (the kernel waits for a disk) is
+ * still in the control group when the next job's end comes. */
+static void end_descendants(const live *l)
+{
+    if (wq_cgroup_end(l->child->group) != 0)
+        wq_log(&l->child->config->logger, WQ_LOG_WARNING,
+               "a process that a job's program has started does not end by SIGKILL");
+}
+
 /* Ends what is left of the group and takes the program's status. -1 if somebody else has reaped the
  * program; then its number may be a stranger's, and nothing is signalled. */
 static int end_group(live *l, siginfo_t *info)
 {
     if (reap(l, info, WNOWAIT) != 0) {
+        end_descendants(l);
         leave_guard(l->child);
         return -1;
     }
     kill(-l->pid, SIGKILL);
+    end_descendants(l);
     read_rest(l);
     leave_guard(l->child);
     return reap(l, info, 0);
@@ -633,11 +658,13 @@ static int init_environment(wq_child *child)
     return 0;
 }
 
-int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line)
+int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line,
+                  const wq_cgroup *group)
 {
     memset(child, 0, sizeof *child);
     child->config = config;
     child->guard_line = guard_line;
+    child->group = group;
     wq_lines_init(&child->lines, config->max_line_bytes);
     child->buf = malloc(BUF_BYTES);
     char *stack = mmap(NULL, STACK_GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE,

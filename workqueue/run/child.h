@@ -4,13 +4,14 @@
 
 #include <workqueue/extend.h>
 
+#include "workqueue/run/cgroup.h"
 #include "workqueue/util/lines.h"
 #include "workqueue/util/util.h"
 
 /* What the kernel is asked to hold a program to; 0: no limit. */
 typedef struct wq_child_limits {
     uint64_t output_bytes, memory_bytes;
-    unsigned cpu_s, open_files, processes;
+    unsigned cpu_s, open_files, soft_open_files, processes;
 } wq_child_limits;
 
 /* What all children of a runner have in common. */
@@ -28,17 +29,19 @@ typedef struct wq_child_config {
 /* What a slot keeps from run to run, so that a run that goes well allocates nothing. */
 typedef struct wq_child {
     const wq_child_config *config;
-    char *guard_line; /* in the guard's table; NULL without a guard */
-    char *stack;      /* of the child until it executes the program */
-    char *buf;        /* what was read last */
-    wq_lines lines;   /* of stdout */
-    char *tail;       /* the end of stderr, a ring; NULL until a program writes there */
+    char *guard_line;       /* in the guard's table; NULL without a guard */
+    const wq_cgroup *group; /* NULL: without a control group */
+    char *stack;            /* of the child until it executes the program */
+    char *buf;              /* what was read last */
+    wq_lines lines;         /* of stdout */
+    char *tail;             /* the end of stderr, a ring; NULL until a program writes there */
     size_t tail_len, tail_end;
     char **envp; /* the environment with room for two more; NULL: it is the same for every job */
 } wq_child;
 
-/* 0, or -1 and nothing is held. `config` is borrowed until the dispose. */
-int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line);
+/* 0, or -1 and nothing is held. All is borrowed until the dispose. */
+int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line,
+                  const wq_cgroup *group);
 void wq_child_dispose(wq_child *child);
 
 /* Runs the program and returns when it is reaped. One run at a time per child. The thread must

@@ -24,12 +24,17 @@ static const char script[] = "trap '' HUP INT QUIT TERM\n"
                              "    while read -r mark group; do\n"
                              "        [ \"$mark\" = K ] && kill -s KILL -- \"-$group\"\n"
                              "    done\n"
+                             "    [ -d \"$1\" ] && echo 1 >\"$1/cgroup.kill\"\n"
                              "}\n"
                              "(\n"
                              "    read -r farewell <&3 && exit\n"
-                             "    sweep <&4\n"
+                             "    sweep \"$1\" <&4\n"
                              "    sleep 0.1\n"
-                             "    sweep </proc/self/fd/4\n"
+                             "    sweep \"$1\" </proc/self/fd/4\n"
+                             "    for i in 1 2 3 4 5 6 7 8 9; do\n"
+                             "        [ -d \"$1\" ] || exit\n"
+                             "        rmdir \"$1\"/*/ \"$1\" || sleep 0.1\n"
+                             "    done\n"
                              ") &\n";
 
 enum { SOCKET_AS = 3, TABLE_AS = 4, NO_CLASH = 10, FAREWELL_MS = 1000 };
@@ -62,9 +67,10 @@ static void detach(posix_spawnattr_t *attr)
         attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
 }
 
-static int start_shell(pid_t *pid, int null_fd, int socket_fd, int table_fd)
+static int start_shell(pid_t *pid, int null_fd, int socket_fd, int table_fd, const char *groups_dir)
 {
-    char *argv[] = {(char *)"sh", (char *)"-c", (char *)script, (char *)"workqueue-guard", NULL};
+    char *argv[] = {(char *)"sh",       (char *)"-c", (char *)script, (char *)"workqueue-guard",
+                    (char *)groups_dir, NULL};
     char *envp[] = {(char *)"PATH=/usr/bin:/bin", NULL};
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attr;
@@ -85,11 +91,11 @@ out_files:
 
 /* Waits for the outer shell, which has nothing to do but to leave the guard behind. That another
  * part of the process may have reaped it is no failure. */
-static const char *start(int null_fd, int socket_fd, int table_fd)
+static const char *start(int null_fd, int socket_fd, int table_fd, const char *groups_dir)
 {
     pid_t pid;
     int status = 0;
-    int e = start_shell(&pid, null_fd, socket_fd, table_fd);
+    int e = start_shell(&pid, null_fd, socket_fd, table_fd, groups_dir);
     if (e != 0) {
         errno = e;
         return "posix_spawn /bin/sh";
@@ -120,7 +126,7 @@ static const char *make_table(wq_guard *guard, unsigned slots, int *fd)
     return NULL;
 }
 
-const char *wq_guard_open(wq_guard *guard, unsigned slots)
+const char *wq_guard_open(wq_guard *guard, unsigned slots, const char *groups_dir)
 {
     int pair[2] = {-1, -1}, table_fd = -1, null_fd = -1;
     memset(guard, 0, sizeof *guard);
@@ -135,7 +141,7 @@ const char *wq_guard_open(wq_guard *guard, unsigned slots)
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0 ||
         (pair[0] = wq_fd_move(pair[0], 3)) < 0 || (pair[1] = wq_fd_move(pair[1], NO_CLASH)) < 0)
         goto out;
-    failed = start(null_fd, pair[1], table_fd);
+    failed = start(null_fd, pair[1], table_fd, groups_dir);
     if (failed == NULL) {
         guard->fd = pair[0];
         pair[0] = -1;

@@ -2,8 +2,8 @@
  *
  * PR_SET_PDEATHSIG does that for the program itself, but not for what the program has started. So
  * each runner has a guard: a tiny shell, no child of ours, that sleeps until we are gone and then
- * kills the process groups of the jobs that ran. It finds them in a table in shared memory, one
- * line of text per slot, "K      12345\n": the mark and the group.
+ * kills the process groups of the jobs that ran, and their control groups. It finds them in a table
+ * in shared memory, one line of text per slot, "K      12345\n": the mark and the group.
  */
 #ifndef WQ_GUARD_H
 #define WQ_GUARD_H
@@ -27,8 +27,9 @@ typedef struct wq_guard {
     int fd; /* a socket; when it is closed, the guard acts */
 } wq_guard;
 
-/* Starts a guard for `slots` slots. NULL, or the name of the call that failed, with errno. */
-const char *wq_guard_open(wq_guard *guard, unsigned slots);
+/* Starts a guard for `slots` slots, and for the control groups in `groups_dir` (NULL: there are
+ * none). NULL, or the name of the call that failed, with errno. */
+const char *wq_guard_open(wq_guard *guard, unsigned slots, const char *groups_dir);
 
 /* Sends the guard away, and waits (at most a second) until it is gone. */
 void wq_guard_close(wq_guard *guard);

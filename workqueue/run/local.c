@@ -17,6 +17,7 @@ typedef struct local {
     wq_runner runner;
     wq_child_config config;
     wq_guard guard;
+    wq_cgroups groups;
     wq_child *children; /* one per slot */
     unsigned workers;   /* those that are initialised */
 } local;
@@ -57,6 +58,7 @@ static void local_close(wq_runner *runner)
     wq_guard_close(&l->guard);
     for (unsigned i = 0; i < l->workers; i++)
         wq_child_dispose(&l->children[i]);
+    wq_cgroups_close(&l->groups);
     free(l->children);
     free(l->config.program);
     free(l->config.environment);
@@ -80,6 +82,7 @@ static local *make(const wq_local_options *options)
         return NULL;
     l->runner = (wq_runner){.self = l, .run = local_run, .close = local_close};
     l->guard.fd = -1;
+    l->groups.lock = -1;
     l->config = (wq_child_config){.program = strdup(options->program),
                                   .null_fd = -1,
                                   .grace_ms = options->grace_ms,
@@ -103,12 +106,22 @@ static local *make(const wq_local_options *options)
 static void start_guard(local *l, const wq_local_options *options)
 {
     char text[128];
-    const char *failed = wq_guard_open(&l->guard, options->workers);
+    const char *failed = wq_guard_open(&l->guard, options->workers, l->groups.dir);
     if (failed != NULL)
         wq_log(&options->logger, WQ_LOG_WARNING,
                "there is no guard process (%s: %s): should this process be killed by SIGKILL, "
                "processes that a job's program has started may survive it",
                failed, reason(errno, text, sizeof text));
+}
+
+static int open_groups(local *l, const wq_local_options *options, wq_error *error)
+{
+    const wq_cgroup_limits limits = {.memory_bytes = options->limits.memory_bytes,
+                                     .processes = options->limits.processes};
+    if (options->cgroup_dir == NULL)
+        return WQ_OK;
+    return wq_cgroups_open(&l->groups, options->cgroup_dir, options->workers, &limits,
+                           &options->logger, error);
 }
 
 int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *error)
@@ -126,10 +139,13 @@ int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *er
                          reason(errno, text, sizeof text));
         goto fail;
     }
+    if ((result = open_groups(l, options, error)) != WQ_OK)
+        goto fail;
     start_guard(l, options);
     for (; l->workers < options->workers; l->workers++)
         if (wq_child_init(&l->children[l->workers], &l->config,
-                          wq_guard_line(&l->guard, l->workers)) != 0) {
+                          wq_guard_line(&l->guard, l->workers),
+                          wq_cgroup_of(&l->groups, l->workers)) != 0) {
             result = wq_fail(error, WQ_ERROR_NO_MEMORY, "Out of memory");
             goto fail;
         }

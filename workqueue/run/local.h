@@ -14,6 +14,7 @@ typedef struct wq_local_options {
     size_t max_line_bytes, stderr_tail_bytes;
     wq_child_limits limits;
     const char *const *environment; /* as in wq_options */
+    const char *cgroup_dir;         /* likewise */
     int token_in_environment, private_tmpdir, allow_new_privileges;
     wq_logger logger;
 } wq_local_options;

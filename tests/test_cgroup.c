@@ -1,0 +1,326 @@
+/* test_cgroup.c - what a job has started ends with it, although it has left the process group: by
+ * control groups, where this machine lets us make some (if not, the tests are skipped).
+ *
+ * The programs are tests/programs/shell, whose first argument is the shell command that it does. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <workqueue/workqueue.h>
+
+#include "workqueue/run/cgroup.h"
+#include "workqueue/util/tree.h"
+
+enum { DEADLINE_MS = 20000, GRACE_MS = 200 };
+
+/* One that goes to a session of its own, tells its pid in the file "far" of the current folder and
+ * stays. Its parent waits until it has done so. */
+#define FAR_AWAY                                                                                   \
+    "(setsid sh -c 'trap \"\" TERM HUP; echo $$ >far.new; mv far.new far; exec sleep 1000' "       \
+    ">/dev/null 2>&1 &); until [ -s far ]; do sleep 0.01; done; "
+
+typedef struct bed {
+    char folder[64];
+    wq_options options;
+    wq_queue *queue;
+} bed;
+
+/* Waits for a condition that must come true. */
+#define EVENTUALLY(condition)                                                                      \
+    do {                                                                                           \
+        int64_t give_up = wq_monotonic_ms() + DEADLINE_MS;                                         \
+        while (!(condition)) {                                                                     \
+            if (wq_monotonic_ms() > give_up)                                                       \
+                fail_msg("still not: %s", #condition);                                             \
+            usleep(2000);                                                                          \
+        }                                                                                          \
+    } while (0)
+
+static int is_over(long pid)
+{
+    char path[64], text[256] = "";
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    FILE *f = fopen(path, "re");
+    if (f == NULL)
+        return 1;
+    const char *end = fgets(text, sizeof text, f) != NULL ? strrchr(text, ')') : NULL;
+    fclose(f);
+    return end == NULL || end[2] == 'Z' || end[2] == 'X';
+}
+
+/* Can there be control groups here? Else the test is over. */
+static void need_groups(void)
+{
+    wq_cgroups groups;
+    const wq_cgroup_limits limits = {0};
+    const wq_logger quiet = {NULL, NULL};
+    assert_int_equal(wq_cgroups_open(&groups, "auto", 1, &limits, &quiet, NULL), WQ_OK);
+    const int possible = groups.dir != NULL;
+    wq_cgroups_close(&groups);
+    if (!possible) {
+        print_message("no control group can be made here\n");
+        skip();
+    }
+}
+
+static void make_bed(bed *b)
+{
+    memset(b, 0, sizeof *b);
+    snprintf(b->folder, sizeof b->folder, "/tmp/wq-test-cgroup-XXXXXX");
+    assert_non_null(mkdtemp(b->folder));
+    assert_int_equal(chdir(b->folder), 0);
+    wq_options_init(&b->options, sizeof b->options);
+    b->options.program = WQ_TEST_PROGRAMS "/shell";
+    b->options.storage_dir = b->folder;
+    b->options.sync = 0;
+    b->options.workers = 1;
+    b->options.grace_ms = GRACE_MS;
+    b->options.drain_ms = 100;
+    b->options.cgroup_dir = "auto";
+}
+
+static void open_bed(bed *b)
+{
+    wq_error error = {0};
+    if (wq_open(&b->queue, &b->options, &error) != WQ_OK)
+        fail_msg("%s", error.message);
+}
+
+static void remove_bed(bed *b)
+{
+    assert_int_equal(chdir("/"), 0);
+    assert_int_equal(wq_remove_tree(b->folder), 0);
+}
+
+static wq_job *ask(bed *b, const char *command)
+{
+    wq_params params = {command, "17", "t0ken"};
+    wq_job *job = NULL;
+    assert_int_equal(wq_ensure_run(b->queue, &params, 0, &job, NULL), WQ_OK);
+    return job;
+}
+
+static void expect_end(wq_job *job, int state)
+{
+    wq_snapshot s = {0};
+    assert_int_equal(wq_job_wait(job, DEADLINE_MS), WQ_OK);
+    wq_job_snapshot(job, &s);
+    if ((int)s.state != state)
+        fail_msg("state %d: %s", s.state, s.error ? s.error : "no error");
+    wq_snapshot_clear(&s);
+    wq_job_unref(job);
+}
+
+/* The one that FAR_AWAY has started. */
+static long far_away(void)
+{
+    char text[32] = "";
+    int fd = open("far", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    if (read(fd, text, sizeof text - 1) < 0)
+        text[0] = '\0';
+    close(fd);
+    return atol(text);
+}
+
+/* ---- at the end of a job --------------------------------------------------------------------- */
+
+static void test_who_left_the_group_ends_with_the_job(void **state)
+{
+    (void)state;
+    need_groups();
+    bed b;
+    make_bed(&b);
+    open_bed(&b);
+    for (int i = 0; i < 3; i++) { /* in the same control group, one after the other */
+        char command[512];
+        snprintf(command, sizeof command, "%s echo %d >$4", FAR_AWAY, i);
+        expect_end(ask(&b, command), WQ_STATE_SUCCEEDED);
+        assert_true(far_away() > 1);
+        assert_true(is_over(far_away())); /* not soon: when the job has ended */
+        assert_int_equal(unlink("far"), 0);
+    }
+    wq_close(b.queue);
+    remove_bed(&b);
+}
+
+static void test_cancel_reaches_who_left_the_group(void **state)
+{
+    (void)state;
+    need_groups();
+    bed b;
+    make_bed(&b);
+    open_bed(&b);
+    wq_job *job = ask(&b, FAR_AWAY "trap '' TERM; while :; do sleep 1; done");
+    EVENTUALLY(far_away() > 1);
+    assert_int_equal(wq_job_cancel(job), WQ_OK);
+    expect_end(job, WQ_STATE_CANCELLED);
+    assert_true(is_over(far_away()));
+    wq_close(b.queue);
+    remove_bed(&b);
+}
+
+/* A job that writes down which control group it is in, and the name of our folder from that. */
+static void run_in_group(bed *b)
+{
+    expect_end(ask(b, "cat /proc/self/cgroup >group; echo x >$4"), WQ_STATE_SUCCEEDED);
+}
+
+static void read_group(char *folder, size_t size)
+{
+    char text[1024] = "";
+    int fd = open("group", O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0 && read(fd, text, sizeof text - 1) > 0);
+    close(fd);
+    const char *at = strstr(text, "/workqueue-");
+    assert_non_null(at);
+    snprintf(folder, size, "%.*s", (int)strcspn(at + 1, "/"), at + 1);
+}
+
+static int exists(const char *folder)
+{
+    char command[256];
+    snprintf(command, sizeof command, "find /sys/fs/cgroup -name %s 2>/dev/null | grep -q .",
+             folder);
+    return system(command) == 0;
+}
+
+static void test_nothing_is_left_at_close(void **state)
+{
+    (void)state;
+    need_groups();
+    bed b;
+    char folder[64];
+    make_bed(&b);
+    open_bed(&b);
+    run_in_group(&b);
+    read_group(folder, sizeof folder);
+    assert_true(exists(folder));
+    wq_close(b.queue);
+    assert_false(exists(folder));
+    remove_bed(&b);
+}
+
+/* ---- a host that is killed ------------------------------------------------------------------- */
+
+/* Forks a host with a queue, and kills it when its job's far away process is there. */
+static void kill_host(bed *b)
+{
+    pid_t host = fork();
+    if (host == 0) {
+        open_bed(b);
+        run_in_group(b);
+        ask(b, FAR_AWAY "sleep 1000");
+        pause();
+        _exit(1);
+    }
+    assert_true(host > 0);
+    EVENTUALLY(far_away() > 1);
+    assert_int_equal(kill(host, SIGKILL), 0);
+    assert_int_equal(waitpid(host, NULL, 0), host);
+}
+
+static void test_a_killed_host_leaves_nobody(void **state)
+{
+    (void)state;
+    need_groups();
+    bed b;
+    char folder[64];
+    make_bed(&b);
+    kill_host(&b);
+    EVENTUALLY(is_over(far_away()));
+    read_group(folder, sizeof folder);
+    EVENTUALLY(!exists(folder));
+    remove_bed(&b);
+}
+
+/* Both the host and its guard: then the next one that opens there cleans up. */
+static void test_what_was_left_behind_goes_at_open(void **state)
+{
+    (void)state;
+    need_groups();
+    const wq_cgroup_limits limits = {0};
+    const wq_logger quiet = {NULL, NULL};
+    int fds[2];
+    struct {
+        pid_t left;
+        char dir[512];
+    } told = {0};
+    assert_int_equal(pipe(fds), 0);
+    pid_t host = fork();
+    if (host == 0) {
+        wq_cgroups groups;
+        if (wq_cgroups_open(&groups, "auto", 1, &limits, &quiet, NULL) != WQ_OK)
+            _exit(1);
+        snprintf(told.dir, sizeof told.dir, "%s", groups.dir);
+        told.left = fork();
+        if (told.left == 0) {
+            if (write(wq_cgroup_of(&groups, 0)->procs, "0", 1) != 1)
+                _exit(2);
+            close(groups.lock);
+            if (write(fds[1], "x", 1) != 1)
+                _exit(3);
+            pause();
+        }
+        char byte;
+        _exit(read(fds[0], &byte, 1) == 1 && write(fds[1], &told, sizeof told) > 0 ? 0 : 4);
+    }
+    int status;
+    assert_int_equal(waitpid(host, &status, 0), host);
+    assert_int_equal(status, 0);
+    assert_int_equal(read(fds[0], &told, sizeof told), sizeof told);
+    close(fds[0]);
+    close(fds[1]);
+    assert_false(is_over(told.left));
+    assert_int_equal(access(told.dir, F_OK), 0);
+
+    wq_cgroups groups;
+    assert_int_equal(wq_cgroups_open(&groups, "auto", 2, &limits, &quiet, NULL), WQ_OK);
+    assert_true(is_over(told.left));
+    assert_int_equal(access(told.dir, F_OK), -1);
+
+    /* one that is in use is left alone */
+    wq_cgroups others;
+    assert_int_equal(wq_cgroups_open(&others, "auto", 1, &limits, &quiet, NULL), WQ_OK);
+    assert_int_equal(access(groups.dir, F_OK), 0);
+    wq_cgroups_close(&others);
+    wq_cgroups_close(&groups);
+}
+
+/* ---- where there are none -------------------------------------------------------------------- */
+
+static void test_a_folder_that_is_none_is_refused(void **state)
+{
+    (void)state;
+    bed b;
+    wq_error error = {0};
+    make_bed(&b);
+    b.options.cgroup_dir = b.folder;
+    assert_int_equal(wq_open(&b.queue, &b.options, &error), WQ_ERROR_SYSTEM);
+    assert_non_null(strstr(error.message, b.folder));
+    assert_int_equal(system("ls -d workqueue-* >/dev/null 2>&1"), 512); /* ls found none */
+    remove_bed(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_who_left_the_group_ends_with_the_job),
+        cmocka_unit_test(test_cancel_reaches_who_left_the_group),
+        cmocka_unit_test(test_nothing_is_left_at_close),
+        cmocka_unit_test(test_a_killed_host_leaves_nobody),
+        cmocka_unit_test(test_what_was_left_behind_goes_at_open),
+        cmocka_unit_test(test_a_folder_that_is_none_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

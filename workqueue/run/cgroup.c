@@ -1,0 +1,379 @@
+/* cgroup.c - control groups (version 2): found, made, emptied, removed.
+ *
+ * They are made once and used by one job after the other, as a slot runs one at a time and leaves
+ * its own empty. So a job costs a write (the program enters) and a read (nobody is left).
+ */
+#include "workqueue/run/cgroup.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "workqueue/run/child.h"
+
+#define PREFIX "workqueue-"
+
+enum { END_MS = 1000, LINE_BYTES = 4096, TRIES = 8 };
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+static int open_at(int dir, const char *name, int flags)
+{
+    return wq_fd_move(openat(dir, name, flags | O_CLOEXEC), 3);
+}
+
+/* 0, or -1 with errno. */
+static int write_at(int dir, const char *name, const char *text)
+{
+    int fd = open_at(dir, name, O_WRONLY);
+    if (fd < 0)
+        return -1;
+    ssize_t n = write(fd, text, strlen(text));
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return n < 0 ? -1 : 0;
+}
+
+/* ---- one group ------------------------------------------------------------------------------- */
+
+/* Unreadable counts as empty: the folder is gone. */
+static int has_somebody(int events)
+{
+    char text[128];
+    ssize_t n = pread(events, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = '\0';
+    return strstr(text, "populated 1") != NULL;
+}
+
+/* A change of the file is told as POLLPRI. */
+static int wait_until_empty(int events)
+{
+    int64_t now = wq_monotonic_ms(), end = now + END_MS;
+    for (; has_somebody(events); now = wq_monotonic_ms()) {
+        struct pollfd p = {.fd = events, .events = POLLPRI};
+        if (now >= end)
+            return -1;
+        poll(&p, 1, (int)(end - now));
+    }
+    return 0;
+}
+
+void wq_cgroup_kill(const wq_cgroup *group)
+{
+    if (group != NULL && write(group->kill, "1", 1) < 0)
+        return; /* it is gone, and with it all that were in it */
+}
+
+int wq_cgroup_end(const wq_cgroup *group)
+{
+    if (group == NULL || !has_somebody(group->events))
+        return 0;
+    wq_cgroup_kill(group);
+    return wait_until_empty(group->events);
+}
+
+static void close_group(const wq_cgroup *group)
+{
+    const int fds[] = {group->procs, group->events, group->kill};
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+}
+
+/* What the folder has no controllers for, the limits of each process must do. */
+static void limit_group(int dir, const wq_cgroup_limits *limits)
+{
+    char text[32];
+    if (limits->memory_bytes > 0) {
+        snprintf(text, sizeof text, "%llu", (unsigned long long)limits->memory_bytes);
+        write_at(dir, "memory.max", text);
+    }
+    if (limits->processes > 0) {
+        snprintf(text, sizeof text, "%u", limits->processes);
+        write_at(dir, "pids.max", text);
+    }
+}
+
+/* 0, or -1 with errno. */
+static int open_group(wq_cgroup *group, int parent, unsigned slot, const wq_cgroup_limits *limits)
+{
+    char name[16];
+    *group = (wq_cgroup){-1, -1, -1};
+    snprintf(name, sizeof name, "%u", slot);
+    if (mkdirat(parent, name, 0700) != 0)
+        return -1;
+    int dir = open_at(parent, name, O_RDONLY | O_DIRECTORY);
+    if (dir < 0)
+        return -1;
+    limit_group(dir, limits);
+    if ((group->procs = open_at(dir, "cgroup.procs", O_WRONLY)) < 0 ||
+        (group->events = open_at(dir, "cgroup.events", O_RDONLY)) < 0 ||
+        (group->kill = open_at(dir, "cgroup.kill", O_WRONLY)) < 0) { /* Linux 5.14 */
+        int saved = errno;
+        close_group(group);
+        close(dir);
+        errno = saved;
+        return -1;
+    }
+    close(dir);
+    return 0;
+}
+
+/* ---- the folder of them ---------------------------------------------------------------------- */
+
+static void remove_slots(int dir)
+{
+    int copy = open_at(dir, ".", O_RDONLY | O_DIRECTORY);
+    DIR *entries = copy >= 0 ? fdopendir(copy) : NULL;
+    struct dirent *e;
+    if (entries == NULL) {
+        if (copy >= 0)
+            close(copy);
+        return;
+    }
+    while ((e = readdir(entries)) != NULL)
+        if (e->d_type == DT_DIR && e->d_name[0] != '.')
+            unlinkat(dir, e->d_name, AT_REMOVEDIR);
+    closedir(entries);
+}
+
+/* Ends all that are in a folder of ours, and removes it. */
+static int remove_folder(int dir, const char *path)
+{
+    int events = open_at(dir, "cgroup.events", O_RDONLY);
+    if (events >= 0) {
+        if (has_somebody(events))
+            write_at(dir, "cgroup.kill", "1");
+        wait_until_empty(events);
+        close(events);
+    }
+    remove_slots(dir);
+    return rmdir(path);
+}
+
+/* Who made it and lives has it locked. */
+static void remove_left_behind(const char *where, const char *name, const wq_logger *logger)
+{
+    char *path, text[128];
+    if (asprintf(&path, "%s/%s", where, name) < 0)
+        return;
+    int dir = open_at(AT_FDCWD, path, O_RDONLY | O_DIRECTORY);
+    if (dir >= 0 && flock(dir, LOCK_EX | LOCK_NB) == 0 && remove_folder(dir, path) != 0 &&
+        errno != ENOENT)
+        wq_log(logger, WQ_LOG_WARNING, "remove %s, which was left behind: %s", path,
+               strerror_r(errno, text, sizeof text));
+    if (dir >= 0)
+        close(dir);
+    free(path);
+}
+
+static void sweep(const char *where, const wq_logger *logger)
+{
+    DIR *entries = opendir(where);
+    struct dirent *e;
+    if (entries == NULL)
+        return;
+    while ((e = readdir(entries)) != NULL)
+        if (strncmp(e->d_name, PREFIX, sizeof PREFIX - 1) == 0)
+            remove_left_behind(where, e->d_name, logger);
+    closedir(entries);
+}
+
+/* Who sweeps at this very moment may take it, as it is not locked yet, for left behind: then
+ * another one is made. */
+static int make_folder(wq_cgroups *groups, const char *where)
+{
+    for (int i = 0; i < TRIES; i++) {
+        if (asprintf(&groups->dir, "%s/" PREFIX "XXXXXX", where) < 0)
+            groups->dir = NULL;
+        if (groups->dir == NULL || mkdtemp(groups->dir) == NULL)
+            break;
+        groups->lock = open_at(AT_FDCWD, groups->dir, O_RDONLY | O_DIRECTORY);
+        if (groups->lock >= 0 && flock(groups->lock, LOCK_EX | LOCK_NB) == 0 &&
+            faccessat(groups->lock, "cgroup.procs", F_OK, 0) == 0)
+            return 0;
+        int saved = errno;
+        if (groups->lock >= 0)
+            close(groups->lock);
+        groups->lock = -1;
+        rmdir(groups->dir);
+        free(groups->dir);
+        groups->dir = NULL;
+        errno = saved;
+    }
+    free(groups->dir);
+    groups->dir = NULL;
+    return -1;
+}
+
+/* ---- our own --------------------------------------------------------------------------------- */
+
+/* The rest of the first line of `file` that begins with `start`; NULL: none. Owned. */
+static char *line_after(const char *file, const char *start)
+{
+    char line[LINE_BYTES], *found = NULL;
+    FILE *f = fopen(file, "re");
+    while (f != NULL && found == NULL && fgets(line, sizeof line, f) != NULL)
+        if (strncmp(line, start, strlen(start)) == 0) {
+            line[strcspn(line, "\n")] = '\0';
+            found = strdup(line + strlen(start));
+        }
+    if (f != NULL)
+        fclose(f);
+    return found;
+}
+
+/* Where the file system is mounted, and which part of it; NULL if it is not. Owned, both. */
+static char *mounted_at(char **root)
+{
+    char line[LINE_BYTES], top[LINE_BYTES], at[LINE_BYTES], *found = NULL;
+    FILE *f = fopen("/proc/self/mountinfo", "re");
+    *root = NULL;
+    while (f != NULL && found == NULL && fgets(line, sizeof line, f) != NULL)
+        if (strstr(line, " - cgroup2 ") != NULL &&
+            sscanf(line, "%*s %*s %*s %4095s %4095s", top, at) == 2) {
+            *root = strdup(top);
+            found = strdup(at);
+        }
+    if (f != NULL)
+        fclose(f);
+    return found;
+}
+
+/* The folder of the control group that we are in; NULL: there is none in sight. Owned. */
+static char *own_folder(void)
+{
+    char *root, *at = mounted_at(&root), *own = line_after("/proc/self/cgroup", "0::"),
+                *path = NULL;
+    if (at != NULL && own != NULL && root != NULL) {
+        size_t n = strcmp(root, "/") == 0 ? 0 : strlen(root);
+        if (strncmp(own, root, n) != 0 || (n > 0 && own[n] != '/' && own[n] != '\0'))
+            n = strlen(own); /* not below what is mounted: perhaps the top of it may be used */
+        if (asprintf(&path, "%s%s", at, own + n) < 0)
+            path = NULL;
+    }
+    free(root);
+    free(at);
+    free(own);
+    return path;
+}
+
+/* ---- open and close -------------------------------------------------------------------------- */
+
+/* Whether the kernel would let a child of ours in cannot be told but by trying. */
+static int try_out(const wq_cgroups *groups)
+{
+    char *procs, *envp[] = {NULL};
+    if (asprintf(&procs, "%s/0/cgroup.procs", groups->dir) < 0)
+        return -1;
+    char *argv[] = {
+        (char *)"sh", (char *)"-c", (char *)"echo 0 >\"$1\"", (char *)"workqueue-cgroup",
+        procs,        NULL};
+    posix_spawn_file_actions_t files;
+    pid_t pid;
+    int status = 0, e = posix_spawn_file_actions_init(&files);
+    if (e == 0) {
+        e = posix_spawn_file_actions_addopen(&files, 2, "/dev/null", O_WRONLY, 0);
+        if (e == 0)
+            e = posix_spawn(&pid, "/bin/sh", &files, NULL, argv, envp);
+        posix_spawn_file_actions_destroy(&files);
+    }
+    free(procs);
+    while (e == 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    errno = e != 0 ? e : EACCES;
+    return e == 0 && status == 0 ? 0 : -1;
+}
+
+/* NULL, or the call that failed, with errno. */
+static const char *make(wq_cgroups *groups, const char *where, unsigned slots,
+                        const wq_cgroup_limits *limits)
+{
+    if (make_folder(groups, where) != 0)
+        return "make a folder";
+    if (limits->memory_bytes > 0)
+        write_at(groups->lock, "cgroup.subtree_control", "+memory");
+    if (limits->processes > 0)
+        write_at(groups->lock, "cgroup.subtree_control", "+pids");
+    groups->slots = calloc(slots, sizeof *groups->slots);
+    if (groups->slots == NULL)
+        return "allocate memory";
+    for (; groups->n < slots; groups->n++)
+        if (open_group(&groups->slots[groups->n], groups->lock, groups->n, limits) != 0)
+            return "make a control group";
+    return try_out(groups) == 0 ? NULL : "enter a control group";
+}
+
+/* A folder that was given to us may be told to pass its controllers on; our own is not ours to
+ * change. */
+static void pass_controllers_on(const char *where, const wq_cgroup_limits *limits)
+{
+    int dir = open_at(AT_FDCWD, where, O_RDONLY | O_DIRECTORY);
+    if (dir < 0)
+        return;
+    if (limits->memory_bytes > 0)
+        write_at(dir, "cgroup.subtree_control", "+memory");
+    if (limits->processes > 0)
+        write_at(dir, "cgroup.subtree_control", "+pids");
+    close(dir);
+}
+
+int wq_cgroups_open(wq_cgroups *groups, const char *where, unsigned slots,
+                    const wq_cgroup_limits *limits, const wq_logger *logger, wq_error *error)
+{
+    const int automatic = strcmp(where, "auto") == 0;
+    char text[128], *own = automatic ? own_folder() : NULL;
+    const char *failed = "find the file system", *in = automatic ? own : where;
+    int result = WQ_OK;
+    *groups = (wq_cgroups){.lock = -1};
+    errno = ENOENT;
+    if (in != NULL) {
+        sweep(in, logger);
+        if (!automatic)
+            pass_controllers_on(in, limits);
+        failed = make(groups, in, slots, limits);
+    }
+    if (failed != NULL) {
+        const char *why = strerror_r(errno, text, sizeof text);
+        wq_cgroups_close(groups);
+        if (automatic)
+            wq_log(logger, WQ_LOG_INFO,
+                   "jobs run without control groups (%s: %s): what leaves the process group of a "
+                   "program may outlive it",
+                   failed, why);
+        else
+            result = wq_fail(error, WQ_ERROR_SYSTEM,
+                             "Failed to use control groups in %.300s (%s: %s)", where, failed, why);
+    }
+    free(own);
+    return result;
+}
+
+void wq_cgroups_close(wq_cgroups *groups)
+{
+    for (unsigned i = 0; i < groups->n; i++)
+        close_group(&groups->slots[i]);
+    if (groups->dir != NULL && groups->lock >= 0)
+        remove_folder(groups->lock, groups->dir);
+    if (groups->lock >= 0)
+        close(groups->lock);
+    free(groups->slots);
+    free(groups->dir);
+    *groups = (wq_cgroups){.lock = -1};
+}
+
+const wq_cgroup *wq_cgroup_of(const wq_cgroups *groups, unsigned slot)
+{
+    return slot < groups->n ? &groups->slots[slot] : NULL;
+}
