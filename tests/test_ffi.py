@@ -42,9 +42,11 @@ class Options(Structure):
                 ("progress_timeout_ms", c_uint), ("queue_timeout_ms", c_uint),
                 ("max_output_bytes", c_uint64), ("max_cpu_s", c_uint),
                 ("max_memory_bytes", c_uint64), ("max_open_files", c_uint),
-                ("max_processes", c_uint), ("environment", POINTER(c_char_p)),
+                ("soft_open_files", c_uint), ("max_processes", c_uint),
+                ("environment", POINTER(c_char_p)),
                 ("token_in_environment", c_int), ("private_tmpdir", c_int),
-                ("allow_new_privileges", c_int), ("retain_age_s", c_uint),
+                ("allow_new_privileges", c_int),
+                ("cgroup_dir", c_char_p), ("retain_age_s", c_uint),
                 ("retain_bytes", c_uint64), ("log", LogCallback), ("log_user", c_void_p),
                 ("runner", c_void_p), ("store", c_void_p)]
 
