@@ -76,6 +76,8 @@ def load():
             ("wq_params_key", c_int, POINTER(Params), c_char_p),
             ("wq_ensure_run", c_int, c_void_p, POINTER(Params), c_uint, POINTER(c_void_p),
              POINTER(Error)),
+            ("wq_ensure_run_aged", c_int, c_void_p, POINTER(Params), c_uint, POINTER(c_void_p),
+             POINTER(c_int64), POINTER(Error)),
             ("wq_job_by_id", c_int, c_void_p, c_char_p, POINTER(c_void_p)),
             ("wq_job_unref", None, c_void_p),
             ("wq_job_id", c_char_p, c_void_p),

@@ -147,7 +147,7 @@ static void test_use_keeps_it(void **state)
         put(b, key_of(i), 10, 900);
     assert_int_equal(stat(path_of(b, key_of(1)), &before), 0);
     retain(b, 1000, 0);
-    assert_int_equal(b->store->find(b->store->self, key_of(1), NULL), WQ_OK);
+    assert_int_equal(b->store->find(b->store->self, key_of(1), NULL, NULL), WQ_OK);
     assert_int_equal(b->store->open(b->store->self, key_of(2), &output, NULL), WQ_OK);
     close(output.fd);
     publish(b, 3, 10);

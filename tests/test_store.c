@@ -168,7 +168,7 @@ static wq_publish publish(bed *b, const char *key, const char *temp)
 static int find(bed *b, const char *key)
 {
     wq_error error;
-    return b->store->find(b->store->self, key, &error);
+    return b->store->find(b->store->self, key, NULL, &error);
 }
 
 /* Publishes `text` under `key`, by way of a temporary file. */
@@ -205,13 +205,22 @@ static void test_what_is_begun_is_empty_and_private(void **state)
     free(two);
 }
 
+static void expect_made_at(bed *b, const char *key, time_t s, unsigned ms)
+{
+    const struct timespec at[2] = {{.tv_nsec = UTIME_OMIT}, {s, (long)ms * 1000000}};
+    int64_t made_at_ms;
+    assert_int_equal(utimensat(AT_FDCWD, in_dir(b, key), at, 0), 0);
+    assert_int_equal(b->store->find(b->store->self, key, &made_at_ms, NULL), WQ_OK);
+    assert_int_equal(made_at_ms, (int64_t)s * 1000 + ms);
+}
+
 static void test_what_is_published_is_found(void **state)
 {
     bed *b = *state;
     wq_error error;
     char got[8] = "";
     wq_output out = {.fd = -7};
-    assert_int_equal(b->store->find(b->store->self, KEY_A, &error), WQ_ERROR_NOT_FOUND);
+    assert_int_equal(b->store->find(b->store->self, KEY_A, NULL, &error), WQ_ERROR_NOT_FOUND);
     assert_int_equal(error.code, WQ_ERROR_NOT_FOUND);
     assert_true(strlen(error.message) > 10);
     assert_int_equal(b->store->open(b->store->self, KEY_A, &out, &error), WQ_ERROR_NOT_FOUND);
@@ -220,6 +229,7 @@ static void test_what_is_published_is_found(void **state)
     assert_int_equal(find(b, KEY_A), WQ_OK);
     assert_int_equal(find(b, KEY_B), WQ_ERROR_NOT_FOUND);
     expect_names(b, KEY_A " ");
+    expect_made_at(b, KEY_A, 86400, 123);
     assert_int_equal(mode_of(in_dir(b, KEY_A)), S_IFREG | 0600);
     assert_int_equal(b->store->open(b->store->self, KEY_A, &out, NULL), WQ_OK);
     assert_int_equal(fcntl(out.fd, F_GETFD), FD_CLOEXEC);

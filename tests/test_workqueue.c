@@ -179,6 +179,8 @@ static void let_say(gate *g, const char *line)
 
 /* ---- the shelf: a store that does what the test says ----------------------------------------- */
 
+enum { SHELF_MADE_AT_MS = 86400123 };
+
 typedef struct shelf {
     wq_store store;
     pthread_mutex_t lock;
@@ -199,7 +201,7 @@ static int shelf_fail(wq_error *error, int result, const char *message)
     return result;
 }
 
-static int shelf_find(void *self, const char *key, wq_error *error)
+static int shelf_find(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
 {
     shelf *s = self;
     int result = s->find_result ? s->find_result : WQ_ERROR_NOT_FOUND;
@@ -208,12 +210,14 @@ static int shelf_find(void *self, const char *key, wq_error *error)
         if (strcmp(s->keys[i], key) == 0)
             result = WQ_OK;
     pthread_mutex_unlock(&s->lock);
+    if (result == WQ_OK && made_at_ms != NULL)
+        *made_at_ms = SHELF_MADE_AT_MS;
     return result == WQ_OK ? WQ_OK : shelf_fail(error, result, "not on the shelf");
 }
 
 static int shelf_open(void *self, const char *key, wq_output *out, wq_error *error)
 {
-    int result = shelf_find(self, key, error);
+    int result = shelf_find(self, key, NULL, error);
     if (result == WQ_OK)
         *out = (wq_output){.fd = open("/dev/null", O_RDONLY | O_CLOEXEC)};
     return result;
@@ -2282,6 +2286,7 @@ static void test_a_store_and_a_runner_of_your_own(void **state)
     char number[16], path[64];
     wq_error error = {0};
     wq_params params = numbered(number, 1);
+    int64_t made_at_ms;
     int fd = -1;
     wq_job *job = ask(r, &params);
     let_end(&r->gate);
@@ -2290,6 +2295,8 @@ static void test_a_store_and_a_runner_of_your_own(void **state)
     wq_snapshot_clear(&s);
     wq_job_unref(job);
     assert_int_equal(ask_again(r, &params), WQ_DONE);
+    assert_int_equal(wq_ensure_run_aged(r->queue, &params, 0, &job, &made_at_ms, NULL), WQ_DONE);
+    assert_int_equal(made_at_ms, SHELF_MADE_AT_MS);
     assert_int_equal(wq_output_find(r->queue, &params, NULL), WQ_OK);
     assert_int_equal(wq_output_open(r->queue, &params, &fd, NULL), WQ_OK);
     close(fd);
@@ -2307,7 +2314,7 @@ static const char remote_output[] = "over the wire";
 
 static int remote_open(void *self, const char *key, wq_output *out, wq_error *error)
 {
-    int result = shelf_find(self, key, error);
+    int result = shelf_find(self, key, NULL, error);
     if (result == WQ_OK)
         *out = (wq_output){.fd = -1, .size_bytes = sizeof remote_output - 1, .tag = "1"};
     return result;
@@ -2316,7 +2323,7 @@ static int remote_open(void *self, const char *key, wq_output *out, wq_error *er
 static int64_t remote_read(void *self, const char *key, const wq_output *output, uint64_t offset,
                            void *buf, size_t size, wq_error *error)
 {
-    int result = shelf_find(self, key, error);
+    int result = shelf_find(self, key, NULL, error);
     if (result != WQ_OK || strcmp(output->tag, "1") != 0)
         return shelf_fail(error, WQ_ERROR_AWAY, "out of sight");
     memcpy(buf, remote_output + offset, size);

@@ -257,10 +257,16 @@ static int done(wq_queue *queue, const wq_params *params, const char *key, unsig
     return WQ_DONE;
 }
 
+static int find(wq_queue *queue, const char *key, int64_t *made_at_ms, wq_error *error)
+{
+    wq_store *store = queue->store;
+    return wq_queue_store_said(queue, store->find(store->self, key, made_at_ms, error));
+}
+
 /* One look at the row and at the store: WQ_ATTACHED, WQ_DONE, WQ_ERROR_NOT_FOUND if a job has to
  * begin, or a failure. */
 static int look(wq_queue *queue, const wq_params *params, const char *key, unsigned flags,
-                uint64_t *generation, wq_job **out, wq_error *error)
+                uint64_t *generation, wq_job **out, int64_t *made_at_ms, wq_error *error)
 {
     wq_job *before;
     pthread_mutex_lock(&queue->lock);
@@ -273,12 +279,12 @@ static int look(wq_queue *queue, const wq_params *params, const char *key, unsig
     }
     if (flags & WQ_ENSURE_REBUILD)
         return WQ_ERROR_NOT_FOUND;
-    int result = wq_queue_store_said(queue, queue->store->find(queue->store->self, key, error));
+    int result = find(queue, key, made_at_ms, error);
     return result == WQ_OK ? done(queue, params, key, flags, out, error) : result;
 }
 
-int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
-                  wq_error *error)
+int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
+                       int64_t *made_at_ms, wq_error *error)
 {
     const unsigned known = WQ_ENSURE_REBUILD | WQ_ENSURE_JOB | WQ_ENSURE_TENTATIVE;
     char key[WQ_KEY_SIZE];
@@ -294,7 +300,7 @@ int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_j
      * could run twice because its first run ended while we looked. */
     wq_job *new = NULL;
     do {
-        result = look(queue, params, key, flags, &generation, out, error);
+        result = look(queue, params, key, flags, &generation, out, made_at_ms, error);
         if (result != WQ_ERROR_NOT_FOUND)
             break;
         if (new == NULL && (new = wq_job_new(queue, params, key)) == NULL) {
@@ -305,6 +311,12 @@ int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_j
     } while (result == WQ_DONE);
     wq_job_unref(new);
     return result;
+}
+
+int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
+                  wq_error *error)
+{
+    return wq_ensure_run_aged(queue, params, flags, out, NULL, error);
 }
 
 /* Also the answer when the queue is closed, where there is no pool any more. */
@@ -382,9 +394,7 @@ int wq_output_find(wq_queue *queue, const wq_params *params, wq_error *error)
 {
     char key[WQ_KEY_SIZE];
     int result = key_of(params, key, error);
-    if (result == WQ_OK)
-        result = queue->store->find(queue->store->self, key, error);
-    return wq_queue_store_said(queue, result);
+    return result == WQ_OK ? find(queue, key, NULL, error) : result;
 }
 
 /* For who needs a descriptor where the store has none. The copy stays long enough to be opened. */
@@ -470,20 +480,6 @@ int wq_output_url(wq_job *job, char *url, size_t size, wq_error *error)
     if (store == NULL || store->url == NULL)
         return wq_fail(error, WQ_ERROR_NOT_FOUND, "the store has no URLs for clients");
     return store->url(store->self, job->key, url, size, error);
-}
-
-int wq_output_age_s(wq_queue *queue, const wq_params *params, uint64_t *out)
-{
-    char key[WQ_KEY_SIZE];
-    int64_t made_at_ms;
-    int result = key_of(params, key, NULL);
-    if (result == WQ_OK)
-        result = queue->store->made_at_ms(queue->store->self, key, &made_at_ms, NULL);
-    if (result != WQ_OK)
-        return wq_queue_store_said(queue, result);
-    int64_t now = wq_unix_ms();
-    *out = now > made_at_ms ? (uint64_t)(now - made_at_ms) / 1000 : 0;
-    return WQ_OK;
 }
 
 int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error)

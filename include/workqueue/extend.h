@@ -58,8 +58,9 @@ typedef struct wq_store {
     void *self;
     /** Nonzero if find, open, read and path may take long, so that event loops leave them to threads. */
     int blocks;
-    /** WQ_OK if the output is there, WQ_ERROR_NOT_FOUND, or another failure. Called often. */
-    int (*find)(void *self, const char *key, wq_error *error);
+    /** WQ_OK if the output is there, WQ_ERROR_NOT_FOUND, or another failure. Called often.
+     * `*made_at_ms`, unless it is NULL, is when it was published, Unix time in ms. */
+    int (*find)(void *self, const char *key, int64_t *made_at_ms, wq_error *error);
     /**
      * Opens the output for reading, and describes it; out->fd is given to the caller, or -1 where
      * outputs have no descriptors, and then there is a `read`.
@@ -74,8 +75,6 @@ typedef struct wq_store {
                     size_t size, wq_error *error);
     /** A URL where clients may fetch the output themselves; NULL where there are none. */
     int (*url)(void *self, const char *key, char *url, size_t size, wq_error *error);
-    /** When it was published, Unix time in ms. */
-    int (*made_at_ms)(void *self, const char *key, int64_t *out, wq_error *error);
     /**
      * The path of the output, present or not; NULL where there are no paths. A store without
      * descriptors gives that of a local copy, which it makes if need be and which stays for a minute

@@ -289,6 +289,13 @@ WQ_API int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flag
                          wq_error *error);
 
 /**
+ * wq_ensure_run() that also says, with WQ_DONE, when the output was published: Unix time in ms, in
+ * `*made_at_ms`. It is the same look at the store, so that costs nothing.
+ */
+WQ_API int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags,
+                              wq_job **out, int64_t *made_at_ms, wq_error *error);
+
+/**
  * The job with this id, if it waits, runs, or ended not too long ago (`max_ended`,
  * `retain_ended_ms`). `*out` is owned: wq_job_unref(). WQ_OK or WQ_ERROR_NOT_FOUND.
  */
@@ -453,9 +460,6 @@ WQ_API int64_t wq_output_read(wq_job *job, const wq_output *output, uint64_t off
  * WQ_ERROR_INVALID_ARGUMENT if it does not fit.
  */
 WQ_API int wq_output_url(wq_job *job, char *url, size_t size, wq_error *error);
-
-/** The age of the output of `params` in seconds. WQ_OK, or fails like wq_output_find(). */
-WQ_API int wq_output_age_s(wq_queue *queue, const wq_params *params, uint64_t *out);
 
 /**
  * Deletes the output of `params`. One that is being read stays readable for who has it open. WQ_OK,

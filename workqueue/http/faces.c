@@ -1,6 +1,8 @@
 /* faces.c - what the faces share: from a request to a job. */
 #include "workqueue/http/faces.h"
 
+#include <time.h>
+
 #include "workqueue/http/problem.h"
 
 int wq_is_method(h2o_req_t *req, const char *method)
@@ -27,18 +29,22 @@ unsigned wq_result_retry_s(wq_queue *queue, int result, const wq_params *params)
                                         : wq_retry_after_s(queue);
 }
 
-void wq_tell_how(wq_http *http, h2o_req_t *req, const wq_params *params, int result)
+static void tell_age(h2o_req_t *req, int64_t made_at_ms)
+{
+    struct timespec now;
+    char *text = h2o_mem_alloc_pool(&req->pool, 24);
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t age_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 - made_at_ms;
+    int n = snprintf(text, 24, "%lld", (long long)(age_ms > 0 ? age_ms / 1000 : 0));
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_AGE, NULL, text, (size_t)n);
+}
+
+void wq_tell_how(h2o_req_t *req, int result)
 {
     static const char name[] = "x-workqueue";
     const char *how = result == WQ_DONE ? "hit" : result == WQ_ATTACHED ? "attached" : "started";
-    uint64_t age;
     h2o_add_header_by_str(&req->pool, &req->res.headers, name, sizeof name - 1, 0, "X-Workqueue",
                           how, strlen(how));
-    if (result == WQ_DONE && wq_output_age_s(http->queue, params, &age) == WQ_OK) {
-        char *text = h2o_mem_alloc_pool(&req->pool, 24);
-        int n = snprintf(text, 24, "%llu", (unsigned long long)age);
-        h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_AGE, NULL, text, (size_t)n);
-    }
 }
 
 int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
@@ -52,9 +58,12 @@ int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *param
     }
     if (wq_request_no_cache(req))
         flags |= WQ_ENSURE_REBUILD;
-    int result = wq_ensure_run(http->queue, params, flags, job, error);
+    int64_t made_at_ms = 0;
+    int result = wq_ensure_run_aged(http->queue, params, flags, job, &made_at_ms, error);
     if (result >= 0)
-        wq_tell_how(http, req, params, result);
+        wq_tell_how(req, result);
+    if (result == WQ_DONE)
+        tell_age(req, made_at_ms);
     return result;
 }
 

@@ -42,9 +42,9 @@ int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, w
 int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
            wq_error *error);
 
-/* Says where an answer comes from, and how old it is if it was stored, in the response's headers;
- * `result` is what wq_begin() returned, which has done this. */
-void wq_tell_how(wq_http *http, h2o_req_t *req, const wq_params *params, int result);
+/* Says where an answer comes from, in the response's headers; `result` is what wq_begin() returned,
+ * which has done this. */
+void wq_tell_how(h2o_req_t *req, int result);
 
 /* The job with the id in `text`; NULL and a 404 problem if it is unknown. */
 wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text);

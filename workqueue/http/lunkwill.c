@@ -392,7 +392,7 @@ static int answer_response(wq_http *http, h2o_req_t *req, const char *id)
                           "There is no response yet. Ask for the summary until its status is "
                           "\"ready\".");
     }
-    wq_tell_how(http, req, wq_job_params(job), r.how);
+    wq_tell_how(req, r.how); /* an output tells its age itself */
     return wq_answer_result(http, req, job);
 }
 

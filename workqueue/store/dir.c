@@ -48,7 +48,12 @@ typedef struct dir {
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-static int find(void *self, const char *key, wq_error *error)
+static int64_t modified_ms(const struct stat *st)
+{
+    return (int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000;
+}
+
+static int find(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
 {
     dir *d = self;
     struct stat st;
@@ -57,26 +62,13 @@ static int find(void *self, const char *key, wq_error *error)
             return wq_fail(error, WQ_ERROR_SYSTEM, "%s/%s is not a regular file; remove it",
                            d->path, key);
         wq_retain_used(d->retain, key, -1, &st);
+        if (made_at_ms != NULL)
+            *made_at_ms = modified_ms(&st);
         return WQ_OK;
     }
     if (errno == ENOENT)
         return wq_fail(error, WQ_ERROR_NOT_FOUND, "there is no output for this yet");
     return wq_fail(error, WQ_ERROR_SYSTEM, "stat %s/%s: %s", d->path, key, strerror(errno));
-}
-
-static int64_t modified_ms(const struct stat *st)
-{
-    return (int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000;
-}
-
-static int made_at_ms(void *self, const char *key, int64_t *out, wq_error *error)
-{
-    dir *d = self;
-    struct stat st;
-    if (fstatat(d->fd, key, &st, AT_SYMLINK_NOFOLLOW) != 0)
-        return wq_fail(error, WQ_ERROR_NOT_FOUND, "there is no output for this yet");
-    *out = modified_ms(&st);
-    return WQ_OK;
 }
 
 static int open_output(void *self, const char *key, wq_output *out, wq_error *error)
@@ -469,7 +461,6 @@ int wq_dir_open(wq_store **out, const char *path, int sync, const wq_logger *log
                           .begin = begin,
                           .publish = publish,
                           .discard = discard,
-                          .made_at_ms = made_at_ms,
                           .remove = remove_one,
                           .remove_set = remove_set,
                           .waits = sync,
