@@ -26,8 +26,6 @@ void wq_lunkwill_free(struct wq_lunkwill *lunkwill); /* NULL is allowed */
 int64_t wq_lunkwill_sweep(struct wq_lunkwill *lunkwill, int64_t now);
 struct wq_tasks *wq_tasks_new(void);
 void wq_tasks_free(struct wq_tasks *tasks); /* NULL is allowed */
-struct wq_deleter *wq_deleter_new(void);
-void wq_deleter_free(struct wq_deleter *deleter); /* waits for what it does; NULL is allowed */
 
 /* ---- what faces share ---- */
 

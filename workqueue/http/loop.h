@@ -39,7 +39,8 @@ struct wq_http {
     atomic_ullong clients_left, clients_stalled;  /* before the end; dropped by us */
     struct wq_lunkwill *lunkwill;
     struct wq_tasks *tasks;
-    struct wq_deleter *deleter;
+    struct wq_threads *threads;
+    atomic_int is_deleting; /* all outputs of somebody */
     atomic_int stopping;
     pthread_mutex_t lock;
     LIST_HEAD(, wq_loop) loops; /* under the lock */

@@ -1,17 +1,17 @@
 /* operator.c - for whoever runs the server: metrics, health, and the deletion of outputs.
  *
  * Deleting all outputs of a server or document set reads the whole storage, so a thread does it,
- * one at a time, and posts what came of it back to the loop that answers.
+ * one at a time; and so it does whatever asks a store across a network.
  */
 #include <math.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <signal.h>
 #include <stdarg.h>
 
 #include "workqueue/http/faces.h"
 #include "workqueue/http/fields.h"
 #include "workqueue/http/problem.h"
+#include "workqueue/http/threads.h"
 
 static int send_text(h2o_req_t *req, int status, const char *type, const char *text)
 {
@@ -221,7 +221,7 @@ static int is_operator(wq_http *http, h2o_req_t *req)
     return 0;
 }
 
-/* ---- DELETE /output: many, on a thread ------------------------------------------------------- */
+/* ---- DELETE /output: on a thread ------------------------------------------------------------- */
 
 typedef struct deletion deletion;
 
@@ -233,50 +233,37 @@ typedef struct waiting {
 
 /* Its thread's; then, posted back, its loop's. */
 struct deletion {
-    wq_post post;
+    wq_task task;
     wq_http *http;
-    waiting *waiting; /* the loop's at any time; NULL: nobody waits */
-    char *server, *document_set_id;
+    waiting *waiting;                           /* the loop's at any time; NULL: nobody waits */
+    char *server, *document_set_id, *api_token; /* that is NULL: all of the others */
     int result;
     size_t n;
     wq_error error;
 };
 
-struct wq_deleter {
-    pthread_mutex_t lock;
-    /* under the lock */
-    int is_busy, has_thread;
-    pthread_t thread;
-};
-
-struct wq_deleter *wq_deleter_new(void)
-{
-    struct wq_deleter *deleter = calloc(1, sizeof *deleter);
-    if (deleter != NULL)
-        pthread_mutex_init(&deleter->lock, NULL);
-    return deleter;
-}
-
-void wq_deleter_free(struct wq_deleter *deleter)
-{
-    if (deleter == NULL)
-        return;
-    if (deleter->has_thread)
-        pthread_join(deleter->thread, NULL);
-    pthread_mutex_destroy(&deleter->lock);
-    free(deleter);
-}
-
 static void free_deletion(deletion *d)
 {
     free(d->server);
     free(d->document_set_id);
+    free(d->api_token);
     free(d);
+}
+
+static int answer_one(h2o_req_t *req, int result, const wq_error *error)
+{
+    if (result == WQ_ERROR_NOT_FOUND)
+        return wq_problem(req, 404, "There is no output for these parameters.");
+    if (result != WQ_OK)
+        return wq_problem_result(req, result, error, 5);
+    return wq_send_bytes(req, 204, NULL, NULL, 0);
 }
 
 static int answer_deletion(h2o_req_t *req, const deletion *d)
 {
     char text[48];
+    if (d->api_token != NULL)
+        return answer_one(req, d->result, &d->error);
     if (d->result < 0)
         return wq_problem(req, 500, "%zu outputs have been deleted, and then: %s.", d->n,
                           d->error.message);
@@ -293,7 +280,7 @@ static void part(waiting *w)
 
 static void on_deleted(wq_post *post)
 {
-    deletion *d = H2O_STRUCT_FROM_MEMBER(deletion, post, post);
+    deletion *d = H2O_STRUCT_FROM_MEMBER(deletion, task.post, post);
     waiting *w = d->waiting;
     if (w != NULL) {
         part(w);
@@ -324,60 +311,60 @@ static waiting *wait_for(deletion *d, h2o_req_t *req)
     return w;
 }
 
-static void *delete_many(void *arg)
+static void delete_them(wq_task *task)
 {
-    deletion *d = arg;
-    wq_http *http = d->http;
-    d->result = wq_outputs_delete(http->queue, d->server, d->document_set_id, &d->n, &d->error);
-    /* before the answer: whoever has read that may ask for the next */
-    pthread_mutex_lock(&http->deleter->lock);
-    http->deleter->is_busy = 0;
-    pthread_mutex_unlock(&http->deleter->lock);
-    if (wq_post_send(http, &d->post) != 0)
-        free_deletion(d);
-    return NULL;
+    deletion *d = H2O_STRUCT_FROM_MEMBER(deletion, task, task);
+    const wq_params params = {d->server, d->document_set_id, d->api_token};
+    if (d->api_token != NULL) {
+        d->result = wq_output_delete(d->http->queue, &params, &d->error);
+        return;
+    }
+    d->result = wq_outputs_delete(d->http->queue, d->server, d->document_set_id, &d->n, &d->error);
+    atomic_store(&d->http->is_deleting, 0); /* whoever reads the answer may ask for the next */
 }
 
-/* The host's signals are not for this thread. */
-static int start_thread_locked(struct wq_deleter *deleter, deletion *d)
+static void lose_deletion(wq_task *task)
 {
-    sigset_t all, before;
-    if (deleter->has_thread)
-        pthread_join(deleter->thread, NULL); /* it has no more to do than to post */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int r = pthread_create(&deleter->thread, NULL, delete_many, d);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    deleter->has_thread = deleter->is_busy = r == 0;
-    if (r == 0)
-        pthread_setname_np(deleter->thread, "wq-deleter");
-    return r == 0 ? WQ_OK : WQ_ERROR_NO_MEMORY;
+    deletion *d = H2O_STRUCT_FROM_MEMBER(deletion, task, task);
+    if (d->api_token == NULL)
+        atomic_store(&d->http->is_deleting, 0);
+    free_deletion(d);
 }
 
-static int start(struct wq_deleter *deleter, deletion *d)
+static char *copy_or_null(const char *text, int *failed)
 {
-    int result = WQ_ERROR_FULL;
-    pthread_mutex_lock(&deleter->lock);
-    if (!deleter->is_busy)
-        result = start_thread_locked(deleter, d);
-    pthread_mutex_unlock(&deleter->lock);
-    return result;
+    char *copy = text != NULL ? strdup(text) : NULL;
+    *failed |= text != NULL && copy == NULL;
+    return copy;
 }
 
-static deletion *new_deletion(wq_http *http, h2o_req_t *req, const wq_fields *fields)
+static deletion *new_deletion(wq_http *http, const wq_fields *fields)
 {
+    int failed = 0;
     deletion *d = calloc(1, sizeof *d);
     if (d == NULL)
         return NULL;
-    d->post = (wq_post){.loop = wq_loop_of(http, req), .arrive = on_deleted};
+    d->task = (wq_task){.post = {.arrive = on_deleted}, .work = delete_them, .lost = lose_deletion};
     d->http = http;
-    d->server = strdup(fields->server);
-    if (fields->document_set_id != NULL)
-        d->document_set_id = strdup(fields->document_set_id);
-    if (d->server != NULL && (d->document_set_id != NULL || fields->document_set_id == NULL))
+    d->server = copy_or_null(fields->server, &failed);
+    d->document_set_id = copy_or_null(fields->document_set_id, &failed);
+    d->api_token = copy_or_null(fields->api_token, &failed);
+    if (!failed)
         return d;
     free_deletion(d);
     return NULL;
+}
+
+/* WQ_OK, and `d` is the thread's. */
+static int start(wq_http *http, h2o_req_t *req, deletion *d)
+{
+    int result, idle = 0;
+    if (d->api_token == NULL && !atomic_compare_exchange_strong(&http->is_deleting, &idle, 1))
+        return WQ_ERROR_FULL;
+    result = wq_task_start(http, req, &d->task);
+    if (result != WQ_OK && d->api_token == NULL)
+        atomic_store(&http->is_deleting, 0);
+    return result;
 }
 
 static int begin_deletion(wq_http *http, h2o_req_t *req, const wq_fields *fields)
@@ -387,11 +374,11 @@ static int begin_deletion(wq_http *http, h2o_req_t *req, const wq_fields *fields
     wq_stats stats;
     if (is_stopping(http, &stats))
         return wq_problem_result(req, WQ_ERROR_CLOSING, NULL, 5);
-    deletion *d = new_deletion(http, req, fields);
+    deletion *d = new_deletion(http, fields);
     if (d == NULL)
         return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 5);
     waiting *w = wait_for(d, req);
-    int result = w != NULL ? start(http->deleter, d) : WQ_ERROR_FULL;
+    int result = w != NULL ? start(http, req, d) : WQ_ERROR_FULL;
     if (result == WQ_OK)
         return 0;
     if (w != NULL)
@@ -408,11 +395,7 @@ static int delete_one(wq_http *http, h2o_req_t *req, const wq_params *params)
 {
     wq_error error;
     int result = wq_output_delete(http->queue, params, &error);
-    if (result == WQ_ERROR_NOT_FOUND)
-        return wq_problem(req, 404, "There is no output for these parameters.");
-    if (result != WQ_OK)
-        return wq_problem_result(req, result, &error, 5);
-    return wq_send_bytes(req, 204, NULL, NULL, 0);
+    return answer_one(req, result, &error);
 }
 
 /* What is not named is meant as all of it. A field that is there but empty is checked as it is, and
@@ -433,7 +416,7 @@ int wq_face_output(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
                         fields.api_token ? fields.api_token : "all"};
     if (wq_params_check(&params, &error) != WQ_OK)
         return wq_problem(req, 400, "%s.", error.message);
-    if (fields.api_token != NULL)
+    if (fields.api_token != NULL && !wq_outputs_block(http->queue))
         return delete_one(http, req, &params);
     return begin_deletion(http, req, &fields);
 }

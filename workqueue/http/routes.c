@@ -5,6 +5,7 @@
 #include "workqueue/http/allow.h"
 #include "workqueue/http/faces.h"
 #include "workqueue/http/problem.h"
+#include "workqueue/http/threads.h"
 
 /* A path that ends in '/' stands for all below it; NULL: http->options.tasks_path. */
 static const struct {
@@ -157,8 +158,8 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     }
     http->lunkwill = wq_lunkwill_new(http);
     http->tasks = wq_tasks_new();
-    http->deleter = wq_deleter_new();
-    if (http->lunkwill == NULL || http->tasks == NULL || http->deleter == NULL) {
+    http->threads = wq_threads_new();
+    if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL) {
         wq_http_free(http);
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
@@ -173,7 +174,7 @@ void wq_http_free(wq_http *http)
         return;
     wq_lunkwill_free(http->lunkwill);
     wq_tasks_free(http->tasks);
-    wq_deleter_free(http->deleter);
+    wq_threads_free(http->threads);
     wq_allow_free(http->limits.allow);
     free((char *)http->options.result_type);
     free((char *)http->options.tasks_path);
