@@ -4,7 +4,8 @@
  *   face-server PROGRAM STORAGE [NAME=VALUE ...]
  *
  * Prints the address that it listens on, and stops in good order at SIGTERM. With own_host=1 the
- * faces are mounted on an h2o server of its own, as somebody would who has one already.
+ * faces are mounted on an h2o server of its own, as somebody would who has one already; with afar=1
+ * outputs are as across a network.
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -19,10 +20,12 @@
 #include <h2o/http1.h>
 #include <workqueue/http.h>
 
+#include "tests/faces/afar.h"
+
 struct settings {
     wq_options queue;
     wq_serve_options serve;
-    unsigned own_host;
+    unsigned own_host, afar;
 };
 
 static void print_log(void *user, int level, const char *message)
@@ -39,6 +42,7 @@ static int set(struct settings *s, const char *name, const char *value)
         unsigned *to;
     } numbers[] = {
         {"own_host", &s->own_host},
+        {"afar", &s->afar},
         {"workers", &s->queue.workers},
         {"grace_ms", &s->queue.grace_ms},
         {"drain_ms", &s->queue.drain_ms},
@@ -272,6 +276,10 @@ int main(int argc, char **argv)
     s.queue.sync = 0;
     s.queue.log = s.serve.log = print_log;
     s.serve.listen = "127.0.0.1:0";
+    if (s.afar && (s.queue.store = afar_store(argv[2], &error)) == NULL) {
+        fprintf(stderr, "%s\n", error.message);
+        return 2;
+    }
     if (wq_open(&queue, &s.queue, &error) != WQ_OK) {
         fprintf(stderr, "%s\n", error.message);
         return 2;

@@ -5,6 +5,9 @@
  * it is and however slow the client. Reading blocks the loop only if the page cache has to be
  * filled. The empty last send says that the kernel has all, so that the client is watched to the
  * end.
+ *
+ * An output across a network is opened, and read chunk by chunk, by threads (see fetch). The
+ * request may end while one is at it, so what a thread writes to is not in the request's memory.
  */
 #include "workqueue/http/result.h"
 
@@ -16,17 +19,22 @@
 
 #include "workqueue/http/faces.h"
 #include "workqueue/http/problem.h"
+#include "workqueue/http/threads.h"
 
 enum {
     SMALL_BYTES = 16384,
     CHUNK_BYTES = 65536,
-    CHUNKS_AT_ONCE = 16, /* then the loop's other clients have their turn */
+    FETCH_BYTES = 131072, /* a chunk from across a network costs a round trip */
+    CHUNKS_AT_ONCE = 16,  /* then the loop's other clients have their turn */
 };
+
+typedef struct fetch fetch;
 
 typedef struct result {
     h2o_generator_t generator; /* first: h2o hands it back */
     wq_held held;
     wq_output output;  /* its fd is ours, to the request's end */
+    fetch *fetch;      /* NULL: it has a descriptor */
     uint64_t at, left; /* what remains to be sent of it */
     char *buffer;      /* a chunk; NULL while there is none */
     unsigned chunks;   /* sent so far */
@@ -39,12 +47,40 @@ typedef struct result {
     char content_range[72];
 } result;
 
+/* What threads do for a result: open the output, then read a chunk of it, again and again. The
+ * loop's, but while a task is under way: then only `result` and `is_under_way` are. */
+struct fetch {
+    wq_task task;
+    wq_http *http;
+    result *result; /* NULL: the request has ended */
+    int is_under_way;
+    wq_job *job; /* counted */
+    wq_output output;
+    uint64_t at;
+    size_t size;
+    int64_t n; /* how many bytes have been read, or what opening has come to */
+    wq_error error;
+    char buffer[];
+};
+
+static void free_fetch(fetch *f)
+{
+    wq_job_unref(f->job);
+    free(f);
+}
+
 /* At the request's end, however it came. */
 static void dispose(void *p)
 {
     result *r = p;
     wq_release(&r->held);
-    close(r->output.fd);
+    if (r->output.fd >= 0)
+        close(r->output.fd);
+    if (r->fetch == NULL)
+        return;
+    r->fetch->result = NULL;
+    if (!r->fetch->is_under_way)
+        free_fetch(r->fetch);
 }
 
 /* ---- conditions (RFC 9110, 13) --------------------------------------------------------------- */
@@ -270,10 +306,10 @@ static uint64_t bytes_acked(int fd)
     return info.tcpi_bytes_acked;
 }
 
-static void send_chunk(result *r)
+/* `n` bytes in the buffer; 0: that was all, negative: there is no more to be had. */
+static void send_read(result *r, ssize_t n)
 {
     wq_http *http = r->held.http;
-    ssize_t n = r->left > 0 ? read_some(r, CHUNK_BYTES) : 0;
     if (n <= 0) {
         finish(r, n == 0 ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_ERROR);
         return;
@@ -285,6 +321,63 @@ static void send_chunk(result *r)
     atomic_fetch_add(&http->bytes_sent, (unsigned long long)n);
     wq_held_deadline(&r->held, wq_loop_now() + http->options.stall_timeout_ms);
     h2o_send(r->held.req, &chunk, 1, H2O_SEND_STATE_IN_PROGRESS);
+}
+
+static int start_fetch(fetch *f, void (*work)(wq_task *task), void (*arrive)(wq_post *post))
+{
+    f->task.work = work;
+    f->task.post.arrive = arrive;
+    int started = wq_task_start(f->http, f->result->held.req, &f->task);
+    f->is_under_way = started == WQ_OK;
+    return started;
+}
+
+static void read_chunk(wq_task *task)
+{
+    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task, task);
+    f->n = wq_output_read(f->job, &f->output, f->at, f->buffer, f->size, &f->error);
+}
+
+/* The request it was for, or NULL: it has ended, and the fetch with it. */
+static result *arrived(fetch *f)
+{
+    f->is_under_way = 0;
+    if (f->result == NULL)
+        free_fetch(f);
+    else if (f->result->held.fd < 0) /* released: it is about to end */
+        return NULL;
+    else
+        return f->result;
+    return NULL;
+}
+
+static void on_chunk(wq_post *post)
+{
+    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task.post, post);
+    result *r = arrived(f);
+    if (r == NULL)
+        return;
+    ssize_t n = f->n <= 0 || (uint64_t)f->n > r->left ? -1 : (ssize_t)f->n;
+    if (n > 0) {
+        r->at += (uint64_t)n;
+        r->left -= (uint64_t)n;
+    }
+    send_read(r, n);
+}
+
+static void send_chunk(result *r)
+{
+    fetch *f = r->fetch;
+    if (r->left == 0 || f == NULL) {
+        send_read(r, r->left > 0 ? read_some(r, CHUNK_BYTES) : 0);
+        return;
+    }
+    f->at = r->at;
+    f->size = r->left < FETCH_BYTES ? (size_t)r->left : FETCH_BYTES;
+    r->buffer = f->buffer;
+    r->in_flight = 0;
+    if (start_fetch(f, read_chunk, on_chunk) != WQ_OK)
+        finish(r, H2O_SEND_STATE_ERROR);
 }
 
 /* While the kernel takes one chunk after the other, libh2o looks at nothing else. */
@@ -304,7 +397,9 @@ static void on_timeout(wq_held *held)
 {
     result *r = H2O_STRUCT_FROM_MEMBER(result, held, held);
     uint64_t acked = bytes_acked(held->fd);
-    if (!r->in_flight) {
+    if (r->fetch != NULL && r->fetch->is_under_way) {
+        wq_held_deadline(held, wq_loop_now() + held->http->options.stall_timeout_ms);
+    } else if (!r->in_flight) {
         send_chunk(r);
     } else if (acked != r->acked) {
         r->acked = acked;
@@ -338,7 +433,8 @@ static int send_large(wq_http *http, h2o_req_t *req, int status, result *r)
     if (wq_hold(&r->held, NULL) != 0)
         return 0;
     r->generator = (h2o_generator_t){on_proceed, on_stop};
-    r->buffer = h2o_mem_alloc_pool(&req->pool, CHUNK_BYTES);
+    if (r->fetch == NULL)
+        r->buffer = h2o_mem_alloc_pool(&req->pool, CHUNK_BYTES);
     add_headers(http, req, status, r);
     h2o_start_response(req, &r->generator);
     send_chunk(r);
@@ -390,8 +486,25 @@ static int send_output(wq_http *http, h2o_req_t *req, result *r)
     default:
         if (wq_is_method(req, "HEAD"))
             return send_head(http, req, status, r);
-        return (r->left > SMALL_BYTES ? send_large : send_small)(http, req, status, r);
+        if (r->left > SMALL_BYTES || r->fetch != NULL)
+            return send_large(http, req, status, r);
+        return send_small(http, req, status, r);
     }
+}
+
+static int answer_unopened(wq_http *http, h2o_req_t *req, int opened, const wq_error *error)
+{
+    if (opened == WQ_ERROR_NOT_FOUND)
+        return wq_problem(req, 410, "The output has been deleted; ask for the job again.");
+    return wq_problem_result(req, opened, error, wq_retry_after_s(http->queue));
+}
+
+static int answer_opened(wq_http *http, h2o_req_t *req, const wq_output *output, result *r)
+{
+    r->output = *output;
+    r->left = output->size_bytes;
+    describe(r);
+    return send_output(http, req, r);
 }
 
 static int answer_output(wq_http *http, h2o_req_t *req, wq_job *job)
@@ -399,14 +512,76 @@ static int answer_output(wq_http *http, h2o_req_t *req, wq_job *job)
     wq_error error;
     wq_output output;
     int opened = wq_job_output(job, &output, &error);
-    if (opened == WQ_ERROR_NOT_FOUND)
-        return wq_problem(req, 410, "The output has been deleted; ask for the job again.");
     if (opened != WQ_OK)
-        return wq_problem_result(req, opened, &error, wq_retry_after_s(http->queue));
+        return answer_unopened(http, req, opened, &error);
     result *r = h2o_mem_alloc_shared(&req->pool, sizeof *r, dispose);
-    *r = (result){.held = {.fd = -1}, .output = output, .left = output.size_bytes};
-    describe(r);
-    return send_output(http, req, r);
+    *r = (result){.held = {.fd = -1}};
+    return answer_opened(http, req, &output, r);
+}
+
+/* ---- outputs across a network ---------------------------------------------------------------- */
+
+/* Clients fetch it themselves: with a GET, whatever they asked with. */
+static int redirect(h2o_req_t *req, const char *url)
+{
+    add_text(req, H2O_TOKEN_LOCATION, h2o_strdup(&req->pool, url, SIZE_MAX).base);
+    add_text(req, H2O_TOKEN_CACHE_CONTROL, "no-store");
+    return wq_send_bytes(req, wq_is_method(req, "GET") || wq_is_method(req, "HEAD") ? 302 : 303,
+                         NULL, NULL, 0);
+}
+
+static void open_output(wq_task *task)
+{
+    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task, task);
+    f->n = wq_job_output(f->job, &f->output, &f->error);
+}
+
+static void lose_fetch(wq_task *task)
+{
+    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task, task);
+    if (f->result != NULL)
+        f->result->fetch = NULL;
+    free_fetch(f);
+}
+
+/* The client may have left; it is answered in any case, as what is held has to be. */
+static void on_opened(wq_post *post)
+{
+    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task.post, post);
+    result *r = arrived(f);
+    if (r == NULL)
+        return;
+    wq_http *http = f->http;
+    h2o_req_t *req = r->held.req;
+    wq_release(&r->held);
+    if (f->n == WQ_OK)
+        answer_opened(http, req, &f->output, r);
+    else
+        answer_unopened(http, req, (int)f->n, &f->error);
+}
+
+/* Takes a reference of its own. */
+static int answer_from_afar(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    char url[4096];
+    if (wq_output_url(job, url, sizeof url, NULL) == WQ_OK)
+        return redirect(req, url);
+    fetch *f = calloc(1, sizeof *f + FETCH_BYTES);
+    if (f == NULL)
+        return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 5);
+    f->task.lost = lose_fetch;
+    f->http = http;
+    f->job = wq_job_ref(job);
+    result *r = f->result = h2o_mem_alloc_shared(&req->pool, sizeof *r, dispose);
+    *r = (result){.held = {.http = http, .face = WQ_FACE_RESULT, .req = req, .gone = on_gone},
+                  .output = {.fd = -1},
+                  .fetch = f};
+    if (wq_hold(&r->held, NULL) != 0)
+        return 0;
+    if (start_fetch(f, open_output, on_opened) == WQ_OK)
+        return 0;
+    wq_release(&r->held);
+    return wq_problem_result(req, WQ_ERROR_FULL, NULL, 5);
 }
 
 int wq_answer_result(wq_http *http, h2o_req_t *req, wq_job *job)
@@ -414,7 +589,9 @@ int wq_answer_result(wq_http *http, h2o_req_t *req, wq_job *job)
     wq_snapshot snapshot;
     wq_job_snapshot(job, &snapshot);
     const char *error = snapshot.error ? snapshot.error : "cancelled";
-    if (snapshot.state == WQ_STATE_SUCCEEDED)
+    if (snapshot.state == WQ_STATE_SUCCEEDED && wq_outputs_block(http->queue))
+        answer_from_afar(http, req, job);
+    else if (snapshot.state == WQ_STATE_SUCCEEDED)
         answer_output(http, req, job);
     else if (snapshot.state == WQ_STATE_CANCELLED)
         wq_problem(req, 410, "The job has been %s.", error);
