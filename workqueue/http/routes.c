@@ -158,7 +158,7 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     }
     http->lunkwill = wq_lunkwill_new(http);
     http->tasks = wq_tasks_new();
-    http->threads = wq_threads_new();
+    http->threads = wq_threads_new(http);
     if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL) {
         wq_http_free(http);
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");

@@ -10,6 +10,7 @@
 enum { MAX_THREADS = 16, MAX_WAITING = 4096 };
 
 struct wq_threads {
+    wq_http *http;
     pthread_mutex_t lock;
     /* under the lock */
     pthread_cond_t work;
@@ -17,17 +18,18 @@ struct wq_threads {
     size_t n_waiting;
     unsigned n_idle, n;
     pthread_t threads[MAX_THREADS];
-    wq_http *http; /* of the first task: there is one wq_http to a wq_threads */
+
     int closing;
 };
 
-struct wq_threads *wq_threads_new(void)
+struct wq_threads *wq_threads_new(wq_http *http)
 {
     struct wq_threads *threads = calloc(1, sizeof *threads);
     if (threads == NULL)
         return NULL;
     pthread_mutex_init(&threads->lock, NULL);
     pthread_cond_init(&threads->work, NULL);
+    threads->http = http;
     STAILQ_INIT(&threads->row);
     return threads;
 }
@@ -98,7 +100,6 @@ int wq_task_start(wq_http *http, h2o_req_t *req, wq_task *task)
     struct wq_threads *threads = http->threads;
     task->post.loop = wq_loop_of(http, req);
     pthread_mutex_lock(&threads->lock);
-    threads->http = http;
     int result = put_locked(threads, task);
     pthread_mutex_unlock(&threads->lock);
     return result;

@@ -15,7 +15,7 @@ typedef struct wq_task {
                                            request with it; on any thread */
 } wq_task;
 
-struct wq_threads *wq_threads_new(void); /* NULL: no memory; the threads start when needed */
+struct wq_threads *wq_threads_new(wq_http *http); /* NULL: no memory */
 
 /* Waits for what is being done; what has not been begun is lost. Every loop has ended. NULL is
  * allowed. */
