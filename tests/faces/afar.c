@@ -29,11 +29,11 @@ static int check(const afar *a, wq_error *error)
     return is_there(a, ".away") ? wq_fail(error, WQ_ERROR_AWAY, "the store is away") : WQ_OK;
 }
 
-static int afar_find(void *self, const char *key, wq_error *error)
+static int afar_find(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
 {
     afar *a = self;
     int result = check(a, error);
-    return result == WQ_OK ? a->dir->find(a->dir->self, key, error) : result;
+    return result == WQ_OK ? a->dir->find(a->dir->self, key, made_at_ms, error) : result;
 }
 
 static int afar_open(void *self, const char *key, wq_output *out, wq_error *error)
@@ -79,13 +79,6 @@ static int afar_url(void *self, const char *key, char *url, size_t size, wq_erro
     if (read != 1 || snprintf(url, size, "%s/%s", base, key) >= (int)size)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the URL is too long");
     return WQ_OK;
-}
-
-static int afar_made_at_ms(void *self, const char *key, int64_t *out, wq_error *error)
-{
-    afar *a = self;
-    int result = check(a, error);
-    return result == WQ_OK ? a->dir->made_at_ms(a->dir->self, key, out, error) : result;
 }
 
 static int afar_path(void *self, const char *key, char *path, size_t size, wq_error *error)
@@ -155,7 +148,6 @@ wq_store *afar_store(const char *folder, wq_error *error)
         .open = afar_open,
         .read = afar_read,
         .url = afar_url,
-        .made_at_ms = afar_made_at_ms,
         .path = afar_path,
         .begin = afar_begin,
         .publish = afar_publish,
