@@ -8,19 +8,29 @@
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
-#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
-static int compare_keys(const void *a, const void *b)
+static wq_job *find_key(const wq_table *keys, const char *key)
 {
-    return memcmp(a, b, WQ_KEY_SIZE); /* a job begins with its key */
+    return (wq_job *)wq_table_find(keys, key); /* a job begins with its key */
 }
 
-static int compare_ids(const void *a, const void *b)
+static wq_job *find_id(const wq_table *ids, const char *id)
 {
-    return memcmp(((const wq_job *)a)->id, ((const wq_job *)b)->id, WQ_ID_SIZE);
+    const char *found = wq_table_find(ids, id);
+    return found ? (wq_job *)(found - offsetof(wq_job, id)) : NULL;
+}
+
+static int init_tables(wq_queue *queue)
+{
+    uint64_t secret;
+    if (getrandom(&secret, sizeof secret, 0) < 0)
+        return -1;
+    queue->by_key = queue->by_done_key = (wq_table){.len = WQ_KEY_SIZE, .secret = secret};
+    queue->by_id = (wq_table){.len = WQ_ID_SIZE, .secret = secret};
+    return 0;
 }
 
 int wq_queue_init(wq_queue *queue, const wq_options *options)
@@ -45,7 +55,7 @@ int wq_queue_init(wq_queue *queue, const wq_options *options)
     if (getrandom(&queue->order.random, sizeof queue->order.random, 0) < 0)
         return -1;
     queue->order.random |= 1;
-    return 0;
+    return init_tables(queue);
 }
 
 wq_queue *wq_queue_ref(wq_queue *queue)
@@ -61,6 +71,9 @@ void wq_queue_unref(wq_queue *queue)
     pthread_cond_destroy(&queue->work);
     pthread_mutex_destroy(&queue->lock);
     wq_watchers_dispose(&queue->watchers);
+    wq_table_clear(&queue->by_key);
+    wq_table_clear(&queue->by_id);
+    wq_table_clear(&queue->by_done_key);
     free(queue);
 }
 
@@ -71,8 +84,8 @@ size_t wq_queue_ahead_locked(wq_queue *queue, const wq_job *job)
 
 wq_job *wq_queue_by_key_locked(wq_queue *queue, const char *key)
 {
-    wq_job **found = tfind(key, &queue->by_key, compare_keys);
-    return found ? wq_job_ref(*found) : NULL;
+    wq_job *found = find_key(&queue->by_key, key);
+    return found ? wq_job_ref(found) : NULL;
 }
 
 /* ---- durations ------------------------------------------------------------------------------- */
@@ -100,10 +113,10 @@ static void count(wq_histogram *histogram, int64_t ms)
 
 static int index_job_locked(wq_queue *queue, wq_job *job, wq_job *before)
 {
-    if (tsearch(job, &queue->by_id, compare_ids) == NULL)
+    if (wq_table_add(&queue->by_id, job->id) != 0)
         return -1;
-    if (before == NULL && tsearch(job, &queue->by_key, compare_keys) == NULL) {
-        tdelete(job, &queue->by_id, compare_ids);
+    if (before == NULL && wq_table_add(&queue->by_key, job->key) != 0) {
+        wq_table_remove(&queue->by_id, job->id);
         return -1;
     }
     return 0;
@@ -259,10 +272,8 @@ static void forget_locked(wq_queue *queue, wq_job *job)
 {
     TAILQ_REMOVE(&queue->ended, job, ended);
     queue->n_ended--;
-    tdelete(job, &queue->by_id, compare_ids);
-    wq_job **done = tfind(job, &queue->by_done_key, compare_keys);
-    if (done != NULL && *done == job)
-        tdelete(job, &queue->by_done_key, compare_keys);
+    wq_table_remove(&queue->by_id, job->id);
+    wq_table_remove(&queue->by_done_key, job->key); /* unless a later one has its place */
 }
 
 /* Puts an ended job among those that are still known. Without memory for an index it is not found
@@ -272,34 +283,35 @@ static void remember_locked(wq_queue *queue, wq_job *job)
     TAILQ_INSERT_TAIL(&queue->ended, job, ended);
     queue->n_ended++;
     if (job->state == WQ_STATE_SUCCEEDED) {
-        tdelete(job, &queue->by_done_key, compare_keys);
-        tsearch(job, &queue->by_done_key, compare_keys);
+        wq_job *earlier = find_key(&queue->by_done_key, job->key);
+        if (earlier != NULL)
+            wq_table_remove(&queue->by_done_key, earlier->key);
+        wq_table_add(&queue->by_done_key, job->key);
     }
 }
 
 wq_job *wq_queue_done_locked(wq_queue *queue, const char *key)
 {
-    wq_job **found = tfind(key, &queue->by_done_key, compare_keys);
-    return found ? wq_job_ref(*found) : NULL;
+    wq_job *found = find_key(&queue->by_done_key, key);
+    return found ? wq_job_ref(found) : NULL;
 }
 
 /* Its key is free, so a follower's turn has come; or it was a follower, and is one no more. */
 static void leave_key_locked(wq_queue *queue, wq_job *job)
 {
-    wq_job *follower = job->follower, **present = tfind(job, &queue->by_key, compare_keys);
+    wq_job *follower = job->follower, *present = find_key(&queue->by_key, job->key);
     if (job->blocked) {
-        if (present != NULL && (*present)->follower == job)
-            (*present)->follower = NULL;
+        if (present != NULL && present->follower == job)
+            present->follower = NULL;
         return;
     }
-    tdelete(job, &queue->by_key, compare_keys);
+    wq_table_remove(&queue->by_key, job->key);
     if (follower == NULL)
         return;
     job->follower = NULL;
     follower->blocked = 0;
     queue->blocked--;
-    /* never fails: the node that tdelete() has freed is of the same size */
-    tsearch(follower, &queue->by_key, compare_keys);
+    wq_table_add(&queue->by_key, follower->key); /* never fails: one has just left */
     pthread_cond_signal(&queue->work);
 }
 
@@ -372,7 +384,7 @@ int wq_queue_remember(wq_queue *queue, wq_job *job)
     int result = WQ_ERROR_NO_MEMORY;
     pthread_mutex_lock(&queue->lock);
     wq_job_end_locked(job, WQ_STATE_SUCCEEDED, 0, NULL);
-    if (tsearch(job, &queue->by_id, compare_ids) != NULL) {
+    if (wq_table_add(&queue->by_id, job->id) == 0) {
         remember_locked(queue, wq_job_ref(job));
         result = WQ_OK;
     }
@@ -386,14 +398,13 @@ int wq_queue_remember(wq_queue *queue, wq_job *job)
 
 int wq_job_by_id(wq_queue *queue, const char *id, wq_job **out)
 {
-    wq_job probe, *job = NULL;
+    wq_job *job = NULL;
     if (strnlen(id, WQ_ID_SIZE) != WQ_ID_SIZE - 1)
         return WQ_ERROR_NOT_FOUND;
-    memcpy(probe.id, id, WQ_ID_SIZE);
     pthread_mutex_lock(&queue->lock);
-    wq_job **found = tfind(&probe, &queue->by_id, compare_ids);
-    if (found != NULL && !is_old_locked(queue, *found))
-        job = wq_job_ref(*found);
+    wq_job *found = find_id(&queue->by_id, id);
+    if (found != NULL && !is_old_locked(queue, found))
+        job = wq_job_ref(found);
     pthread_mutex_unlock(&queue->lock);
     if (job == NULL)
         return WQ_ERROR_NOT_FOUND;

@@ -7,6 +7,7 @@
 
 #include "workqueue/job.h"
 #include "workqueue/users.h"
+#include "workqueue/util/table.h"
 #include "workqueue/util/util.h"
 
 struct wq_pool;
@@ -31,9 +32,9 @@ struct wq_queue {
     wq_order order;            /* queued jobs */
     uint64_t next_rank;        /* unless fair */
     wq_users users;            /* where they are counted: max_per_user, fair */
-    void *by_key;              /* tsearch: jobs that have not ended; counted */
-    void *by_id;               /* tsearch: those and the ended ones that are still known */
-    void *by_done_key;         /* tsearch: of those, the latest for each key that succeeded */
+    wq_table by_key;           /* jobs that have not ended; counted */
+    wq_table by_id;            /* those and the ended ones that are still known */
+    wq_table by_done_key;      /* of those, the latest for each key that succeeded */
     struct wq_job_list by_age; /* queued jobs, those that came first in front */
     struct wq_job_list ended;  /* oldest first; counted */
     size_t queued, blocked, running, publishing, n_ended; /* blocked ones are queued too */
