@@ -35,10 +35,11 @@ same() {
 cd "$source/include/workqueue"
 functions workqueue.h extend.h >"$work/core.expected"
 functions http.h >"$work/h2o.expected"
-[ -s "$work/core.expected" ] && [ -s "$work/h2o.expected" ]
-for lib in core h2o; do
+functions remote.h >"$work/remote.expected"
+[ -s "$work/core.expected" ] && [ -s "$work/h2o.expected" ] && [ -s "$work/remote.expected" ]
+for lib in core h2o remote; do
     file=$build/libworkqueue.so
-    [ $lib = core ] || file=$build/libworkqueue-h2o.so
+    [ $lib = core ] || file=$build/libworkqueue-$lib.so
     nm -D --defined-only "$file" | awk '{print $NF}' | sort >"$work/$lib.got"
     same "$work/$lib.expected" "$work/$lib.got" "${file##*/} to show just its header's functions"
 done

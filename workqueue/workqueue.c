@@ -456,8 +456,8 @@ static int64_t read_file(int fd, uint64_t offset, char *buf, size_t size, wq_err
     return (int64_t)n;
 }
 
-int64_t wq_output_read(wq_job *job, const wq_output *output, uint64_t offset, void *buf, size_t size,
-                       wq_error *error)
+int64_t wq_output_read(wq_job *job, const wq_output *output, uint64_t offset, void *buf,
+                       size_t size, wq_error *error)
 {
     wq_store *store = job->queue->store;
     if (offset >= output->size_bytes)

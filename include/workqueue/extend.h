@@ -56,7 +56,8 @@ typedef struct wq_publish {
 
 typedef struct wq_store {
     void *self;
-    /** Nonzero if find, open, read and path may take long, so that event loops leave them to threads. */
+    /** Nonzero if find, open, read and path may take long, so that event loops leave them to
+     * threads. */
     int blocks;
     /** WQ_OK if the output is there, WQ_ERROR_NOT_FOUND, or another failure. Called often.
      * `*made_at_ms`, unless it is NULL, is when it was published, Unix time in ms. */
@@ -67,18 +68,18 @@ typedef struct wq_store {
      */
     int (*open)(void *self, const char *key, wq_output *out, wq_error *error);
     /**
-     * Reads at most `size` bytes from `offset` of the version that `output` describes: how many, 0 at
-     * its end, or a negative wq_result; WQ_ERROR_NOT_FOUND if that version is there no more. NULL
-     * where `open` gives descriptors.
+     * Reads at most `size` bytes from `offset` of the version that `output` describes: how many, 0
+     * at its end, or a negative wq_result; WQ_ERROR_NOT_FOUND if that version is there no more.
+     * NULL where `open` gives descriptors.
      */
-    int64_t (*read)(void *self, const char *key, const wq_output *output, uint64_t offset, void *buf,
-                    size_t size, wq_error *error);
+    int64_t (*read)(void *self, const char *key, const wq_output *output, uint64_t offset,
+                    void *buf, size_t size, wq_error *error);
     /** A URL where clients may fetch the output themselves; NULL where there are none. */
     int (*url)(void *self, const char *key, char *url, size_t size, wq_error *error);
     /**
      * The path of the output, present or not; NULL where there are no paths. A store without
-     * descriptors gives that of a local copy, which it makes if need be and which stays for a minute
-     * at least, or WQ_ERROR_NOT_FOUND.
+     * descriptors gives that of a local copy, which it makes if need be and which stays for a
+     * minute at least, or WQ_ERROR_NOT_FOUND.
      */
     int (*path)(void *self, const char *key, char *path, size_t size, wq_error *error);
     /** Makes an empty file for a program to overwrite; `*temp_path` is from malloc, the caller's. */

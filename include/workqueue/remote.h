@@ -19,26 +19,26 @@ extern "C" {
  * are borrowed during wq_s3_store_open() only. "NULL: $NAME" is taken from the environment there.
  */
 typedef struct wq_s3_options {
-    size_t size;          /**< sizeof(wq_s3_options) of the caller */
-    const char *url;      /**< "s3://bucket/prefix" or "s3://bucket": where outputs are */
-    const char *endpoint; /**< "http://host:port"; NULL: $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL,
-                               else Amazon's for the region */
-    const char *region;   /**< NULL: $AWS_REGION, $AWS_DEFAULT_REGION, else "us-east-1" */
-    const char *access_key;    /**< NULL: it, the next and the one after from
-                                    $AWS_ACCESS_KEY_ID, $AWS_SECRET_ACCESS_KEY, $AWS_SESSION_TOKEN */
-    const char *secret_key;    /**< never logged, never part of an error */
+    size_t size;            /**< sizeof(wq_s3_options) of the caller */
+    const char *url;        /**< "s3://bucket/prefix" or "s3://bucket": where outputs are */
+    const char *endpoint;   /**< "http://host:port"; NULL: $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL,
+                                 else Amazon's for the region */
+    const char *region;     /**< NULL: $AWS_REGION, $AWS_DEFAULT_REGION, else "us-east-1" */
+    const char *access_key; /**< NULL: it, the next and the one after from
+                                 $AWS_ACCESS_KEY_ID, $AWS_SECRET_ACCESS_KEY, $AWS_SESSION_TOKEN */
+    const char *secret_key; /**< never logged, never part of an error */
     const char *session_token; /**< of temporary credentials; NULL: none */
-    int path_style;            /**< nonzero, the default: the bucket is in the path; 0: in the host */
-    const char *ca_file;      /**< PEM, for https; NULL: $AWS_CA_BUNDLE, else the system's */
+    int path_style;      /**< nonzero, the default: the bucket is in the path; 0: in the host */
+    const char *ca_file; /**< PEM, for https; NULL: $AWS_CA_BUNDLE, else the system's */
     const char *content_type; /**< stored with outputs; default "application/octet-stream" */
     const char *public_base;  /**< URL of the bucket for clients, for wq_output_url(); NULL: none */
     const char *cache_dir;    /**< existing folder; below it, in "s3-copies", are outputs in the
                                    making and local copies. Locked as long as the store is open */
     uint64_t cache_bytes;     /**< of local copies; the least recently used ones go, but none used
                                    within a minute; default 1 GiB; 0: no limit */
-    uint64_t part_bytes;      /**< a longer output is uploaded in parts of that size; default 64 MiB,
-                                   at least 5 MiB */
-    unsigned max_connections; /**< at a time, 1 to 64; who comes then waits; default 16 */
+    uint64_t part_bytes; /**< a longer output is uploaded in parts of that size; default 64 MiB,
+                              at least 5 MiB */
+    unsigned max_connections;    /**< at a time, 1 to 64; who comes then waits; default 16 */
     unsigned connect_timeout_ms; /**< default 5000 */
     unsigned stall_timeout_ms;   /**< a request without a byte either way is ended; default 30000 */
     unsigned retries;            /**< after answers 5xx and 429 and broken connections; default 4,

@@ -43,13 +43,13 @@ typedef enum wq_result {
     WQ_ERROR_INVALID_ARGUMENT = -1, /**< an option or parameter is missing or malformed */
     WQ_ERROR_NO_MEMORY = -2,        /**< an allocation failed */
     WQ_ERROR_SYSTEM = -3,           /**< the operating system refused; the message names the call */
-    WQ_ERROR_LOCKED = -4,           /**< another queue, here or in another process, owns the storage */
-    WQ_ERROR_FULL = -5,             /**< as many jobs are queued as the options allow */
-    WQ_ERROR_CLOSING = -6,          /**< the queue is stopping and takes no new jobs */
-    WQ_ERROR_NOT_FOUND = -7,        /**< there is no such job or output */
-    WQ_ERROR_TIMEOUT = -8,          /**< the time given ran out first */
-    WQ_ERROR_USER_FULL = -9,        /**< this API token has as many jobs as the options allow */
-    WQ_ERROR_AWAY = -10             /**< the store cannot be reached now; later it may be */
+    WQ_ERROR_LOCKED = -4,    /**< another queue, here or in another process, owns the storage */
+    WQ_ERROR_FULL = -5,      /**< as many jobs are queued as the options allow */
+    WQ_ERROR_CLOSING = -6,   /**< the queue is stopping and takes no new jobs */
+    WQ_ERROR_NOT_FOUND = -7, /**< there is no such job or output */
+    WQ_ERROR_TIMEOUT = -8,   /**< the time given ran out first */
+    WQ_ERROR_USER_FULL = -9, /**< this API token has as many jobs as the options allow */
+    WQ_ERROR_AWAY = -10      /**< the store cannot be reached now; later it may be */
 } wq_result;
 
 /** A failure in words. `message` is NUL-terminated, one sentence, never holds an API token. */
@@ -139,10 +139,11 @@ typedef struct wq_options {
     /**
      * Where control groups (version 2) for jobs are made, one a worker, so that at a job's end also
      * those of its processes end that have left its process group: a folder that was delegated to
-     * us, "auto" for our own control group, as far as we may write there, or NULL, the default: none.
-     * `max_memory_bytes` and `max_processes` then count for all processes of a job together, too,
-     * where that folder has the controllers. What killed processes left in it is ended at wq_open().
-     * (A program that runs as our user, or as root, may write there too, and so move itself out.)
+     * us, "auto" for our own control group, as far as we may write there, or NULL, the default:
+     * none. `max_memory_bytes` and `max_processes` then count for all processes of a job together,
+     * too, where that folder has the controllers. What killed processes left in it is ended at
+     * wq_open(). (A program that runs as our user, or as root, may write there too, and so move
+     * itself out.)
      */
     const char *cgroup_dir;
 
@@ -417,10 +418,10 @@ WQ_API void wq_watch_cancel(wq_watch *watch);
 WQ_API int wq_output_find(wq_queue *queue, const wq_params *params, wq_error *error);
 
 /**
- * Opens the output of `params` for reading. `*fd` is owned (close-on-exec): close(). Where the store
- * has no descriptors it is of a local copy, for which the output may have to be downloaded first.
- * Fails with WQ_ERROR_NOT_FOUND, WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_AWAY, WQ_ERROR_SYSTEM or
- * WQ_ERROR_NO_MEMORY.
+ * Opens the output of `params` for reading. `*fd` is owned (close-on-exec): close(). Where the
+ * store has no descriptors it is of a local copy, for which the output may have to be downloaded
+ * first. Fails with WQ_ERROR_NOT_FOUND, WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_AWAY, WQ_ERROR_SYSTEM
+ * or WQ_ERROR_NO_MEMORY.
  */
 WQ_API int wq_output_open(wq_queue *queue, const wq_params *params, int *fd, wq_error *error);
 
@@ -478,9 +479,9 @@ WQ_API int wq_outputs_delete(wq_queue *queue, const char *server, const char *do
 /**
  * Writes the path where the output of `params` is, or will be, to `path` (`size` bytes, NUL
  * included), for libraries that open by name. Where the store has no files it is that of a local
- * copy, which is made if need be and stays for a minute at least; so it may take long, and fail like
- * wq_output_open(). Fails with WQ_ERROR_INVALID_ARGUMENT if it does not fit or the store has no
- * paths.
+ * copy, which is made if need be and stays for a minute at least; so it may take long, and fail
+ * like wq_output_open(). Fails with WQ_ERROR_INVALID_ARGUMENT if it does not fit or the store has
+ * no paths.
  */
 WQ_API int wq_output_path(wq_queue *queue, const wq_params *params, char *path, size_t size,
                           wq_error *error);

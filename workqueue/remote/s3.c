@@ -1,15 +1,15 @@
 /* s3.c - the store that keeps outputs in a bucket of an S3-compatible store.
  *
- * The output of KEY is the object PREFIX/KEY: its name follows from the key alone, which is all that
- * `find` knows. Which document set it is of is in its metadata, as a hash of the server and one of
- * server and set, so that the object and its label are one thing that comes and goes at once;
- * deleting a set therefore looks at each object, which is slow and rare, while publishing is one
- * request. Names and metadata are made without the token.
+ * The output of KEY is the object PREFIX/KEY: its name follows from the key alone, which is all
+ * that `find` knows. Which document set it is of is in its metadata, as a hash of the server and
+ * one of server and set, so that the object and its label are one thing that comes and goes at
+ * once; deleting a set therefore looks at each object, which is slow and rare, while publishing is
+ * one request. Names and metadata are made without the token.
  *
- * Below the cache folder is an ordinary folder store (dir.c): outputs are made there, and local copies
- * are kept there for those who need a file, each under a hash of key and ETag, so that versions
- * never mix. Its rules of retention keep it small. What we have published is moved there rather than
- * removed.
+ * Below the cache folder is an ordinary folder store (dir.c): outputs are made there, and local
+ * copies are kept there for those who need a file, each under a hash of key and ETag, so that
+ * versions never mix. Its rules of retention keep it small. What we have published is moved there
+ * rather than removed.
  *
  * No lock is held during a request. Conditional requests are given up for good at the first 501.
  */
@@ -297,10 +297,8 @@ static wq_s3_request for_upload(upload *u, const char *method)
 }
 
 /* 501 to a conditional request: what such a store is asked from now on has no condition. */
-static int gives_up_condition(upload *u, const wq_s3_request *request, const wq_s3_answer *answer,
-                              const char *condition)
+static int gives_up_condition(upload *u, const wq_s3_answer *answer, const char *condition)
 {
-    (void)request;
     if (condition == NULL || answer->status != 501)
         return 0;
     if (!atomic_exchange(&u->s->unconditional, 1))
@@ -340,7 +338,7 @@ static int put_whole(upload *u, wq_error *error)
                 memcpy(u->tag, answer.tag, sizeof u->tag);
             else if (condition != NULL && answer.status == 412)
                 result = WQ_DONE;
-            else if (!(again = gives_up_condition(u, &request, &answer, condition)))
+            else if (!(again = gives_up_condition(u, &answer, condition)))
                 result = wq_s3_refused(u->s->client, &request, &answer, error);
         }
         wq_s3_answer_dispose(&answer);
@@ -361,9 +359,8 @@ static int begin_parts(upload *u, char *id, size_t size, wq_error *error)
     int result = wq_s3_ask(u->s->client, &request, &answer, error);
     if (result == WQ_OK && !is_fine(&answer))
         result = wq_s3_refused(u->s->client, &request, &answer, error);
-    else if (result == WQ_OK &&
-             (wq_s3_xml_next(answer.text, "UploadId", raw, sizeof raw) == NULL ||
-              wq_s3_encode(id, size, raw, "") != 0))
+    else if (result == WQ_OK && (wq_s3_xml_next(answer.text, "UploadId", raw, sizeof raw) == NULL ||
+                                 wq_s3_encode(id, size, raw, "") != 0))
         result = wq_fail(error, WQ_ERROR_SYSTEM, "the S3 store gives no UploadId to %s", u->path);
     wq_s3_answer_dispose(&answer);
     return result;
@@ -452,7 +449,7 @@ static int end_parts(upload *u, const char *id, const char *list, wq_error *erro
         if ((result = look_first(u, error)) != WQ_OK)
             return result;
         if ((result = wq_s3_ask(u->s->client, &request, &answer, error)) == WQ_OK &&
-            !(again = gives_up_condition(u, &request, &answer, condition)))
+            !(again = gives_up_condition(u, &answer, condition)))
             result = judge_end(u, &request, &answer, condition, error);
         wq_s3_answer_dispose(&answer);
     } while (again);
@@ -532,7 +529,8 @@ static void dispose_temp(upload *u, int result)
 static void publish_one(s3 *s, wq_publish *item)
 {
     upload u = {.s = s, .item = item, .label = LABEL_HEADER};
-    label_of(u.label + sizeof LABEL_HEADER - 1, item->params->server, item->params->document_set_id);
+    label_of(u.label + sizeof LABEL_HEADER - 1, item->params->server,
+             item->params->document_set_id);
     snprintf(u.path, sizeof u.path, "%s%s", s->encoded_prefix, item->key);
     int result = open_temp(&u, &item->error);
     if (result == WQ_OK && u.bytes <= s->part_bytes)
@@ -621,7 +619,8 @@ static int remove_if_wanted(s3 *s, const char *key, const wanted *want, size_t *
     return result;
 }
 
-/* One page of the list; `token` is where it begins and then where the next one does, "" at the end. */
+/* One page of the list; `token` is where it begins and then where the next one does, "" at the end.
+ */
 static int remove_page(s3 *s, const wanted *want, char *token, size_t size, size_t *n,
                        wq_error *error)
 {
@@ -761,10 +760,10 @@ static int take_credentials(wq_s3_config *config, const wq_s3_options *o, wq_err
 {
     int given = o->access_key != NULL;
     config->access_key = or_environment(o->access_key, "AWS_ACCESS_KEY_ID", NULL);
-    config->secret_key = given ? o->secret_key
-                               : or_environment(o->secret_key, "AWS_SECRET_ACCESS_KEY", NULL);
-    config->session_token = given ? o->session_token
-                                  : or_environment(o->session_token, "AWS_SESSION_TOKEN", NULL);
+    config->secret_key =
+        given ? o->secret_key : or_environment(o->secret_key, "AWS_SECRET_ACCESS_KEY", NULL);
+    config->session_token =
+        given ? o->session_token : or_environment(o->session_token, "AWS_SESSION_TOKEN", NULL);
     if (config->access_key == NULL || config->secret_key == NULL)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
                        "S3 options: there are no credentials; set AWS_ACCESS_KEY_ID and "
@@ -842,8 +841,7 @@ static int open_client(s3 *s, const wq_s3_options *o, wq_error *error)
     if (n > 64 || strspn(config.region, "abcdefghijklmnopqrstuvwxyz0123456789-_") != n)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "S3 options: region is malformed");
     config.ca_file = or_environment(o->ca_file, "AWS_CA_BUNDLE", NULL);
-    const char *endpoint =
-        or_environment(o->endpoint, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL");
+    const char *endpoint = or_environment(o->endpoint, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL");
     snprintf(amazon, sizeof amazon, "https://s3.%s.amazonaws.com", config.region);
     char *base = bucket_url(endpoint ? endpoint : amazon, bucket, o->path_style);
     if (base == NULL)

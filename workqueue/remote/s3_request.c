@@ -1,8 +1,8 @@
 /* s3_request.c - requests to an S3 store: signed, tried again, over connections that are kept.
  *
- * libcurl signs (AWS Signature 4). It signs each header that it is given, so none may be suppressed,
- * and it does not hash bodies, so we send x-amz-content-sha256 ourselves: a hash of what is in the
- * file, by which the store also notices what has been damaged on the way.
+ * libcurl signs (AWS Signature 4). It signs each header that it is given, so none may be
+ * suppressed, and it does not hash bodies, so we send x-amz-content-sha256 ourselves: a hash of
+ * what is in the file, by which the store also notices what has been damaged on the way.
  *
  * Each request has a handle, and so a connection, of its own; there are `max_connections` of them.
  * The lock guards the idle ones and the stop, and is never held during a request.
@@ -40,7 +40,7 @@ struct wq_s3_client {
 
     pthread_mutex_t lock;
     /* under the lock */
-    pthread_cond_t idle;    /* there is an idle handle */
+    pthread_cond_t idle;     /* there is an idle handle */
     pthread_cond_t stopping; /* on CLOCK_MONOTONIC */
     CURL *handles[MAX_CONNECTIONS];
     unsigned n_idle, n_made;

@@ -11,7 +11,8 @@
 
 int wq_s3_encode(char *out, size_t size, const char *in, const char *keep)
 {
-    static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~";
+    static const char plain[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~";
     static const char hex[] = "0123456789ABCDEF";
     size_t n = 0;
     for (; *in != '\0'; in++) {

@@ -130,8 +130,9 @@ static int remove_output(wq_retain *r, const output *o)
     int removed = 0;
     pthread_mutex_lock(&r->names);
     int fd = openat(r->dir_fd, o->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd >= 0 && fstat(fd, &st) == 0 && used_ms(&st) == o->used_ms &&
-        (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK))
+    /* the lock first: who uses it by name holds one while setting the time */
+    if (fd >= 0 && (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) &&
+        fstat(fd, &st) == 0 && used_ms(&st) == o->used_ms)
         removed = unlinkat(r->dir_fd, o->name, 0) == 0;
     pthread_mutex_unlock(&r->names);
     if (fd >= 0)
