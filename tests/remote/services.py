@@ -1,0 +1,83 @@
+"""services.py - the real services of the tests, each started once a process of tests and ended with it.
+
+Each is a script of tests/services with the commands start, stop, kill and restart.
+"""
+
+import atexit
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "faces"))
+
+SPAN = 100  # ports that a service may use, from its own on
+
+
+def _is_free(port):
+    with socket.socket() as sock:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports():
+    """The first of SPAN ports that are free, below those that the kernel gives to clients."""
+    for _ in range(1000):
+        port = random.randrange(20000, 32000, SPAN)
+        if all(_is_free(port + i) for i in range(SPAN)):
+            return port
+    raise AssertionError("expected free ports below 32768")
+
+
+class Service:
+    """One that runs, in a folder of its own."""
+
+    def __init__(self, name):
+        self.name = name
+        self.folder = Path(tempfile.mkdtemp(prefix=f"wq-test-{name}-"))
+        self.port = free_ports()
+        atexit.register(self._end)
+        self.start()
+
+    def _do(self, command, *arguments):
+        # Not a pipe: the service's processes would keep it open.
+        with open(self.folder / "said", "w+b") as said:
+            done = subprocess.run([ROOT / "tests" / "services" / self.name, command, self.folder,
+                                   *map(str, arguments)], stdout=said, stderr=said, timeout=300)
+            said.seek(0)
+            assert done.returncode == 0, f"{self.name} {command}: {said.read().decode()}"
+
+    def start(self):
+        self._do("start", self.port)
+
+    def stop(self):
+        self._do("stop")
+
+    def kill(self):
+        self._do("kill")
+
+    def pids(self):
+        return [int(path.read_text()) for path in self.folder.glob("*.pid")]
+
+    def _end(self):
+        try:
+            self.kill()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_running = {}
+
+
+def service(name):
+    """The one service of that name, running."""
+    if name not in _running:
+        _running[name] = Service(name)
+    return _running[name]
