@@ -1,6 +1,7 @@
 /* s3_tool.c - does one thing with an S3 store, as the tests say, and tells on stdout as JSON how it
  * went. The store is told by S3_URL, S3_ENDPOINT, S3_CACHE and the AWS_* environment;
- * S3_HOST_STYLE, S3_PART_BYTES, S3_RETRIES, S3_CACHE_BYTES, S3_PUBLIC where they matter.
+ * S3_HOST_STYLE, S3_PART_BYTES, S3_RETRIES, S3_STALL_MS, S3_CACHE_BYTES, S3_PUBLIC where they
+ * matter.
  *
  *   s3-tool bucket
  *   s3-tool put SERVER SET TOKEN FILE|N [replace]    N: as many bytes of a pattern
@@ -64,6 +65,7 @@ static wq_s3_options options(void)
     o.part_bytes = (uint64_t)number_of("S3_PART_BYTES", 64 << 20);
     o.cache_bytes = (uint64_t)number_of("S3_CACHE_BYTES", 1 << 30);
     o.retries = (unsigned)number_of("S3_RETRIES", 4);
+    o.stall_timeout_ms = (unsigned)number_of("S3_STALL_MS", 30000);
     o.log = on_log;
     return o;
 }
@@ -246,7 +248,7 @@ static void do_key(const char *what, char **argv, int argc)
     else if (strcmp(what, "race") == 0)
         race(&params, key, atoi(argv[3]));
     else if (strcmp(what, "find") == 0)
-        tell(store->find(store->self, key, &error), &error, json_pack("{s:s}", "key", key));
+        tell(store->find(store->self, key, NULL, &error), &error, json_pack("{s:s}", "key", key));
     else if (strcmp(what, "remove") == 0)
         tell(store->remove(store->self, key, &error), &error, NULL);
     else if (strcmp(what, "open") == 0)

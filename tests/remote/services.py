@@ -1,4 +1,5 @@
-"""services.py - the real services of the tests, each started once a process of tests and ended with it.
+"""services.py - the real services of the tests, each started once by a process of tests and ended
+with it.
 
 Each is a script of tests/services with the commands start, stop, kill and restart.
 """
@@ -63,8 +64,8 @@ class Service:
     def kill(self):
         self._do("kill")
 
-    def pids(self):
-        return [int(path.read_text()) for path in self.folder.glob("*.pid")]
+    def pid(self, process):
+        return int((self.folder / f"{process}.pid").read_text())
 
     def _end(self):
         try:

@@ -99,18 +99,12 @@ static int head(s3 *s, const char *key, wq_s3_answer *answer, wq_error *error)
     return wq_s3_refused(s->client, &request, answer, error);
 }
 
-static int find(void *self, const char *key, wq_error *error)
-{
-    wq_s3_answer answer;
-    return head(self, key, &answer, error);
-}
-
-static int made_at_ms(void *self, const char *key, int64_t *out, wq_error *error)
+static int find(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
 {
     wq_s3_answer answer;
     int result = head(self, key, &answer, error);
-    if (result == WQ_OK)
-        *out = answer.made_at_ms;
+    if (result == WQ_OK && made_at_ms != NULL)
+        *made_at_ms = answer.made_at_ms;
     return result;
 }
 
@@ -905,7 +899,6 @@ static wq_store table_of(s3 *s)
                       .open = open_output,
                       .read = read_output,
                       .url = url_of,
-                      .made_at_ms = made_at_ms,
                       .path = path_of,
                       .begin = begin,
                       .publish = publish,
