@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "workqueue/http/allow.h"
 #include "workqueue/http/fields.h"
@@ -49,6 +50,37 @@ h2o_iovec_t wq_request_header(h2o_req_t *req, const char *name)
         return token_header(req, token);
     i = h2o_find_header_by_str(&req->headers, name, len, -1);
     return i == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[i].value;
+}
+
+static int is_length_header(const char *line, size_t n)
+{
+    static const char *const names[] = {"content-length:", "transfer-encoding:"};
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (n >= strlen(names[i]) && strncasecmp(line, names[i], strlen(names[i])) == 0)
+            return 1;
+    return 0;
+}
+
+/* libh2o takes the first one, or the chunks, and keeps all of them to itself; but what has arrived
+ * stays as it came until the request is answered. */
+int wq_request_is_ambiguous(h2o_req_t *req)
+{
+    const h2o_buffer_t *input = req->conn->callbacks->get_socket(req->conn)->input;
+    const char *at = input->bytes, *end = input->bytes + input->size, *newline;
+    unsigned n_lines = 0, n_lengths = 0;
+
+    if (req->version >= 0x200)
+        return 0;
+    for (; (newline = memchr(at, '\n', (size_t)(end - at))) != NULL; at = newline + 1) {
+        const int is_empty = newline == at || (newline == at + 1 && *at == '\r');
+
+        if (is_empty && n_lines > 0) /* one in front of the request means nothing */
+            break;
+        n_lines += (unsigned)!is_empty;
+        n_lengths += (unsigned)is_length_header(at, (size_t)(newline - at));
+    }
+    return n_lengths > 1;
 }
 
 const char *wq_http_query(h2o_req_t *req, const char *name)

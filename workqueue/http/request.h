@@ -47,6 +47,10 @@ int wq_request_no_cache(h2o_req_t *req);
  * the first that begins so. {NULL, 0} if there is none. */
 h2o_iovec_t wq_request_subprotocol(h2o_req_t *req, const char *name);
 
+/* Does an HTTP/1 request tell the length of its body more than once (two Content-Length, or one and
+ * Transfer-Encoding)? To be asked while it is handled first. */
+int wq_request_is_ambiguous(h2o_req_t *req);
+
 /* A request header by lower-case name; {NULL, 0} if there is none. */
 h2o_iovec_t wq_request_header(h2o_req_t *req, const char *name);
 

@@ -31,6 +31,14 @@ static int nothing_here(h2o_req_t *req)
     return wq_problem(req, 404, "There is nothing at this path.");
 }
 
+/* Where another server in front reads it the other way, what follows may be somebody else's request
+ * in disguise: nothing more is read from there. */
+static int refuse_ambiguous(h2o_req_t *req)
+{
+    req->http1_is_persistent = 0;
+    return wq_problem(req, 400, "The request says more than once how long its body is.");
+}
+
 /* libh2o hands every path that begins like a route's to it; only the whole one is ours, or, where
  * the route ends in '/', what is below; the path without that slash is as good as with it. */
 static int on_req(h2o_handler_t *handler, h2o_req_t *req)
@@ -46,6 +54,8 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
         rest = h2o_iovec_init(path.base + n, path.len - n);
     else if (!below && path.len != n)
         return nothing_here(req);
+    if (req->entity.base != NULL && wq_request_is_ambiguous(req))
+        return refuse_ambiguous(req);
     return route->answer(route->http, req, rest);
 }
 
