@@ -22,13 +22,15 @@ import time
 from pathlib import Path
 from urllib.parse import urlencode
 
-from harness import DEADLINE, SERVER, TOKEN, FaceTest, Told, basic, wait_for
+from harness import DEADLINE, SANITIZED, SERVER, SLOW, TOKEN, FaceTest, Told, basic, wait_for
 
 PARAMS = {"server": SERVER, "documentSetId": "set", "apiToken": TOKEN}
 FORM = {"Authorization": basic(), "Content-Type": "application/x-www-form-urlencoded"}
 BODY = urlencode({"server": SERVER, "documentSetId": "set"})
 OUTPUT = b"the\0output\xff\n" * 1000
 LOCK = ".workqueue.lock"
+RUNNING = ("spooled", "processing", "buffering")
+RUN_TIMEOUT_MS = round(600 * SLOW)
 
 
 def key():
@@ -64,6 +66,20 @@ def asked(server, path):
     client.read_all()
     client.close()
     return client
+
+
+def last_answer(server, client, path):
+    """What one is told on the connection that it has when the server stops: an answer in full, which
+    may be of the time before, or None, the end of the connection."""
+    try:
+        client.begin_response()
+        server.request("GET", path, client=client)
+        return client.read_all()
+    except ConnectionError:
+        return None
+    except AssertionError:
+        assert client.eof and client.head is None, f"expected an answer or the end; got {client.body}"
+        return None
 
 
 # ---- the faces -----------------------------------------------------------------------------------
@@ -140,12 +156,14 @@ def lunkwill(form):
         yield
         if client.head.status != 201:  # suggested, and there already
             return from_answer(client)
-        if server.terminated:
-            return None
         path = "/api/lunkwill/" + json.loads(client.body)["id"]
+        if server.terminated:
+            body = last_answer(server, client, path + "/summary")
+            status = body and json.loads(body)["status"]
+            return {"state": "cancelled" if status in RUNNING else status} if status else None
         while True:
             summary = json.loads(asked(server, path + "/summary").body)
-            if summary["status"] not in ("spooled", "processing", "buffering"):
+            if summary["status"] not in RUNNING:
                 break
             time.sleep(summary["delay_ms"] / 1000)
         told = from_answer(asked(server, path + "/response"))
@@ -162,9 +180,12 @@ def task(server):
     yield
     ends = {"SUCCESS": "succeeded", "FAILURE": "failed", "REVOKED": "cancelled"}
 
-    def end():
-        return ends.get(json.loads(asked(server, path).body)["data"]["task_status"])
-    return None if server.terminated else {"state": wait_for(end, "the task's end")}
+    def end(body):
+        return ends.get(json.loads(body)["data"]["task_status"])
+    if not server.terminated:
+        return {"state": wait_for(lambda: end(asked(server, path).body), "the task's end")}
+    body = last_answer(server, client, path)
+    return {"state": end(body) or "cancelled"} if body else None
 
 
 def frames(client):
@@ -252,18 +273,21 @@ class AgreeTest(FaceTest):
         head, body = server.ask("DELETE", "/work/" + self.id_of(server))
         self.assertIn(head.status, (200, 202, 204), body)
 
+    def run_on(self, server, job):
+        job.tell("printf '0.5\\thalf\\n'")
+
     def stop(self, server, job):
         server.terminate()
 
     # -- driving
 
-    def make_bed(self):
+    def make_bed(self, **options):
         """A server and its job, in a folder of their own."""
         bed = Path(tempfile.mkdtemp(dir=self.folder))
         program = shutil.copy(self.told_program, bed)
         job = Told(bed, "set")
         self.addCleanup(job.close)
-        return self.serve(program, storage=bed / "storage"), job
+        return self.serve(program, storage=bed / "storage", **options), job
 
     def begin(self, server, faces, job=None):
         """The faces, waiting."""
@@ -298,8 +322,8 @@ class AgreeTest(FaceTest):
             self.assertEqual(stored, [])
         self.assertEqual(len(job.runs()), 1)
 
-    def drive(self, faces, end, expected):
-        server, job = self.make_bed()
+    def drive(self, faces, end, expected, **options):
+        server, job = self.make_bed(**options)
         try:
             waiting = self.begin(server, faces, job)
             end(server, job)
@@ -310,15 +334,16 @@ class AgreeTest(FaceTest):
         finally:
             server.finish()
 
-    def agree(self, end, state, returncode, error, message=None, output=None):
+    def agree(self, end, state, returncode, error, message=None, output=None, alone=True,
+              **options):
         record = {"n_ahead_in_queue": 0, "fraction": 1.0, "message": message,
                   "returncode": returncode, "error": error}
         expected = {"state": state, "record": record, "error": error, "output": output}
-        for name, face in FACES.items():
+        for name, face in FACES.items() if alone else ():
             with self.subTest(name, alone=True):
-                self.drive({name: face}, end, expected)
+                self.drive({name: face}, end, expected, **options)
         with self.subTest("together"):
-            self.drive(FACES, end, expected)
+            self.drive(FACES, end, expected, **options)
 
     # -- the ends
 
@@ -341,6 +366,10 @@ class AgreeTest(FaceTest):
 
     def test_server_stopped(self):
         self.agree(self.stop, "cancelled", -999, "cancelled: the queue is stopping")
+
+    def test_timed_out(self):
+        self.agree(self.run_on, "failed", -999, f"timed out after {RUN_TIMEOUT_MS} ms",
+                   message="half", alone=not SANITIZED, run_timeout_ms=RUN_TIMEOUT_MS)
 
     def test_already_done(self):
         """Nothing runs again, and those who tell the output tell the same bytes."""

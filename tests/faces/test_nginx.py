@@ -5,7 +5,8 @@ import os
 import socket
 import subprocess
 
-from harness import DEADLINE, Client, FaceTest, wait_for
+from harness import DEADLINE, SLOW, Client, FaceTest, basic, wait_for
+from test_websocket import WebSocket, path_of
 
 CONFIG = """
 {user}
@@ -17,15 +18,18 @@ http {{
     access_log off;
     client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
     uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
+    map $http_upgrade $connection_upgrade {{ default upgrade; "" close; }}
     server {{
         listen 127.0.0.1:{port};
-        location / {{ proxy_pass http://{upstream}; }}
+        location / {{ proxy_pass http://{upstream}; {more} }}
     }}
 }}
 """
 
 
-class NginxTest(FaceTest):
+class Proxied(FaceTest):
+    more = ""
+
     def setUp(self):
         super().setUp()
         self.server = self.serve()
@@ -35,7 +39,7 @@ class NginxTest(FaceTest):
         config = self.folder / "nginx.conf"
         config.write_text(CONFIG.format(
             user="user root;" if os.getuid() == 0 else "", folder=self.folder,
-            port=self.address[1], upstream="%s:%d" % self.server.address))
+            port=self.address[1], upstream="%s:%d" % self.server.address, more=self.more))
         nginx = subprocess.Popen(["nginx", "-p", str(self.folder), "-c", str(config),
                                   "-e", f"{self.folder}/nginx.log", "-g", "daemon off;"],
                                  env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"},
@@ -54,6 +58,8 @@ class NginxTest(FaceTest):
     def generate(self, name, accept=None):
         return self.server.generate(name, accept, client=Client(self.address))
 
+
+class NginxTest(Proxied):
     def test_records_come_as_they_are_written(self):
         job = self.told("set")
         stream = self.generate("set")
@@ -95,3 +101,42 @@ class NginxTest(FaceTest):
                                      client=Client(self.address))
         stream.read_all()
         self.assert_problem((stream.head, stream.body), 400)
+
+
+class WebSocketTest(Proxied):
+    """With the headers that an upgrade needs, as nginx's documentation has them."""
+
+    more = ("proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+            "proxy_set_header Connection $connection_upgrade;")
+
+    def open(self):
+        return WebSocket(self.address, path_of("set"), {"Authorization": basic()}).opened()
+
+    def test_records_come_as_they_are_written(self):
+        job, ws = self.told("set"), self.open()
+        self.assertEqual(ws.record()["fraction"], 0)
+        for i in range(1, 10):
+            job.progress(f"0.{i}")
+            ws.until_fraction(i / 10)
+        job.succeed()
+        self.assertEqual(ws.records()[-1]["returncode"], 0)
+        self.assertEqual(ws.closed[0], 1000)
+
+    def test_other_faces_need_no_other_place(self):
+        job, stream = self.told("set"), self.generate("set")
+        stream.record()
+        job.succeed()
+        self.assertEqual(stream.last()["returncode"], 0)
+
+    def test_client_behind_it_leaves(self):
+        job = self.told("set")
+        stays = self.server.generate("set")
+        stays.record()
+        before = self.server.connections()
+        ws = self.open()
+        ws.record()
+        wait_for(lambda: self.server.connections() > before, "the connection of nginx")
+        ws.close()
+        wait_for(lambda: self.server.connections() <= before, "the connection of nginx closed", 2 * SLOW)
+        job.succeed()
+        self.assertEqual(stays.last()["returncode"], 0)
