@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #define DEFAULT_STORAGE "demo-data"
+#define JOURNAL_SUFFIX "-journal.sqlite" /* beside the storage, where no output can be */
 
 enum { SECRET_BYTES = 1024 }; /* the longest operator's secret */
 
@@ -45,6 +46,10 @@ static const struct row {
      "what to run for a job (process-docset)"},
     {"storage", "DIR", KIND_TEXT, AT(queue.storage_dir), 0, 0,
      "existing folder for the outputs (./" DEFAULT_STORAGE ", made if missing)"},
+    {"journal", "FILE|none", KIND_TEXT, AT(journal), 0, 0,
+     "keeps accepted jobs across a crash (STORAGE" JOURNAL_SUFFIX ")"},
+    {"max-attempts", "N", KIND_UNSIGNED, AT(queue.max_attempts), 1, 1000,
+     "so often a job may be running when the server dies (3)"},
     {"workers", "N", KIND_UNSIGNED, AT(queue.workers), 1, 1024,
      "jobs that run at the same time (2)"},
     {"loops", "N", KIND_UNSIGNED, AT(serve.loops), 1, 64, "event loops, each a thread (2)"},
@@ -306,12 +311,8 @@ static char *find_program(void)
     return strdup(INSTALLED_PROGRAM);
 }
 
-static int use_defaults(struct options *options)
+static int make_storage(struct options *options)
 {
-    if (options->serve.listen == NULL)
-        options->serve.listen = "127.0.0.1:8080";
-    if (options->queue.program == NULL)
-        options->queue.program = options->program = find_program();
     if (options->queue.storage_dir != NULL)
         return OPTIONS_RUN;
     options->queue.storage_dir = DEFAULT_STORAGE;
@@ -319,6 +320,38 @@ static int use_defaults(struct options *options)
         return OPTIONS_RUN;
     return wrong("cannot make the folder " DEFAULT_STORAGE " (%s%s), give one by --storage",
                  strerror(errno), "");
+}
+
+/* By its real name: a journal is for one folder, however that is reached. One that is missing is
+ * for wq_open() to complain of. */
+static int choose_journal(struct options *options)
+{
+    if (options->journal != NULL) {
+        if (strcmp(options->journal, "none") != 0)
+            options->queue.journal_path = options->journal;
+        return OPTIONS_RUN;
+    }
+    char *folder = realpath(options->queue.storage_dir, NULL);
+    if (folder == NULL)
+        return OPTIONS_RUN;
+    int n = asprintf(&options->journal_path, "%s" JOURNAL_SUFFIX, folder);
+    free(folder);
+    if (n < 0) {
+        options->journal_path = NULL;
+        return wrong("there is no memory for a path%s%s", "", "");
+    }
+    options->queue.journal_path = options->journal_path;
+    return OPTIONS_RUN;
+}
+
+static int use_defaults(struct options *options)
+{
+    if (options->serve.listen == NULL)
+        options->serve.listen = "127.0.0.1:8080";
+    if (options->queue.program == NULL)
+        options->queue.program = options->program = find_program();
+    int r = make_storage(options);
+    return r == OPTIONS_RUN ? choose_journal(options) : r;
 }
 
 int options_parse(struct options *options, int argc, char **argv)
@@ -337,6 +370,7 @@ int options_parse(struct options *options, int argc, char **argv)
 void options_dispose(struct options *options)
 {
     free(options->program);
+    free(options->journal_path);
     free(options->allow);
     free(options->environment);
     if (options->secret != NULL)

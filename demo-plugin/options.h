@@ -8,6 +8,8 @@ struct options {
     wq_options queue;         /* with the defaults where nothing is said */
     wq_serve_options serve;   /* likewise */
     const char *sample;       /* a folder; NULL: no sample server */
+    const char *journal;      /* a file, "none", or NULL: beside the storage */
+    char *journal_path;       /* what queue.journal_path points to, if it is beside the storage */
     char *program;            /* what queue.program points to, if it was found and not given */
     const char **allow;       /* what serve.http.allow_servers points to */
     const char **environment; /* what queue.environment points to, if some was given */

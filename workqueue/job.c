@@ -127,6 +127,7 @@ wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key)
     atomic_init(&job->refs, 1);
     job->queue = wq_queue_ref(queue);
     wq_watchers_init(&job->watchers);
+    STAILQ_INIT(&job->awaits);
     pthread_mutex_init(&job->lock, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);

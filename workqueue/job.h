@@ -26,6 +26,31 @@ void wq_watchers_dispose(wq_watchers *watchers);
 /* Calls every watcher. The caller holds neither queue nor job lock. */
 void wq_watchers_tell(wq_watchers *watchers);
 
+/* Somebody who waits for the journal, to be told of his job; see wq_ensure_run_async(). */
+typedef struct wq_await {
+    STAILQ_ENTRY(wq_await) link;
+    wq_accepted_cb cb;
+    void *user;
+    int result; /* if the job is accepted */
+} wq_await;
+
+STAILQ_HEAD(wq_awaits, wq_await);
+
+/* What the journal knows of a job. */
+typedef struct wq_note {
+    int64_t seq; /* its place in the order, for ever; set on admission */
+    /* the journal's thread's */
+    enum { WQ_UNWRITTEN, WQ_WRITTEN, WQ_WRITTEN_STARTED, WQ_WRITTEN_END } written;
+    int64_t slot; /* where its token is; 0: nowhere */
+    /* under the journal's lock */
+    TAILQ_ENTRY(wq_job) link;
+    enum { WQ_UNLISTED, WQ_LISTED_SOON, WQ_LISTED_LATER } listed;
+    int in_batch;
+    int64_t since;
+} wq_note;
+
+TAILQ_HEAD(wq_job_notes, wq_job);
+
 struct wq_job {
     char key[WQ_KEY_SIZE]; /* first: the key table compares pointers to it */
     char id[WQ_ID_SIZE];
@@ -33,8 +58,13 @@ struct wq_job {
     atomic_uint refs;
     wq_queue *queue; /* counted */
     wq_watchers watchers;
+    wq_note note;
+    int was_journalled; /* it has come from the journal */
 
     /* under the queue's lock */
+    int pending;               /* the journal does not have it yet: nobody may know of it */
+    struct wq_awaits awaits;   /* while it is pending */
+    int kept;                  /* it has ended here, but runs after the restart */
     wq_order_node order;       /* while QUEUED */
     TAILQ_ENTRY(wq_job) ended; /* once ended; before, while QUEUED: in the row by age */
     STAILQ_ENTRY(wq_job) hand; /* on its way to the publisher */

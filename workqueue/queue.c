@@ -1,7 +1,9 @@
 /* queue.c - admission, one job per key, order and exact position.
  *
- * The life of a job here: admitted (by_key, by_id, order) - taken (leaves order) - finished (leaves
- * by_key, joins `ended`) - forgotten (leaves by_id). Functions named _locked want the queue's lock.
+ * The life of a job here: admitted (by_key, by_id) - accepted by the journal, if there is one
+ * (order)
+ * - taken (leaves order) - finished (leaves by_key, joins `ended`) - forgotten (leaves by_id).
+ * Functions named _locked want the queue's lock.
  */
 #include "workqueue/queue.h"
 
@@ -11,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+
+#include "workqueue/journal.h"
 
 static wq_job *find_key(const wq_table *keys, const char *key)
 {
@@ -79,7 +83,7 @@ void wq_queue_unref(wq_queue *queue)
 
 size_t wq_queue_ahead_locked(wq_queue *queue, const wq_job *job)
 {
-    return queue->running + wq_order_position(&job->order);
+    return queue->running + (job->pending ? queue->queued : wq_order_position(&job->order));
 }
 
 wq_job *wq_queue_by_key_locked(wq_queue *queue, const char *key)
@@ -132,6 +136,37 @@ static int check_user_locked(wq_queue *queue, const wq_user *user, wq_error *err
                    user->n_jobs);
 }
 
+/* The queue's reference is taken, and the place in the order decided; the job waits for `before`,
+ * if there is one, but not in the row. */
+static int enter_locked(wq_queue *queue, wq_job *job, wq_job *before)
+{
+    const int counts_users = queue->fair || queue->max_per_user > 0;
+    wq_user *user = counts_users ? wq_users_find(&queue->users, &job->params) : NULL;
+    job->order.rank = queue->fair ? wq_users_rank(&queue->users, user) : (uint64_t)job->note.seq;
+    if (counts_users && wq_users_add(&queue->users, job) != 0)
+        return -1;
+    if (index_job_locked(queue, job, before) != 0) {
+        wq_users_remove(&queue->users, job);
+        return -1;
+    }
+    wq_job_ref(job);
+    if (before != NULL) {
+        before->follower = job;
+        job->blocked = 1;
+    }
+    return 0;
+}
+
+static void line_up_locked(wq_queue *queue, wq_job *job)
+{
+    wq_order_insert(&queue->order, &job->order, job->order.rank);
+    TAILQ_INSERT_TAIL(&queue->by_age, job, ended);
+    queue->queued++;
+    queue->blocked += (size_t)job->blocked;
+    if (!job->blocked)
+        pthread_cond_signal(&queue->work);
+}
+
 int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error *error)
 {
     const int counts_users = queue->fair || queue->max_per_user > 0;
@@ -141,27 +176,21 @@ int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error
     if (check_user_locked(queue, user, error) != WQ_OK)
         return WQ_ERROR_USER_FULL;
     /* jobs that an idle worker is about to take do not wait */
-    if (queue->queued + queue->running >= queue->max_queue + queue->workers)
+    size_t waiting = queue->queued + queue->pending;
+    if (waiting + queue->running >= queue->max_queue + queue->workers)
         return wq_fail(error, WQ_ERROR_FULL,
-                       "%zu jobs are waiting, as many as may; try again later", queue->queued);
-    const uint64_t rank = queue->fair ? wq_users_rank(&queue->users, user) : queue->next_rank++;
-    if (counts_users && wq_users_add(&queue->users, job) != 0)
+                       "%zu jobs are waiting, as many as may; try again later", waiting);
+    job->note.seq = (int64_t)queue->next_rank;
+    if (enter_locked(queue, job, before) != 0)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    if (index_job_locked(queue, job, before) != 0) {
-        wq_users_remove(&queue->users, job);
-        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    queue->next_rank++;
+    if (queue->journal == NULL) {
+        line_up_locked(queue, job);
+        return WQ_OK;
     }
-    wq_order_insert(&queue->order, &job->order, rank);
-    TAILQ_INSERT_TAIL(&queue->by_age, job, ended);
-    queue->queued++;
-    wq_job_ref(job);
-    if (before != NULL) {
-        before->follower = job;
-        job->blocked = 1;
-        queue->blocked++;
-    } else {
-        pthread_cond_signal(&queue->work);
-    }
+    job->pending = 1;
+    queue->pending++;
+    wq_journal_note_locked(queue->journal, job);
     return WQ_OK;
 }
 
@@ -181,12 +210,21 @@ static wq_job *next_locked(wq_queue *queue)
     return job_of(node);
 }
 
+static void note_locked(wq_queue *queue, wq_job *job)
+{
+    if (queue->journal != NULL)
+        wq_journal_note_locked(queue->journal, job);
+}
+
 wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait)
 {
     wq_job *job = NULL;
     pthread_mutex_lock(&queue->lock);
-    while (wait && queue->queued == queue->blocked && !queue->stopping)
+    while (wait && queue->queued == queue->blocked && !queue->stopping) {
+        queue->n_idle++;
         pthread_cond_wait(&queue->work, &queue->lock);
+        queue->n_idle--;
+    }
     if (queue->queued > queue->blocked) {
         job = next_locked(queue);
         wq_order_remove(&queue->order, &job->order);
@@ -198,6 +236,7 @@ wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait)
         wq_job_set_state(job, WQ_STATE_RUNNING);
         queue->taken_mono = job->started_mono;
         count(&queue->waited, job->started_mono - job->queued_mono);
+        note_locked(queue, job);
     }
     pthread_mutex_unlock(&queue->lock);
     if (job != NULL)
@@ -301,8 +340,10 @@ static void leave_key_locked(wq_queue *queue, wq_job *job)
 {
     wq_job *follower = job->follower, *present = find_key(&queue->by_key, job->key);
     if (job->blocked) {
-        if (present != NULL && present->follower == job)
-            present->follower = NULL;
+        while (present != NULL && present->follower != job)
+            present = present->follower;
+        if (present != NULL)
+            present->follower = follower;
         return;
     }
     wq_table_remove(&queue->by_key, job->key);
@@ -310,7 +351,7 @@ static void leave_key_locked(wq_queue *queue, wq_job *job)
         return;
     job->follower = NULL;
     follower->blocked = 0;
-    queue->blocked--;
+    queue->blocked -= !follower->pending;
     wq_table_add(&queue->by_key, follower->key); /* never fails: one has just left */
     pthread_cond_signal(&queue->work);
 }
@@ -328,6 +369,7 @@ static wq_job *end_locked(wq_queue *queue, wq_job *job, int state, int returncod
     queue->cancelled += state == WQ_STATE_CANCELLED;
     leave_key_locked(queue, job);
     wq_job_end_locked(job, state, returncode, error);
+    note_locked(queue, job);
     remember_locked(queue, job);
     wq_job *surplus = oldest_surplus_locked(queue);
     if (surplus != NULL)
@@ -359,12 +401,14 @@ static int end_queued(wq_queue *queue, wq_job *job, int state, const char *why)
 {
     wq_job *surplus = NULL;
     pthread_mutex_lock(&queue->lock);
-    int queued = job->state == WQ_STATE_QUEUED;
-    if (queued)
+    int queued = job->state == WQ_STATE_QUEUED, pending = job->pending;
+    if (queued && pending)
+        job->ending = 1; /* once the journal has it */
+    else if (queued)
         surplus = end_locked(queue, job, state, -999, why);
     size_t waiting = queue->queued;
     pthread_mutex_unlock(&queue->lock);
-    if (queued)
+    if (queued && !pending)
         tell_end(queue, job, waiting, surplus);
     return queued;
 }
@@ -377,6 +421,126 @@ int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why)
 int wq_queue_fail_queued(wq_queue *queue, wq_job *job, const char *why)
 {
     return end_queued(queue, job, WQ_STATE_FAILED, why);
+}
+
+const char *wq_queue_why_stopping(const wq_queue *queue)
+{
+    static const char with[] =
+        "cancelled: the queue is stopping; the job runs when it is open again",
+                      without[] = "cancelled: the queue is stopping";
+    return queue->journal != NULL ? with : without;
+}
+
+/* For one that waits in the row. */
+static wq_job *put_down_locked(wq_queue *queue, wq_job *job)
+{
+    job->kept = 1;
+    return end_locked(queue, job, WQ_STATE_CANCELLED, -999, wq_queue_why_stopping(queue));
+}
+
+void wq_queue_put_down(wq_queue *queue)
+{
+    wq_order_node *node;
+    pthread_mutex_lock(&queue->lock);
+    while ((node = wq_order_first(&queue->order)) != NULL) {
+        wq_job *job = wq_job_ref(job_of(node));
+        wq_job *surplus = put_down_locked(queue, job);
+        size_t waiting = queue->queued;
+        pthread_mutex_unlock(&queue->lock);
+        tell_end(queue, job, waiting, surplus);
+        wq_job_unref(job);
+        pthread_mutex_lock(&queue->lock);
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* ---- with the journal ---------------------------------------------------------------------------
+ */
+
+static void tell_awaits(struct wq_awaits *awaits, const wq_error *error)
+{
+    wq_await *await;
+    while ((await = STAILQ_FIRST(awaits)) != NULL) {
+        STAILQ_REMOVE_HEAD(awaits, link); /* it is the callback's to free */
+        await->cb(await->user, error ? error->code : await->result, error);
+    }
+}
+
+static void end_pending_locked(wq_queue *queue, wq_job *job, struct wq_awaits *awaits)
+{
+    job->pending = 0;
+    queue->pending--;
+    STAILQ_INIT(awaits);
+    STAILQ_CONCAT(awaits, &job->awaits);
+}
+
+void wq_queue_accepted(wq_queue *queue, wq_job *job)
+{
+    struct wq_awaits awaits;
+    wq_job *surplus = NULL;
+    pthread_mutex_lock(&queue->lock);
+    end_pending_locked(queue, job, &awaits);
+    line_up_locked(queue, job);
+    int ends = job->ending || queue->stopping;
+    if (job->ending)
+        surplus = end_locked(queue, job, WQ_STATE_CANCELLED, -999, "cancelled");
+    else if (ends)
+        surplus = put_down_locked(queue, job);
+    size_t waiting = queue->queued;
+    pthread_mutex_unlock(&queue->lock);
+    tell_awaits(&awaits, NULL);
+    if (ends)
+        tell_end(queue, job, waiting, surplus);
+    else if (queue->fair) /* it may have come in front of others */
+        tell_positions(queue, waiting);
+}
+
+void wq_queue_refused(wq_queue *queue, wq_job *job, const wq_error *error)
+{
+    struct wq_awaits awaits;
+    pthread_mutex_lock(&queue->lock);
+    end_pending_locked(queue, job, &awaits);
+    leave_key_locked(queue, job);
+    wq_users_remove(&queue->users, job);
+    wq_table_remove(&queue->by_id, job->id);
+    wq_job_end_locked(job, WQ_STATE_FAILED, -999, error->message);
+    pthread_mutex_unlock(&queue->lock);
+    tell_awaits(&awaits, error);
+    wq_watchers_tell(&job->watchers);
+    wq_job_unref(job);
+}
+
+int wq_queue_put_back(wq_queue *queue, wq_job *job, wq_error *error)
+{
+    pthread_mutex_lock(&queue->lock);
+    wq_job *before = find_key(&queue->by_key, job->key);
+    while (before != NULL && before->follower != NULL)
+        before = before->follower;
+    int entered = enter_locked(queue, job, before) == 0;
+    if (entered)
+        line_up_locked(queue, job);
+    pthread_mutex_unlock(&queue->lock);
+    return entered ? WQ_OK : wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+}
+
+/* Not found by its key: its token is gone, and who asks for a job brings one. */
+int wq_queue_put_back_ended(wq_queue *queue, wq_job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    int entered = wq_table_add(&queue->by_id, job->id) == 0;
+    if (entered) {
+        wq_job_ref(job);
+        TAILQ_INSERT_TAIL(&queue->ended, job, ended);
+        queue->n_ended++;
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return entered ? WQ_OK : WQ_ERROR_NO_MEMORY;
+}
+
+int wq_queue_is_in_place(wq_queue *queue, const wq_job *job)
+{
+    return !job->rebuild && wq_queue_store_said(queue, queue->store->find(queue->store->self,
+                                                                          job->key, NULL, NULL)) == WQ_OK;
 }
 
 int wq_queue_remember(wq_queue *queue, wq_job *job)
@@ -483,7 +647,7 @@ void wq_queue_stats(wq_queue *queue, wq_stats *out)
 {
     pthread_mutex_lock(&queue->lock);
     *out = (wq_stats){
-        .queued = queue->queued,
+        .queued = queue->queued + queue->pending,
         .running = queue->running,
         .publishing = queue->publishing,
         .ended = queue->n_ended,
@@ -493,6 +657,7 @@ void wq_queue_stats(wq_queue *queue, wq_stats *out)
         .failed = queue->failed,
         .cancelled = queue->cancelled,
         .store_errors = atomic_load(&queue->store_errors),
+        .journal_errors = atomic_load(&queue->journal_errors),
         .stopping = queue->stopping,
         .mean_run_ms = (uint64_t)queue->mean_run_ms,
         .ran = queue->ran,

@@ -11,6 +11,7 @@
 #include "workqueue/util/util.h"
 
 struct wq_pool;
+struct wq_journal;
 
 struct wq_queue {
     atomic_uint refs; /* the handle's, and one for each job */
@@ -23,8 +24,9 @@ struct wq_queue {
     uint64_t max_output_bytes;                                      /* likewise */
     wq_store *store;
     struct wq_pool *pool;
-    wq_watchers watchers; /* of positions */
-    atomic_ullong store_errors;
+    struct wq_journal *journal; /* NULL: there is none */
+    wq_watchers watchers;       /* of positions */
+    atomic_ullong store_errors, journal_errors;
 
     pthread_mutex_t lock;
     /* under the lock */
@@ -38,6 +40,8 @@ struct wq_queue {
     struct wq_job_list by_age; /* queued jobs, those that came first in front */
     struct wq_job_list ended;  /* oldest first; counted */
     size_t queued, blocked, running, publishing, n_ended; /* blocked ones are queued too */
+    size_t pending;                                       /* admitted, but not in the journal yet */
+    size_t n_idle;                                        /* workers that wait for a job */
     uint64_t succeeded, failed, cancelled;
     uint64_t generation; /* counts ends: a key looked up before one must be looked up again */
     int64_t taken_mono; /* when a worker last took a job; 0: never */
@@ -64,8 +68,24 @@ size_t wq_queue_ahead_locked(wq_queue *queue, const wq_job *job);
 wq_job *wq_queue_by_key_locked(wq_queue *queue, const char *key);
 
 /* Lets a new job in; the queue takes a reference of its own. If `before` is not NULL, the job waits
- * for that one of the same key to end. */
+ * for that one of the same key to end. With a journal it is pending until that has it. */
 int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error *error);
+
+/* The journal has a pending job: it joins the row, and who waits for it is told. */
+void wq_queue_accepted(wq_queue *queue, wq_job *job);
+
+/* The journal could not take a pending job, which never was: who waits for it is told why. */
+void wq_queue_refused(wq_queue *queue, wq_job *job, const wq_error *error);
+
+/* Puts back a job of an earlier process that has not ended, or one that has. */
+int wq_queue_put_back(wq_queue *queue, wq_job *job, wq_error *error);
+int wq_queue_put_back_ended(wq_queue *queue, wq_job *job);
+
+/* Whether a job need not run, because its output is there. Calls the store. */
+int wq_queue_is_in_place(wq_queue *queue, const wq_job *job);
+
+/* What is said to those whose jobs end because the queue stops; always the same pointer. */
+const char *wq_queue_why_stopping(const wq_queue *queue);
 
 /* Remembers a new job as one that has succeeded already. */
 int wq_queue_remember(wq_queue *queue, wq_job *job);
@@ -89,5 +109,8 @@ int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why);
 
 /* Likewise, but the job has failed. */
 int wq_queue_fail_queued(wq_queue *queue, wq_job *job, const char *why);
+
+/* Takes all queued jobs out of the row, because the queue stops. The journal keeps them. */
+void wq_queue_put_down(wq_queue *queue);
 
 #endif

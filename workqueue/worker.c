@@ -15,6 +15,8 @@
  */
 #include "workqueue/worker.h"
 
+#include "workqueue/journal.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -36,6 +38,7 @@ typedef struct worker {
     int told;      /* cancel_fd has been written for this job; under the queue's lock */
     int overdue;   /* that was for a time limit: the job has failed; under the queue's lock */
     char why[80];  /* the sentence for it; under the queue's lock, ours once the job has run */
+    int stops;     /* it is because the queue stops; likewise */
     int64_t begun; /* when the run began, monotonic; under the queue's lock */
 } worker;
 
@@ -197,6 +200,7 @@ static void tell_worker_locked(worker *w, const char *why)
     if (w->job == NULL || w->told)
         return;
     snprintf(w->why, sizeof w->why, "%s", why);
+    w->stops = why == wq_queue_why_stopping(w->pool->queue);
     w->told = eventfd_write(w->cancel_fd, 1) == 0;
 }
 
@@ -211,7 +215,7 @@ static void begin_run(worker *w, wq_job *job)
     w->overdue = 0;
     w->begun = wq_monotonic_ms();
     if (queue->stopping)
-        tell_worker_locked(w, "cancelled: the queue is stopping");
+        tell_worker_locked(w, wq_queue_why_stopping(queue));
     else if (job->ending) /* cancelled before we got here */
         tell_worker_locked(w, "cancelled");
     pthread_mutex_unlock(&queue->lock);
@@ -273,12 +277,25 @@ static void end_unpublished(worker *w, wq_job *job, const wq_outcome *outcome, i
         fail(queue, job, outcome->returncode, outcome->error ? outcome->error : "out of memory");
 }
 
+/* A job of an earlier process: the server may have died because of it, so its start is noted before
+ * it runs; or just before its end was noted, so its output may be there. Nonzero: it is. */
+static int begin_again(wq_queue *queue, wq_job *job)
+{
+    wq_journal_started(queue->journal, job);
+    if (!wq_queue_is_in_place(queue, job))
+        return 0;
+    wq_queue_finish(queue, job, WQ_STATE_SUCCEEDED, 0, NULL);
+    return 1;
+}
+
 static void run_job(worker *w, wq_job *job)
 {
     wq_queue *queue = w->pool->queue;
     wq_store *store = queue->store;
     wq_outcome outcome = {.returncode = OWN_FAILURE};
     wq_error error = {0};
+    if (job->was_journalled && begin_again(queue, job))
+        return;
     int begun = store->begin(store->self, job->key, &job->temp_path, &error);
     if (wq_queue_store_said(queue, begun) < 0) {
         fail(queue, job, OWN_FAILURE, error.message);
@@ -296,6 +313,7 @@ static void run_job(worker *w, wq_job *job)
             publish(queue, &job, 1);
     } else {
         store->discard(store->self, job->temp_path);
+        job->kept = outcome.cancelled && w->stops;
         end_unpublished(w, job, &outcome, too_long);
     }
     free(outcome.error);
@@ -350,7 +368,7 @@ void wq_pool_stop(wq_pool *pool)
 {
     pthread_mutex_lock(&pool->queue->lock);
     for (unsigned i = 0; i < pool->started; i++)
-        tell_worker_locked(&pool->workers[i], "cancelled: the queue is stopping");
+        tell_worker_locked(&pool->workers[i], wq_queue_why_stopping(pool->queue));
     pthread_cond_broadcast(&pool->queue->work);
     pthread_mutex_unlock(&pool->queue->lock);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "workqueue/journal.h"
 #include "workqueue/params.h"
 #include "workqueue/queue.h"
 #include "workqueue/run/local.h"
@@ -21,6 +22,8 @@ const char *wq_strerror(int result)
         return "the output is there already";
     case WQ_ATTACHED:
         return "the job was there already";
+    case WQ_PENDING:
+        return "the job is accepted once the journal has it";
     case WQ_ERROR_INVALID_ARGUMENT:
         return "an option or parameter is missing or malformed";
     case WQ_ERROR_NO_MEMORY:
@@ -69,6 +72,7 @@ void wq_options_init(wq_options *options, size_t size)
         .stderr_tail_bytes = 65536,
         .max_ended = 4096,
         .retain_ended_ms = 3600 * 1000,
+        .max_attempts = 3,
     };
 }
 
@@ -89,6 +93,10 @@ static int check_options(const wq_options *o, wq_error *error)
         wrong = "options: stderr_tail_bytes must be at most 16777216";
     else if (o->max_open_files > 0 && o->max_open_files < 16)
         wrong = "options: max_open_files must be 0 or at least 16";
+    else if (o->journal_path != NULL && *o->journal_path == '\0')
+        wrong = "options: journal_path is empty";
+    else if (o->max_attempts < 1 || o->max_attempts > 1000)
+        wrong = "options: max_attempts must be from 1 to 1000";
     if (wrong != NULL)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "%s", wrong);
     return WQ_OK;
@@ -155,6 +163,18 @@ static void close_given(const wq_options *o)
         o->store->close(o->store);
 }
 
+/* Store and journal; the jobs that wait stay in the journal. */
+static void close_parts(wq_queue *queue)
+{
+    wq_queue_put_down(queue);
+    if (queue->journal != NULL)
+        wq_journal_close(queue->journal);
+    queue->journal = NULL;
+    queue->store->close(queue->store);
+    queue->store = NULL; /* references to jobs may outlive it */
+    wq_queue_forget(queue);
+}
+
 int wq_open(wq_queue **out, const wq_options *options, wq_error *error)
 {
     wq_runner *runner;
@@ -178,8 +198,14 @@ int wq_open(wq_queue **out, const wq_options *options, wq_error *error)
         runner->close(runner);
         goto failed;
     }
-    if ((result = wq_pool_open(&queue->pool, queue, runner, error)) != WQ_OK) {
-        queue->store->close(queue->store);
+    if (options->journal_path != NULL)
+        result = wq_journal_open(&queue->journal, queue, options, error);
+    if (result != WQ_OK)
+        runner->close(runner);
+    else
+        result = wq_pool_open(&queue->pool, queue, runner, error);
+    if (result != WQ_OK) {
+        close_parts(queue);
         goto failed;
     }
     *out = queue;
@@ -196,24 +222,36 @@ failed:
  * new one would have to follow. */
 static wq_job *join_locked(wq_queue *queue, const char *key, unsigned flags, wq_job **before)
 {
-    wq_job *job = wq_queue_by_key_locked(queue, key);
-    *before = NULL;
-    if (job != NULL &&
-        (job->ending || ((flags & WQ_ENSURE_REBUILD) && job->state != WQ_STATE_QUEUED))) {
-        wq_job *follower = job->follower ? wq_job_ref(job->follower) : NULL;
-        *before = job; /* by_key keeps it while the lock is held */
-        wq_job_unref(job);
-        job = follower;
+    wq_job *first = wq_queue_by_key_locked(queue, key), *job = first;
+    *before = NULL; /* by_key keeps it while the lock is held, and its followers */
+    while (job != NULL &&
+           (job->ending || ((flags & WQ_ENSURE_REBUILD) && job->state != WQ_STATE_QUEUED))) {
+        *before = job;
+        job = job->follower;
     }
+    if (job != NULL)
+        wq_job_ref(job);
+    wq_job_unref(first);
     if (job != NULL && !(flags & WQ_ENSURE_TENTATIVE))
         job->tentative = 0;
     return job;
 }
 
+/* `result`, or WQ_PENDING if the journal does not have this job yet: `await` is told when it has.
+ */
+static int await_locked(wq_job *job, wq_await *await, int result)
+{
+    if (job == NULL || !job->pending)
+        return result;
+    await->result = result;
+    STAILQ_INSERT_TAIL(&job->awaits, await, link);
+    return WQ_PENDING;
+}
+
 /* Joins a job or begins `new`; WQ_DONE: something ended since `generation`, so the store must be
  * asked again. */
 static int join_or_begin(wq_queue *queue, wq_job *new, unsigned flags, uint64_t generation,
-                         wq_job **out, wq_error *error)
+                         wq_await *await, wq_job **out, wq_error *error)
 {
     int result = WQ_ATTACHED;
     wq_job *before;
@@ -228,6 +266,7 @@ static int join_or_begin(wq_queue *queue, wq_job *new, unsigned flags, uint64_t 
         if (result == WQ_OK)
             job = wq_job_ref(new);
     }
+    result = await_locked(job, await, result);
     pthread_mutex_unlock(&queue->lock);
     if (result == WQ_OK && queue->fair) /* it may have come in front of others */
         wq_watchers_tell(&queue->watchers);
@@ -266,25 +305,29 @@ static int find(wq_queue *queue, const char *key, int64_t *made_at_ms, wq_error 
 /* One look at the row and at the store: WQ_ATTACHED, WQ_DONE, WQ_ERROR_NOT_FOUND if a job has to
  * begin, or a failure. */
 static int look(wq_queue *queue, const wq_params *params, const char *key, unsigned flags,
-                uint64_t *generation, wq_job **out, int64_t *made_at_ms, wq_error *error)
+                uint64_t *generation, wq_await *await, wq_job **out, int64_t *made_at_ms,
+                wq_error *error)
 {
     wq_job *before;
+    int result;
     pthread_mutex_lock(&queue->lock);
     *generation = queue->generation;
     wq_job *job = join_locked(queue, key, flags, &before);
+    result = await_locked(job, await, WQ_ATTACHED);
     pthread_mutex_unlock(&queue->lock);
     if (job != NULL) {
         *out = job;
-        return WQ_ATTACHED;
+        return result;
     }
     if (flags & WQ_ENSURE_REBUILD)
         return WQ_ERROR_NOT_FOUND;
-    int result = find(queue, key, made_at_ms, error);
+    result = find(queue, key, made_at_ms, error);
     return result == WQ_OK ? done(queue, params, key, flags, out, error) : result;
 }
 
-int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
-                       int64_t *made_at_ms, wq_error *error)
+/* WQ_PENDING: `await` will be told. */
+static int ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_await *await,
+                      wq_job **out, int64_t *made_at_ms, wq_error *error)
 {
     const unsigned known = WQ_ENSURE_REBUILD | WQ_ENSURE_JOB | WQ_ENSURE_TENTATIVE;
     char key[WQ_KEY_SIZE];
@@ -300,16 +343,62 @@ int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags,
      * could run twice because its first run ended while we looked. */
     wq_job *new = NULL;
     do {
-        result = look(queue, params, key, flags, &generation, out, made_at_ms, error);
+        result = look(queue, params, key, flags, &generation, await, out, made_at_ms, error);
         if (result != WQ_ERROR_NOT_FOUND)
             break;
         if (new == NULL && (new = wq_job_new(queue, params, key)) == NULL) {
             result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
             break;
         }
-        result = join_or_begin(queue, new, flags, generation, out, error);
+        result = join_or_begin(queue, new, flags, generation, await, out, error);
     } while (result == WQ_DONE);
     wq_job_unref(new);
+    return result;
+}
+
+/* A thread that waits for the journal. */
+typedef struct waiter {
+    wq_await await;
+    pthread_mutex_t lock;
+    pthread_cond_t told;
+    /* under the lock */
+    int is_told, result;
+    wq_error error;
+} waiter;
+
+static void wake_waiter(void *user, int result, const wq_error *error)
+{
+    waiter *w = user;
+    pthread_mutex_lock(&w->lock);
+    w->is_told = 1;
+    w->result = result;
+    if (error != NULL)
+        w->error = *error;
+    pthread_cond_signal(&w->told);
+    pthread_mutex_unlock(&w->lock);
+}
+
+int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
+                       int64_t *made_at_ms, wq_error *error)
+{
+    wq_job *job = NULL;
+    waiter w = {.await = {.cb = wake_waiter, .user = &w},
+                .lock = PTHREAD_MUTEX_INITIALIZER,
+                .told = PTHREAD_COND_INITIALIZER};
+    int result = ensure_run(queue, params, flags, &w.await, &job, made_at_ms, error);
+    if (result == WQ_PENDING) {
+        pthread_mutex_lock(&w.lock);
+        while (!w.is_told)
+            pthread_cond_wait(&w.told, &w.lock);
+        pthread_mutex_unlock(&w.lock);
+        result = w.result;
+        if (result < 0 && error != NULL)
+            *error = w.error;
+    }
+    if (result >= 0)
+        *out = job;
+    else
+        wq_job_unref(job);
     return result;
 }
 
@@ -317,6 +406,35 @@ int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_j
                   wq_error *error)
 {
     return wq_ensure_run_aged(queue, params, flags, out, NULL, error);
+}
+
+/* Somebody else's callback, in memory of ours. */
+typedef struct async {
+    wq_await await;
+    wq_accepted_cb cb;
+    void *user;
+} async;
+
+static void tell_async(void *user, int result, const wq_error *error)
+{
+    async *a = user;
+    a->cb(a->user, result, error);
+    free(a);
+}
+
+int wq_ensure_run_async(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
+                        int64_t *made_at_ms, wq_accepted_cb cb, void *user, wq_error *error)
+{
+    if (queue->journal == NULL)
+        return ensure_run(queue, params, flags, NULL, out, made_at_ms, error);
+    async *a = malloc(sizeof *a);
+    if (a == NULL)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    *a = (async){.await = {.cb = tell_async, .user = a}, .cb = cb, .user = user};
+    int result = ensure_run(queue, params, flags, &a->await, out, made_at_ms, error);
+    if (result != WQ_PENDING)
+        free(a);
+    return result;
 }
 
 /* Also the answer when the queue is closed, where there is no pool any more. */
@@ -352,17 +470,10 @@ int wq_job_abandon(wq_job *job)
 
 void wq_stop(wq_queue *queue)
 {
-    wq_order_node *node;
     pthread_mutex_lock(&queue->lock);
     queue->stopping = 1;
-    while ((node = wq_order_first(&queue->order)) != NULL) {
-        wq_job *job = wq_job_ref((wq_job *)((char *)node - offsetof(wq_job, order)));
-        pthread_mutex_unlock(&queue->lock);
-        wq_queue_cancel_queued(queue, job, "cancelled: the queue is stopping");
-        wq_job_unref(job);
-        pthread_mutex_lock(&queue->lock);
-    }
     pthread_mutex_unlock(&queue->lock);
+    wq_queue_put_down(queue);
     wq_pool_stop(queue->pool);
     if (queue->store->stop != NULL)
         queue->store->stop(queue->store->self);
@@ -374,9 +485,7 @@ void wq_close(wq_queue *queue)
         return;
     wq_stop(queue);
     wq_pool_close(queue->pool);
-    queue->store->close(queue->store);
-    queue->store = NULL; /* references to jobs may outlive it */
-    wq_queue_forget(queue);
+    close_parts(queue);
     wq_queue_unref(queue);
 }
 

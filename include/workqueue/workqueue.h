@@ -40,6 +40,7 @@ typedef enum wq_result {
     WQ_OK = 0,                      /**< done as asked */
     WQ_DONE = 1,                    /**< the output is there already; nothing had to run */
     WQ_ATTACHED = 2,                /**< the job was there already, and has been joined */
+    WQ_PENDING = 3,                 /**< the answer comes later; see wq_ensure_run_async() */
     WQ_ERROR_INVALID_ARGUMENT = -1, /**< an option or parameter is missing or malformed */
     WQ_ERROR_NO_MEMORY = -2,        /**< an allocation failed */
     WQ_ERROR_SYSTEM = -3,           /**< the operating system refused; the message names the call */
@@ -94,13 +95,20 @@ typedef struct wq_options {
     int fair;                /**< nonzero: users (API tokens) take turns, a job each, so that one who
                                   has many jobs keeps nobody waiting; 0, the default: first come,
                                   first served */
-    int sync;                /**< nonzero: fsync output and folder before success; default 1 */
+    int sync;                /**< nonzero: fsync output and folder before success, and the journal
+                                  before a job is accepted; default 1 */
     unsigned grace_ms;       /**< SIGTERM to SIGKILL, at cancel and at close; default 5000 */
     unsigned drain_ms;       /**< after exit, how long held-open pipes are read; default 500 */
     size_t max_line_bytes;   /**< longest stdout line, the rest of it is dropped; default 8192 */
     size_t stderr_tail_bytes; /**< end of stderr that is kept for the error; default 65536 */
     size_t max_ended;        /**< ended jobs that stay known by id; default 4096 */
     unsigned retain_ended_ms; /**< how long an ended job stays known by id; default 3600000 */
+    /** SQLite file that keeps the jobs when this process ends, whatever its end; made (mode 0600) if
+     * it is missing. NULL, the default: none, and they are lost. See wq_open() and wq_stop(). */
+    const char *journal_path;
+    /** So often a job may be running when its process dies (not: is stopped) until it fails and is
+     * not tried again; with a journal. Default 3, from 1 to 1000 */
+    unsigned max_attempts;
 
     /* Limits; 0: none, the default. A job that reaches one ends as failed with returncode -999 and a
      * sentence of its own, the program and its process group by SIGTERM, `grace_ms`, SIGKILL. */
@@ -178,6 +186,11 @@ typedef struct wq_watch wq_watch; /**< one registration for news */
  * `*out` is owned: wq_close(). Fails with WQ_ERROR_INVALID_ARGUMENT (an option, or a program that
  * is not an executable file), WQ_ERROR_LOCKED, WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY. `runner` and
  * `store` of the options are closed on failure too.
+ *
+ * With a journal, jobs of earlier processes that have not ended are queued again, with their ids and
+ * in their order, and those that ended not too long ago are known by their ids. A journal that
+ * cannot be read or written, is corrupt, of a newer version or not a journal gives WQ_ERROR_SYSTEM,
+ * one that another queue uses WQ_ERROR_LOCKED; it is left as it is.
  */
 WQ_API int wq_open(wq_queue **out, const wq_options *options, wq_error *error);
 
@@ -185,6 +198,9 @@ WQ_API int wq_open(wq_queue **out, const wq_options *options, wq_error *error);
  * Begins to stop, and returns at once: new jobs are refused with WQ_ERROR_CLOSING, queued ones end
  * as WQ_STATE_CANCELLED, running ones are told to end (SIGTERM, `grace_ms`, SIGKILL). Each job's
  * watchers are told as it ends. May be called more than once.
+ *
+ * With a journal these jobs end as WQ_STATE_CANCELLED for this process only, with an error that says
+ * so: they stay in the journal, and run when the queue is opened again. This counts no attempt.
  */
 WQ_API void wq_stop(wq_queue *queue);
 
@@ -285,6 +301,9 @@ typedef enum wq_ensure_flags {
  * WQ_ENSURE_JOB an ended job. However many ask at once, one job runs. `flags` is 0 or a sum of
  * wq_ensure_flags. Fails with WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_FULL, WQ_ERROR_USER_FULL,
  * WQ_ERROR_CLOSING, WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY, and then has started nothing.
+ *
+ * With a journal it waits until that has the job, in memory that survives a loss of power: about as
+ * long as an fsync takes. If the journal's disk is full, the answer is WQ_ERROR_SYSTEM.
  */
 WQ_API int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
                          wq_error *error);
@@ -295,6 +314,23 @@ WQ_API int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flag
  */
 WQ_API int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags,
                               wq_job **out, int64_t *made_at_ms, wq_error *error);
+
+/**
+ * Is told what came of a call of wq_ensure_run_async() that returned WQ_PENDING: WQ_OK, WQ_ATTACHED,
+ * or negative, and then `error` says why, borrowed for the call. Called once, from the journal's
+ * thread, so it must return at once. It must not close the queue.
+ */
+typedef void (*wq_accepted_cb)(void *user, int result, const wq_error *error);
+
+/**
+ * wq_ensure_run_aged() for event loops: does not wait for the journal. WQ_PENDING: `*out` is the job,
+ * but nobody must be told of it, and it does not run, before `cb` says that it is accepted; `cb` may
+ * have been called already. Any other result is that of wq_ensure_run(), and `cb` is not called;
+ * without a journal there is no other. wq_close() does not return before `cb` has.
+ */
+WQ_API int wq_ensure_run_async(wq_queue *queue, const wq_params *params, unsigned flags,
+                               wq_job **out, int64_t *made_at_ms, wq_accepted_cb cb, void *user,
+                               wq_error *error);
 
 /**
  * The job with this id, if it waits, runs, or ended not too long ago (`max_ended`,

@@ -365,7 +365,8 @@ class AgreeTest(FaceTest):
         self.agree(self.cancel, "cancelled", -999, "cancelled")
 
     def test_server_stopped(self):
-        self.agree(self.stop, "cancelled", -999, "cancelled: the queue is stopping")
+        self.agree(self.stop, "cancelled", -999,
+                   "cancelled: the queue is stopping; the job runs when it is open again")
 
     def test_timed_out(self):
         self.agree(self.run_on, "failed", -999, f"timed out after {RUN_TIMEOUT_MS} ms",

@@ -47,8 +47,11 @@ void wq_tell_how(h2o_req_t *req, int result)
                           how, strlen(how));
 }
 
-int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
-           wq_error *error)
+typedef int (*ensure_fn)(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
+                         wq_job **job, int64_t *made_at_ms, wq_error *error);
+
+static int ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
+               wq_error *error, ensure_fn ensure)
 {
     *job = NULL;
     if (atomic_load(&http->stopping)) {
@@ -59,12 +62,25 @@ int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *param
     if (wq_request_no_cache(req))
         flags |= WQ_ENSURE_REBUILD;
     int64_t made_at_ms = 0;
-    int result = wq_ensure_run_aged(http->queue, params, flags, job, &made_at_ms, error);
-    if (result >= 0)
+    int result = ensure(http, req, flags, params, job, &made_at_ms, error);
+    if (result >= 0 && result != WQ_PENDING)
         wq_tell_how(req, result);
     if (result == WQ_DONE)
         tell_age(req, made_at_ms);
     return result;
+}
+
+static int ensure_now(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
+                      wq_job **job, int64_t *made_at_ms, wq_error *error)
+{
+    (void)req;
+    return wq_ensure_run_aged(http->queue, params, flags, job, made_at_ms, error);
+}
+
+int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
+           wq_error *error)
+{
+    return ask(http, req, flags, params, job, error, ensure_now);
 }
 
 int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job)
@@ -76,7 +92,9 @@ int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, w
         return WQ_ERROR_INVALID_ARGUMENT;
     if (rebuild)
         flags |= WQ_ENSURE_REBUILD;
-    int result = wq_ask(http, req, flags, params, job, &error);
+    int result = ask(http, req, flags, params, job, &error, wq_park);
+    if (result == WQ_PENDING)
+        return WQ_ERROR_TIMEOUT; /* any that is negative */
     if (result < 0)
         wq_problem_result(req, result, &error, wq_result_retry_s(http->queue, result, params));
     return result;

@@ -26,17 +26,26 @@ void wq_lunkwill_free(struct wq_lunkwill *lunkwill); /* NULL is allowed */
 int64_t wq_lunkwill_sweep(struct wq_lunkwill *lunkwill, int64_t now);
 struct wq_tasks *wq_tasks_new(void);
 void wq_tasks_free(struct wq_tasks *tasks); /* NULL is allowed */
+struct wq_parking *wq_parking_new(void);
+void wq_parking_free(struct wq_parking *parking); /* waits for the journal; NULL is allowed */
 
 /* ---- what faces share ---- */
 
 /* Reads the parameters and asks for the job; WQ_OK, WQ_ATTACHED or WQ_DONE as wq_ensure_run() and
  * `*job` a reference if there is one; or negative, and the request has been answered. `flags` are
  * wq_ensure_flags besides what the request asks for (rebuild). The answer's X-Workqueue and, for an
- * output that was there, Age are in the response's headers already. */
+ * output that was there, Age are in the response's headers already.
+ *
+ * Negative is also what it says of a request that has to wait for the journal: the face returns, and
+ * is called again for the same request later. So nothing lasting may be done before this. */
 int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job);
 
-/* The same for parameters that have been read already; on failure nothing is answered, and `error`
- * says why. */
+/* wq_ensure_run_aged() for a request, on its loop. WQ_PENDING: its face will be called again. */
+int wq_park(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
+            int64_t *made_at_ms, wq_error *error);
+
+/* The same as wq_begin() for parameters that have been read already; on failure nothing is answered,
+ * and `error` says why. Waits for the journal, if there is one. */
 int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
            wq_error *error);
 

@@ -152,7 +152,8 @@ static int make_id(char id[WQ_ID_SIZE])
     return 0;
 }
 
-/* Makes a new request known, and copies it. */
+/* Makes a new request known, and copies it. The first of a job goes by the job's own id, by which
+ * it is found again when the server has been restarted: see adopt(). */
 static int enter(wq_lunkwill *l, const wq_job *job, int how, int64_t now, request *copy)
 {
     request *r = calloc(1, sizeof *r);
@@ -164,12 +165,14 @@ static int enter(wq_lunkwill *l, const wq_job *job, int how, int64_t now, reques
     r->how = how;
     r->created = r->asked = now;
     r->delay_ms = FIRST_DELAY_MS;
-    *copy = *r;
     pthread_mutex_lock(&l->lock);
+    if (find_locked(l, r->job_id) == NULL)
+        memcpy(r->id, r->job_id, WQ_ID_SIZE);
     int entered = tsearch(r, &l->by_id, compare_requests) != NULL;
     if (entered) {
         TAILQ_INSERT_TAIL(&l->idle, r, link);
         l->n++;
+        *copy = *r;
     }
     pthread_mutex_unlock(&l->lock);
     if (!entered)
@@ -354,12 +357,27 @@ static int intercept(wq_http *http, h2o_req_t *req, int is_required)
     return send_summary(http, req, 201, &r, job);
 }
 
+/* A request of before a restart, of which only the job is left. */
+static int adopt(wq_http *http, const char *id, request *r, wq_job **job)
+{
+    int64_t now = wq_loop_now();
+    if (wq_job_by_id(http->queue, id, job) != WQ_OK)
+        return 0;
+    if (make_room(http->lunkwill, now) && enter(http->lunkwill, *job, WQ_ATTACHED, now, r) == 0)
+        return 1;
+    wq_job_unref(*job);
+    *job = NULL;
+    return 0;
+}
+
 /* The request that is asked for, and its job, NULL if that is forgotten; 0 and a 404 if there is no
  * such request. */
 static int find(wq_http *http, h2o_req_t *req, const char *id, request *r, wq_job **job)
 {
     *job = NULL;
     if (!note(http->lunkwill, id, wq_loop_now(), r)) {
+        if (adopt(http, id, r, job))
+            return 1;
         wq_problem(req, 404, "There is no request with this id, or it was long ago.");
         return 0;
     }

@@ -23,7 +23,8 @@ static const struct {
     {"/output", wq_face_output},
 };
 
-/* libh2o tries no other path after one that has declined, and its own 404 is no problem document. */
+/* libh2o tries no other path after one that has declined, and its own 404 is no problem document.
+ */
 static int nothing_here(h2o_req_t *req)
 {
     if (wq_is_method(req, "OPTIONS"))
@@ -169,7 +170,9 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     http->lunkwill = wq_lunkwill_new(http);
     http->tasks = wq_tasks_new();
     http->threads = wq_threads_new(http);
-    if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL) {
+    http->parking = wq_parking_new();
+    if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL ||
+        http->parking == NULL) {
         wq_http_free(http);
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
@@ -186,6 +189,7 @@ void wq_http_free(wq_http *http)
     wq_tasks_free(http->tasks);
     wq_threads_free(http->threads);
     wq_allow_free(http->limits.allow);
+    wq_parking_free(http->parking);
     free((char *)http->options.result_type);
     free((char *)http->options.tasks_path);
     free((char *)http->options.operator_secret);

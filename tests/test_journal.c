@@ -1,0 +1,914 @@
+/* test_journal.c - an accepted job is never lost.
+ *
+ * Queues live in children of the test, the hosts, which are ended by SIGKILL in the middle of their
+ * work; another host, or the test itself, then opens the same storage and journal. A host does what
+ * its function says and tells the test lines through a pipe. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <sqlite3.h>
+#include <workqueue/workqueue.h>
+
+#define TOKEN "s3cret0token0of0a0user25x"
+#define SHELL WQ_TEST_PROGRAMS "/shell"
+
+enum { DEADLINE_MS = 30000 };
+
+typedef struct place {
+    char folder[64], storage[80], journal[96];
+} place;
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Waits for a condition that must come true. */
+#define EVENTUALLY(condition)                                                                      \
+    do {                                                                                           \
+        int64_t give_up = now_ms() + DEADLINE_MS;                                                  \
+        while (!(condition)) {                                                                     \
+            if (now_ms() > give_up)                                                                \
+                fail_msg("still not: %s", #condition);                                             \
+            usleep(500);                                                                           \
+        }                                                                                          \
+    } while (0)
+
+static int set_up(void **state)
+{
+    place *p = calloc(1, sizeof *p);
+    strcpy(p->folder, "/tmp/wq-test-journal-XXXXXX");
+    assert_non_null(mkdtemp(p->folder));
+    snprintf(p->storage, sizeof p->storage, "%s/storage", p->folder);
+    snprintf(p->journal, sizeof p->journal, "%s/journal", p->folder);
+    assert_int_equal(mkdir(p->storage, 0700), 0);
+    *state = p;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    place *p = *state;
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", p->folder);
+    assert_int_equal(system(command), 0);
+    free(p);
+    return 0;
+}
+
+/* ---- queues -------------------------------------------------------------------------------------
+ */
+
+static wq_options options_of(const place *p)
+{
+    wq_options o;
+    wq_options_init(&o, sizeof o);
+    o.program = SHELL;
+    o.storage_dir = p->storage;
+    o.journal_path = p->journal;
+    o.grace_ms = 2000;
+    return o;
+}
+
+static wq_queue *open_queue(const place *p, unsigned workers)
+{
+    wq_queue *queue;
+    wq_error error;
+    wq_options o = options_of(p);
+    o.workers = workers;
+    if (wq_open(&queue, &o, &error) != WQ_OK) {
+        fprintf(stderr, "wq_open: %s\n", error.message);
+        abort();
+    }
+    return queue;
+}
+
+/* A job for a shell command; its id is written to `id`. */
+static int begin(wq_queue *queue, const char *set, const char *command, unsigned flags,
+                 char id[WQ_ID_SIZE], wq_error *error)
+{
+    wq_params params = {command, set, TOKEN};
+    wq_job *job;
+    int result = wq_ensure_run(queue, &params, flags, &job, error);
+    if (result == WQ_OK || result == WQ_ATTACHED) {
+        memcpy(id, wq_job_id(job), WQ_ID_SIZE);
+        wq_job_unref(job);
+    }
+    return result;
+}
+
+/* The end of a job, by its id. */
+static wq_snapshot wait_end(wq_queue *queue, const char *id)
+{
+    wq_job *job;
+    wq_snapshot snapshot;
+    assert_int_equal(wq_job_by_id(queue, id, &job), WQ_OK);
+    assert_int_equal(wq_job_wait(job, DEADLINE_MS), WQ_OK);
+    wq_job_snapshot(job, &snapshot);
+    wq_job_unref(job);
+    return snapshot;
+}
+
+static int state_of(wq_queue *queue, const char *id)
+{
+    wq_job *job;
+    wq_snapshot snapshot;
+    if (wq_job_by_id(queue, id, &job) != WQ_OK)
+        return -1;
+    wq_job_snapshot(job, &snapshot);
+    int state = snapshot.state;
+    wq_snapshot_clear(&snapshot);
+    wq_job_unref(job);
+    return state;
+}
+
+/* ---- hosts --------------------------------------------------------------------------------------
+ */
+
+typedef struct host {
+    pid_t pid;
+    FILE *said;
+} host;
+
+typedef void (*host_main)(const place *p, FILE *say);
+
+static host start_host(const place *p, host_main body)
+{
+    int fds[2];
+    host h;
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    fflush(NULL);
+    h.pid = fork();
+    if (h.pid == 0) {
+        FILE *say = fdopen(fds[1], "w");
+        setvbuf(say, NULL, _IOLBF, 0);
+        body(p, say);
+        for (;;)
+            pause();
+    }
+    close(fds[1]);
+    h.said = fdopen(fds[0], "r");
+    return h;
+}
+
+static void hear(host *h, char *line, size_t size)
+{
+    if (fgets(line, (int)size, h->said) == NULL)
+        fail_msg("the host has died");
+    line[strcspn(line, "\n")] = '\0';
+}
+
+static void kill_host(host *h)
+{
+    kill(h->pid, SIGKILL);
+    waitpid(h->pid, NULL, 0);
+    fclose(h->said);
+}
+
+/* ---- the file -----------------------------------------------------------------------------------
+ */
+
+/* Whether the bytes are in the journal or in what SQLite has beside it. */
+static int holds(const place *p, const char *bytes)
+{
+    static const char *const suffixes[] = {"", "-wal", "-shm", "-journal"};
+    int found = 0;
+    for (size_t i = 0; i < 4; i++) {
+        char path[128];
+        snprintf(path, sizeof path, "%s%s", p->journal, suffixes[i]);
+        FILE *f = fopen(path, "r");
+        if (f == NULL)
+            continue;
+        char *text = malloc(16 << 20);
+        size_t n = fread(text, 1, 16 << 20, f);
+        found |= memmem(text, n, bytes, strlen(bytes)) != NULL;
+        free(text);
+        fclose(f);
+    }
+    return found;
+}
+
+static void change_journal(const place *p, const char *sql)
+{
+    sqlite3 *db;
+    assert_int_equal(sqlite3_open(p->journal, &db), SQLITE_OK);
+    if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
+        fail_msg("%s: %s", sql, sqlite3_errmsg(db));
+    sqlite3_close(db);
+}
+
+/* wq_open() fails with this result, and its sentence has these words. */
+static void refuses(const place *p, int result, const char *words)
+{
+    wq_queue *queue = NULL;
+    wq_error error = {0};
+    wq_options o = options_of(p);
+    assert_int_equal(wq_open(&queue, &o, &error), result);
+    assert_null(queue);
+    if (strstr(error.message, words) == NULL || strstr(error.message, p->journal) == NULL)
+        fail_msg("expected '%s' and the path; got '%s'", words, error.message);
+    assert_null(strstr(error.message, TOKEN));
+}
+
+/* ---- SIGKILL ------------------------------------------------------------------------------------
+ */
+
+#define LOG_RUN "echo $2 >>\"${4%/*/*}/ran\"; "
+
+/* Two workers whose programs wait, three jobs behind them. */
+static void host_five(const place *p, FILE *say)
+{
+    wq_queue *queue = open_queue(p, 2);
+    wq_error error;
+    char id[WQ_ID_SIZE], set[2] = "1";
+    for (; set[0] <= '5'; set[0]++) {
+        if (begin(queue, set, LOG_RUN "[ -e \"${4%/*/*}/go\" ] || sleep 100; echo $2 >\"$4\"", 0,
+                  id, &error) != WQ_OK)
+            abort();
+        fprintf(say, "%s\n", id);
+    }
+}
+
+static size_t read_file(const place *p, const char *name, char *text, size_t size)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", p->folder, name);
+    FILE *f = fopen(path, "r");
+    size_t n = f != NULL ? fread(text, 1, size - 1, f) : 0;
+    text[n] = '\0';
+    if (f != NULL)
+        fclose(f);
+    return n;
+}
+
+static void make_file(const place *p, const char *name)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", p->folder, name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fclose(f);
+}
+
+static void test_killed(void **state)
+{
+    place *p = *state;
+    char ids[5][64], ran[64];
+    host h = start_host(p, host_five);
+    for (int i = 0; i < 5; i++)
+        hear(&h, ids[i], sizeof ids[i]);
+    EVENTUALLY(read_file(p, "ran", ran, sizeof ran) == 4);
+    kill_host(&h);
+    make_file(p, "go");
+    wq_queue *queue = open_queue(p, 1);
+    for (int i = 0; i < 5; i++) {
+        wq_snapshot end = wait_end(queue, ids[i]);
+        assert_int_equal(end.state, WQ_STATE_SUCCEEDED);
+        wq_snapshot_clear(&end);
+    }
+    read_file(p, "ran", ran, sizeof ran);
+    assert_string_equal(ran + 4, "1\n2\n3\n4\n5\n"); /* in the old order */
+    wq_close(queue);
+}
+
+static void test_positions_are_as_before(void **state)
+{
+    place *p = *state;
+    char ids[5][64];
+    host h = start_host(p, host_five);
+    for (int i = 0; i < 5; i++)
+        hear(&h, ids[i], sizeof ids[i]);
+    kill_host(&h);
+    wq_queue *queue = open_queue(p, 2);
+    EVENTUALLY(state_of(queue, ids[0]) == WQ_STATE_RUNNING);
+    EVENTUALLY(state_of(queue, ids[1]) == WQ_STATE_RUNNING);
+    for (int i = 2; i < 5; i++) {
+        wq_job *job;
+        wq_snapshot s;
+        assert_int_equal(wq_job_by_id(queue, ids[i], &job), WQ_OK);
+        wq_job_snapshot(job, &s);
+        assert_int_equal(s.state, WQ_STATE_QUEUED);
+        assert_int_equal(s.n_ahead_in_queue, i);
+        wq_snapshot_clear(&s);
+        wq_job_unref(job);
+    }
+    wq_close(queue);
+}
+
+/* A job that is accepted in the moment of the kill is there too: it was told. */
+static void host_many(const place *p, FILE *say)
+{
+    wq_queue *queue = open_queue(p, 2);
+    wq_error error;
+    char id[WQ_ID_SIZE], set[16];
+    for (int i = 0;; i++) {
+        snprintf(set, sizeof set, "%d", i);
+        if (begin(queue, set, "echo x >\"$4\"", 0, id, &error) != WQ_OK)
+            abort();
+        fprintf(say, "%s\n", id);
+    }
+}
+
+static void test_killed_while_accepting(void **state)
+{
+    place *p = *state;
+    for (int round = 0; round < 10; round++) {
+        char line[64], *ids = calloc(10000, WQ_ID_SIZE);
+        size_t n = 0;
+        host h = start_host(p, host_many);
+        while (n < 20 + 7 * (size_t)round) {
+            hear(&h, line, sizeof line);
+            memcpy(ids + n++ * WQ_ID_SIZE, line, WQ_ID_SIZE);
+        }
+        kill(h.pid, SIGKILL);
+        while (n < 10000 && fgets(line, sizeof line, h.said) != NULL && strlen(line) == WQ_ID_SIZE)
+            memcpy(ids + n++ * WQ_ID_SIZE, line, WQ_ID_SIZE - 1);
+        kill_host(&h);
+        wq_queue *queue = open_queue(p, 4);
+        for (size_t i = 0; i < n; i++) {
+            wq_snapshot end = wait_end(queue, ids + i * WQ_ID_SIZE);
+            assert_int_equal(end.state, WQ_STATE_SUCCEEDED);
+            wq_snapshot_clear(&end);
+        }
+        wq_close(queue);
+        free(ids);
+        assert_int_equal(tear_down(state), 0);
+        assert_int_equal(set_up(state), 0);
+        p = *state;
+    }
+}
+
+/* ---- attempts -----------------------------------------------------------------------------------
+ */
+
+/* The program ends its server. */
+static void host_deadly(const place *p, FILE *say)
+{
+    wq_error error;
+    char id[WQ_ID_SIZE] = "";
+    wq_queue *queue = open_queue(p, 1);
+    (void)say;
+    if (begin(queue, "deadly", LOG_RUN "kill -9 $PPID; sleep 100", 0, id, &error) < 0)
+        abort();
+}
+
+static int take_id(void *id, int n, char **values, char **names)
+{
+    (void)n, (void)names;
+    memcpy(id, values[0], WQ_ID_SIZE);
+    return 0;
+}
+
+/* Of the only job; its server may have died before it could tell. */
+static void read_id(const place *p, char id[WQ_ID_SIZE])
+{
+    sqlite3 *db;
+    id[0] = '\0';
+    assert_int_equal(sqlite3_open(p->journal, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "SELECT id FROM job", take_id, id, NULL), SQLITE_OK);
+    sqlite3_close(db);
+}
+
+static void host_nothing(const place *p, FILE *say)
+{
+    open_queue(p, 1);
+    fprintf(say, "open\n");
+}
+
+static void test_no_crash_loop(void **state)
+{
+    place *p = *state;
+    char id[64], ran[256];
+    int crashes = 0;
+    host h = start_host(p, host_deadly);
+    waitpid(h.pid, NULL, 0);
+    fclose(h.said);
+    for (int ended = 0; !ended; crashes++) {
+        assert_in_range(crashes, 0, 4);
+        h = start_host(p, host_nothing);
+        char line[16];
+        if (fgets(line, sizeof line, h.said) == NULL)
+            line[0] = '\0';
+        /* it dies again, unless the job has used up its attempts */
+        int64_t until = now_ms() + 3000;
+        int status, gone = 0;
+        while (now_ms() < until && (gone = waitpid(h.pid, &status, WNOHANG) == h.pid) == 0)
+            usleep(1000);
+        ended = !gone;
+        if (ended)
+            kill(h.pid, SIGKILL), waitpid(h.pid, NULL, 0);
+        fclose(h.said);
+    }
+    /* three by the book, and one more that was too quick to be counted */
+    size_t runs = read_file(p, "ran", ran, sizeof ran) / strlen("deadly\n");
+    assert_in_range(runs, 3, 4);
+    read_id(p, id);
+    wq_queue *queue = open_queue(p, 1);
+    wq_snapshot end = wait_end(queue, id);
+    assert_int_equal(end.state, WQ_STATE_FAILED);
+    assert_int_equal(end.returncode, -999);
+    assert_non_null(strstr(end.error, "3 times"));
+    wq_snapshot_clear(&end);
+    wq_close(queue);
+}
+
+/* ---- a stop in good order -----------------------------------------------------------------------
+ */
+
+static void test_stopped(void **state)
+{
+    place *p = *state;
+    char ids[3][WQ_ID_SIZE];
+    wq_error error;
+    char ran[64], why[200];
+    for (int round = 0; round < 5; round++) { /* more often than max_attempts */
+        wq_queue *queue = open_queue(p, 1);
+        for (char set[2] = "1"; set[0] <= '3' && round == 0; set[0]++)
+            assert_int_equal(begin(queue, set,
+                                   LOG_RUN "[ -e \"${4%/*/*}/go\" ] || sleep 100; echo $2 >\"$4\"",
+                                   0, ids[set[0] - '1'], &error),
+                             WQ_OK);
+        EVENTUALLY(read_file(p, "ran", ran, sizeof ran) == 2 * (size_t)(round + 1));
+        wq_stop(queue);
+        for (int i = 0; i < 3; i++) {
+            wq_snapshot end = wait_end(queue, ids[i]);
+            assert_int_equal(end.state, WQ_STATE_CANCELLED);
+            snprintf(why, sizeof why, "%s", end.error);
+            assert_non_null(strstr(why, "stopping"));
+            assert_non_null(strstr(why, "open again"));
+            wq_snapshot_clear(&end);
+        }
+        wq_close(queue);
+    }
+    make_file(p, "go");
+    wq_queue *queue = open_queue(p, 1);
+    for (int i = 0; i < 3; i++) {
+        wq_snapshot end = wait_end(queue, ids[i]);
+        assert_int_equal(end.state, WQ_STATE_SUCCEEDED);
+        wq_snapshot_clear(&end);
+    }
+    wq_close(queue);
+}
+
+static void test_cancelled_stays_cancelled(void **state)
+{
+    place *p = *state;
+    char ids[2][WQ_ID_SIZE];
+    wq_error error;
+    wq_job *job;
+    wq_queue *queue = open_queue(p, 1);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(begin(queue, i ? "b" : "a", "sleep 100", 0, ids[i], &error), WQ_OK);
+        assert_int_equal(wq_job_by_id(queue, ids[i], &job), WQ_OK);
+        if (i == 0)
+            EVENTUALLY(state_of(queue, ids[0]) == WQ_STATE_RUNNING);
+        assert_int_equal(wq_job_cancel(job), WQ_OK);
+        assert_int_equal(wq_job_wait(job, DEADLINE_MS), WQ_OK);
+        wq_job_unref(job);
+    }
+    wq_close(queue);
+    queue = open_queue(p, 1);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(state_of(queue, ids[i]), WQ_STATE_CANCELLED);
+    wq_close(queue);
+}
+
+/* ---- ended jobs ---------------------------------------------------------------------------------
+ */
+
+static void test_ended_stay_known(void **state)
+{
+    place *p = *state;
+    char ids[2][WQ_ID_SIZE], key[WQ_KEY_SIZE];
+    wq_error error;
+    wq_snapshot before[2], after;
+    wq_queue *queue = open_queue(p, 2);
+    assert_int_equal(begin(queue, "good", "echo x >\"$4\"", 0, ids[0], &error), WQ_OK);
+    assert_int_equal(begin(queue, "bad", "echo why >&2; exit 7", 0, ids[1], &error), WQ_OK);
+    for (int i = 0; i < 2; i++)
+        before[i] = wait_end(queue, ids[i]);
+    wq_params good = {"echo x >\"$4\"", "good", TOKEN};
+    assert_int_equal(wq_params_key(&good, key), WQ_OK);
+    wq_close(queue);
+    queue = open_queue(p, 2);
+    for (int i = 0; i < 2; i++) {
+        after = wait_end(queue, ids[i]);
+        assert_int_equal(after.state, before[i].state);
+        assert_int_equal(after.returncode, before[i].returncode);
+        assert_int_equal(after.version, before[i].version);
+        assert_int_equal(after.ended_at_ms, before[i].ended_at_ms);
+        assert_int_equal(after.error == NULL, before[i].error == NULL);
+        if (after.error != NULL)
+            assert_string_equal(after.error, before[i].error);
+        wq_snapshot_clear(&after);
+        wq_snapshot_clear(&before[i]);
+    }
+    wq_job *job;
+    wq_output output;
+    assert_int_equal(wq_job_by_id(queue, ids[0], &job), WQ_OK);
+    assert_string_equal(wq_job_key(job), key);
+    assert_int_equal(wq_job_output(job, &output, &error), WQ_OK);
+    close(output.fd);
+    wq_job_unref(job);
+    wq_close(queue);
+}
+
+static void test_ended_are_forgotten(void **state)
+{
+    place *p = *state;
+    char ids[4][WQ_ID_SIZE];
+    wq_error error;
+    wq_queue *queue = open_queue(p, 1);
+    for (int i = 0; i < 4; i++) {
+        char set[2] = {(char)('a' + i), '\0'};
+        assert_int_equal(begin(queue, set, "echo x >\"$4\"", 0, ids[i], &error), WQ_OK);
+        wq_snapshot end = wait_end(queue, ids[i]);
+        wq_snapshot_clear(&end);
+    }
+    wq_close(queue);
+    wq_options o = options_of(p);
+    o.max_ended = 2;
+    assert_int_equal(wq_open(&queue, &o, &error), WQ_OK);
+    assert_int_equal(state_of(queue, ids[1]), -1);
+    assert_int_equal(state_of(queue, ids[2]), WQ_STATE_SUCCEEDED);
+    assert_int_equal(state_of(queue, ids[3]), WQ_STATE_SUCCEEDED);
+    wq_close(queue);
+    o = options_of(p);
+    o.retain_ended_ms = 0;
+    usleep(5000);
+    assert_int_equal(wq_open(&queue, &o, &error), WQ_OK);
+    assert_int_equal(state_of(queue, ids[3]), -1);
+    wq_close(queue);
+    assert_false(holds(p, ids[3]));
+}
+
+/* An end that was not written any more: its output is there, so the job does not run again. */
+static void test_lost_end(void **state)
+{
+    place *p = *state;
+    char id[WQ_ID_SIZE], ran[64], sql[300];
+    wq_error error;
+    wq_queue *queue = open_queue(p, 1);
+    assert_int_equal(begin(queue, "a", LOG_RUN "echo x >\"$4\"", 0, id, &error), WQ_OK);
+    wq_snapshot end = wait_end(queue, id);
+    wq_snapshot_clear(&end);
+    wq_close(queue);
+    for (int started = 0; started < 2; started++) {
+        snprintf(sql, sizeof sql,
+                 "UPDATE token SET bytes = CAST('" TOKEN
+                 "' AS BLOB) || zeroblob(231) WHERE slot = 1;"
+                 "UPDATE job SET slot = 1, state = 0, started = %d",
+                 started);
+        change_journal(p, sql);
+        queue = open_queue(p, 1);
+        end = wait_end(queue, id);
+        assert_int_equal(end.state, WQ_STATE_SUCCEEDED);
+        wq_snapshot_clear(&end);
+        wq_close(queue);
+    }
+    assert_int_equal(read_file(p, "ran", ran, sizeof ran), 2);
+}
+
+/* A rebuild that follows a run is there again behind it, and both end. */
+static void host_rebuild(const place *p, FILE *say)
+{
+    wq_error error;
+    char id[WQ_ID_SIZE];
+    const char *command = LOG_RUN "[ -e \"${4%/*/*}/go\" ] || sleep 100; echo x >\"$4\"";
+    wq_queue *queue = open_queue(p, 2);
+    begin(queue, "a", command, 0, id, &error);
+    fprintf(say, "%s\n", id);
+    while (state_of(queue, id) != WQ_STATE_RUNNING)
+        usleep(500);
+    begin(queue, "a", command, WQ_ENSURE_REBUILD, id, &error);
+    fprintf(say, "%s\n", id);
+}
+
+static void test_rebuild_behind_a_run(void **state)
+{
+    place *p = *state;
+    char ids[2][64], ran[64];
+    host h = start_host(p, host_rebuild);
+    for (int i = 0; i < 2; i++)
+        hear(&h, ids[i], sizeof ids[i]);
+    EVENTUALLY(read_file(p, "ran", ran, sizeof ran) == 2);
+    kill_host(&h);
+    make_file(p, "go");
+    wq_queue *queue = open_queue(p, 2);
+    for (int i = 0; i < 2; i++) {
+        wq_snapshot end = wait_end(queue, ids[i]);
+        assert_int_equal(end.state, WQ_STATE_SUCCEEDED);
+        wq_snapshot_clear(&end);
+    }
+    assert_int_equal(read_file(p, "ran", ran, sizeof ran), 6);
+    wq_close(queue);
+}
+
+/* ---- secrets ------------------------------------------------------------------------------------
+ */
+
+static void test_tokens_go(void **state)
+{
+    place *p = *state;
+    enum { N = 300 };
+    char ids[N][WQ_ID_SIZE], token[64], set[16];
+    wq_error error;
+    wq_job *job;
+    wq_queue *queue = open_queue(p, 4);
+    for (int i = 0; i < N; i++) {
+        snprintf(set, sizeof set, "%d", i);
+        snprintf(token, sizeof token, "token%dof0many0users0x", i);
+        wq_params params = {"echo x >\"$4\"", set, token};
+        assert_int_equal(wq_ensure_run(queue, &params, 0, &job, &error), WQ_OK);
+        memcpy(ids[i], wq_job_id(job), WQ_ID_SIZE);
+        wq_job_unref(job);
+    }
+    for (int i = 0; i < N; i++) {
+        wq_snapshot end = wait_end(queue, ids[i]);
+        assert_int_equal(end.state, WQ_STATE_SUCCEEDED);
+        wq_snapshot_clear(&end);
+    }
+    EVENTUALLY(!holds(p, "0many0users"));
+    char id[WQ_ID_SIZE];
+    assert_int_equal(begin(queue, "still", "sleep 100", 0, id, &error), WQ_OK);
+    assert_true(holds(p, TOKEN)); /* else this test would see nothing */
+    assert_int_equal(wq_job_by_id(queue, id, &job), WQ_OK);
+    wq_job_cancel(job);
+    wq_job_unref(job);
+    EVENTUALLY(!holds(p, TOKEN));
+    wq_close(queue);
+}
+
+static void test_mode(void **state)
+{
+    place *p = *state;
+    char id[WQ_ID_SIZE], log[128];
+    wq_error error;
+    struct stat st;
+    for (int round = 0; round < 2; round++) {
+        mode_t before = umask(round == 0 ? 0 : 0777);
+        wq_queue *queue = open_queue(p, 1);
+        assert_int_equal(begin(queue, round ? "a" : "b", "sleep 100", 0, id, &error), WQ_OK);
+        assert_int_equal(umask(before), round == 0 ? 0 : 0777);
+        assert_int_equal(stat(p->journal, &st), 0);
+        assert_int_equal(st.st_mode & 07777, 0600);
+        snprintf(log, sizeof log, "%s-wal", p->journal);
+        assert_int_equal(stat(log, &st), 0);
+        assert_int_equal(st.st_mode & 07777, 0600);
+        wq_close(queue);
+        assert_int_equal(chmod(p->journal, 0644), 0);
+    }
+}
+
+/* ---- journals that cannot be used ---------------------------------------------------------------
+ */
+
+static void test_corrupt(void **state)
+{
+    place *p = *state;
+    char id[WQ_ID_SIZE], kept[256];
+    wq_error error;
+    wq_queue *queue = open_queue(p, 1);
+    assert_int_equal(begin(queue, "a", "sleep 100", 0, id, &error), WQ_OK);
+    wq_close(queue);
+    snprintf(kept, sizeof kept, "cp %s %s.kept", p->journal, p->journal);
+    assert_int_equal(system(kept), 0);
+
+    change_journal(p, "UPDATE job SET key = 'x'");
+    refuses(p, WQ_ERROR_SYSTEM, "corrupt");
+
+    FILE *f = fopen(p->journal, "r+");
+    for (int i = 0; i < 4096; i++)
+        putc('x', f);
+    fclose(f);
+    refuses(p, WQ_ERROR_SYSTEM, "not a database");
+
+    snprintf(kept, sizeof kept, "cp %s.kept %s", p->journal, p->journal);
+    assert_int_equal(system(kept), 0);
+    f = fopen(p->journal, "r+");
+    fseek(f, 4096, SEEK_SET);
+    for (int i = 0; i < 4096; i++)
+        putc('x', f);
+    fclose(f);
+    refuses(p, WQ_ERROR_SYSTEM, "journal");
+
+    assert_int_equal(system(kept), 0);
+    queue = open_queue(p, 1);
+    assert_int_not_equal(state_of(queue, id), -1);
+    wq_close(queue);
+}
+
+static void test_lost_beside_its_log(void **state)
+{
+    place *p = *state;
+    char log[128], line[64];
+    host h = start_host(p, host_five);
+    hear(&h, line, sizeof line);
+    kill_host(&h);
+    snprintf(log, sizeof log, "%s-wal", p->journal);
+    assert_int_equal(access(log, F_OK), 0);
+    assert_int_equal(truncate(p->journal, 0), 0);
+    refuses(p, WQ_ERROR_SYSTEM, "-wal");
+    assert_int_equal(unlink(p->journal), 0);
+    refuses(p, WQ_ERROR_SYSTEM, "-wal");
+    assert_int_equal(access(log, F_OK), 0);
+}
+
+static void test_newer(void **state)
+{
+    place *p = *state;
+    wq_close(open_queue(p, 1));
+    change_journal(p, "PRAGMA user_version = 99");
+    refuses(p, WQ_ERROR_SYSTEM, "newer version 99");
+}
+
+static void test_not_a_journal(void **state)
+{
+    place *p = *state;
+    change_journal(p, "CREATE TABLE mine (x)");
+    refuses(p, WQ_ERROR_SYSTEM, "no journal");
+    assert_int_equal(unlink(p->journal), 0);
+    assert_int_equal(mkdir(p->journal, 0700), 0);
+    refuses(p, WQ_ERROR_SYSTEM, "not a regular file");
+    assert_int_equal(rmdir(p->journal), 0);
+    strcat(p->journal, "/journal");
+    refuses(p, WQ_ERROR_SYSTEM, "No such file");
+}
+
+static void host_in_use(const place *p, FILE *say)
+{
+    place other = *p;
+    snprintf(other.storage, sizeof other.storage, "%s/other", p->folder);
+    mkdir(other.storage, 0700);
+    open_queue(&other, 1);
+    fprintf(say, "open\n");
+}
+
+static void test_in_use(void **state)
+{
+    place *p = *state;
+    char line[16];
+    host h = start_host(p, host_in_use);
+    hear(&h, line, sizeof line);
+    refuses(p, WQ_ERROR_LOCKED, "in use");
+    kill_host(&h);
+    wq_close(open_queue(p, 1));
+}
+
+/* A limit on the size of files stands for a full disk. */
+static void host_full(const place *p, FILE *say)
+{
+    struct rlimit none = {0, RLIM_INFINITY}, unlimited = {RLIM_INFINITY, RLIM_INFINITY};
+    wq_error error = {0};
+    wq_stats stats;
+    char id[WQ_ID_SIZE];
+    signal(SIGXFSZ, SIG_IGN);
+    wq_queue *queue = open_queue(p, 1);
+    setrlimit(RLIMIT_FSIZE, &none);
+    fprintf(say, "%d\n", begin(queue, "a", "echo x >\"$4\"", 0, id, &error));
+    fprintf(say, "%s\n", error.message);
+    wq_queue_stats(queue, &stats);
+    fprintf(say, "%d %d\n", (int)stats.journal_errors, (int)stats.queued);
+    setrlimit(RLIMIT_FSIZE, &unlimited);
+    fprintf(say, "%d\n", begin(queue, "a", "echo x >\"$4\"", 0, id, &error));
+    wq_snapshot end = wait_end(queue, id);
+    fprintf(say, "%d\n", end.state);
+}
+
+static void test_full(void **state)
+{
+    place *p = *state;
+    char line[600];
+    host h = start_host(p, host_full);
+    hear(&h, line, sizeof line);
+    assert_int_equal(atoi(line), WQ_ERROR_SYSTEM);
+    hear(&h, line, sizeof line);
+    assert_non_null(strstr(line, p->journal));
+    assert_null(strstr(line, TOKEN));
+    hear(&h, line, sizeof line);
+    assert_string_equal(line, "1 0");
+    hear(&h, line, sizeof line);
+    assert_int_equal(atoi(line), WQ_OK);
+    hear(&h, line, sizeof line);
+    assert_int_equal(atoi(line), WQ_STATE_SUCCEEDED);
+    kill_host(&h);
+}
+
+/* ---- without waiting ----------------------------------------------------------------------------
+ */
+
+typedef struct answer {
+    _Atomic int told, result;
+} answer;
+
+static void take_answer(void *user, int result, const wq_error *error)
+{
+    answer *a = user;
+    (void)error;
+    a->result = result;
+    a->told++;
+}
+
+static void test_async(void **state)
+{
+    place *p = *state;
+    wq_params params = {"echo x >\"$4\"", "a", TOKEN};
+    answer first = {0}, second = {0};
+    wq_job *job, *other = NULL;
+    wq_error error;
+    wq_queue *queue = open_queue(p, 1);
+    int a = wq_ensure_run_async(queue, &params, 0, &job, NULL, take_answer, &first, &error);
+    assert_int_equal(a, WQ_PENDING);
+    int b = wq_ensure_run_async(queue, &params, 0, &other, NULL, take_answer, &second, &error);
+    EVENTUALLY(first.told);
+    assert_int_equal(first.result, WQ_OK);
+    if (b == WQ_PENDING) {
+        EVENTUALLY(second.told);
+        assert_int_equal(second.result, WQ_ATTACHED);
+        assert_ptr_equal(job, other);
+    }
+    assert_int_equal(wq_job_wait(job, DEADLINE_MS), WQ_OK);
+    wq_job_unref(job);
+    wq_job_unref(other);
+    wq_close(queue);
+    assert_int_equal(first.told, 1);
+}
+
+/* Closed at once: each call is answered, and what was accepted runs later. */
+static void test_closed_while_accepting(void **state)
+{
+    place *p = *state;
+    enum { N = 50 };
+    answer answers[N] = {0};
+    char ids[N][WQ_ID_SIZE], set[16];
+    wq_queue *queue = open_queue(p, 1);
+    for (int i = 0; i < N; i++) {
+        wq_job *job;
+        wq_error error;
+        snprintf(set, sizeof set, "%d", i);
+        wq_params params = {"echo x >\"$4\"", set, TOKEN};
+        assert_int_equal(
+            wq_ensure_run_async(queue, &params, 0, &job, NULL, take_answer, &answers[i], &error),
+            WQ_PENDING);
+        memcpy(ids[i], wq_job_id(job), WQ_ID_SIZE);
+        if (i % 10 == 3)
+            assert_int_equal(wq_job_cancel(job), WQ_OK);
+        wq_job_unref(job);
+    }
+    wq_close(queue);
+    queue = open_queue(p, 2);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(answers[i].told, 1);
+        assert_int_equal(answers[i].result, WQ_OK);
+        wq_snapshot end = wait_end(queue, ids[i]);
+        if (i % 10 != 3)
+            assert_int_equal(end.state, WQ_STATE_SUCCEEDED);
+        wq_snapshot_clear(&end);
+    }
+    wq_close(queue);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_killed),
+        TEST(test_positions_are_as_before),
+        TEST(test_killed_while_accepting),
+        TEST(test_no_crash_loop),
+        TEST(test_stopped),
+        TEST(test_cancelled_stays_cancelled),
+        TEST(test_ended_stay_known),
+        TEST(test_ended_are_forgotten),
+        TEST(test_lost_end),
+        TEST(test_rebuild_behind_a_run),
+        TEST(test_tokens_go),
+        TEST(test_mode),
+        TEST(test_corrupt),
+        TEST(test_lost_beside_its_log),
+        TEST(test_newer),
+        TEST(test_not_a_journal),
+        TEST(test_in_use),
+        TEST(test_full),
+        TEST(test_async),
+        TEST(test_closed_while_accepting),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
