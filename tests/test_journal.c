@@ -72,8 +72,7 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* ---- queues -------------------------------------------------------------------------------------
- */
+/* ---- queues ---------------------------------------------------------------------------------- */
 
 static wq_options options_of(const place *p)
 {
@@ -138,8 +137,7 @@ static int state_of(wq_queue *queue, const char *id)
     return state;
 }
 
-/* ---- hosts --------------------------------------------------------------------------------------
- */
+/* ---- hosts ----------------------------------------------------------------------------------- */
 
 typedef struct host {
     pid_t pid;
@@ -181,8 +179,7 @@ static void kill_host(host *h)
     fclose(h->said);
 }
 
-/* ---- the file -----------------------------------------------------------------------------------
- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 /* Whether the bytes are in the journal or in what SQLite has beside it. */
 static int holds(const place *p, const char *bytes)
@@ -226,8 +223,7 @@ static void refuses(const place *p, int result, const char *words)
     assert_null(strstr(error.message, TOKEN));
 }
 
-/* ---- SIGKILL ------------------------------------------------------------------------------------
- */
+/* ---- SIGKILL --------------------------------------------------------------------------------- */
 
 #define LOG_RUN "echo $2 >>\"${4%/*/*}/ran\"; "
 
@@ -354,8 +350,7 @@ static void test_killed_while_accepting(void **state)
     }
 }
 
-/* ---- attempts -----------------------------------------------------------------------------------
- */
+/* ---- attempts -------------------------------------------------------------------------------- */
 
 /* The program ends its server. */
 static void host_deadly(const place *p, FILE *say)
@@ -428,8 +423,7 @@ static void test_no_crash_loop(void **state)
     wq_close(queue);
 }
 
-/* ---- a stop in good order -----------------------------------------------------------------------
- */
+/* ---- a stop in good order -------------------------------------------------------------------- */
 
 static void test_stopped(void **state)
 {
@@ -489,8 +483,7 @@ static void test_cancelled_stays_cancelled(void **state)
     wq_close(queue);
 }
 
-/* ---- ended jobs ---------------------------------------------------------------------------------
- */
+/* ---- ended jobs ------------------------------------------------------------------------------ */
 
 static void test_ended_stay_known(void **state)
 {
@@ -620,8 +613,7 @@ static void test_rebuild_behind_a_run(void **state)
     wq_close(queue);
 }
 
-/* ---- secrets ------------------------------------------------------------------------------------
- */
+/* ---- secrets --------------------------------------------------------------------------------- */
 
 static void test_tokens_go(void **state)
 {
@@ -676,8 +668,7 @@ static void test_mode(void **state)
     }
 }
 
-/* ---- journals that cannot be used ---------------------------------------------------------------
- */
+/* ---- journals that cannot be used ------------------------------------------------------------ */
 
 static void test_corrupt(void **state)
 {
@@ -810,8 +801,7 @@ static void test_full(void **state)
     kill_host(&h);
 }
 
-/* ---- without waiting ----------------------------------------------------------------------------
- */
+/* ---- without waiting ------------------------------------------------------------------------- */
 
 typedef struct answer {
     _Atomic int told, result;

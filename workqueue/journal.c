@@ -104,8 +104,7 @@ struct wq_journal {
     int closing;
 };
 
-/* ---- errors -------------------------------------------------------------------------------------
- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 static int fail_db(wq_journal *j, wq_error *error)
 {
@@ -132,8 +131,7 @@ static int exec(wq_journal *j, const char *sql, wq_error *error)
     return sqlite3_exec(j->db, sql, NULL, NULL, NULL) == SQLITE_OK ? WQ_OK : fail_db(j, error);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------
- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static int sync_folder(wq_journal *j, wq_error *error)
 {
@@ -293,8 +291,7 @@ static int open_db(wq_journal *j, wq_error *error)
     return WQ_OK;
 }
 
-/* ---- slots --------------------------------------------------------------------------------------
- */
+/* ---- slots ----------------------------------------------------------------------------------- */
 
 /* Room for every slot there is and one more, so that giving one back cannot fail. */
 static int reserve_slots(wq_journal *j)
@@ -349,8 +346,7 @@ static int read_free_slots(wq_journal *j, wq_error *error)
     return result;
 }
 
-/* ---- putting jobs back --------------------------------------------------------------------------
- */
+/* ---- putting jobs back ----------------------------------------------------------------------- */
 
 enum column {
     SEQ,
@@ -519,8 +515,7 @@ static int restore(wq_journal *j, wq_error *error)
     return result;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------
- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 static int run(wq_journal *j, enum statement which)
 {
@@ -617,8 +612,7 @@ static int write_batch(wq_journal *j, const record *records, size_t n, wq_error 
     return result;
 }
 
-/* ---- the thread ---------------------------------------------------------------------------------
- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 /* What has become of a job since it was last written. The queue's lock is held. */
 static void read_record_locked(wq_journal *j, record *r)
@@ -862,8 +856,7 @@ static void *journal_main(void *arg)
     return NULL;
 }
 
-/* ---- life ---------------------------------------------------------------------------------------
- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static wq_journal *new_journal(wq_queue *queue, const wq_options *o)
 {

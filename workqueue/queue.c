@@ -1,8 +1,8 @@
 /* queue.c - admission, one job per key, order and exact position.
  *
  * The life of a job here: admitted (by_key, by_id) - accepted by the journal, if there is one
- * (order)
- * - taken (leaves order) - finished (leaves by_key, joins `ended`) - forgotten (leaves by_id).
+ * (order) - taken (leaves order) - finished (leaves by_key, joins `ended`) - forgotten (leaves
+ * by_id).
  * Functions named _locked want the queue's lock.
  */
 #include "workqueue/queue.h"
@@ -454,8 +454,7 @@ void wq_queue_put_down(wq_queue *queue)
     pthread_mutex_unlock(&queue->lock);
 }
 
-/* ---- with the journal ---------------------------------------------------------------------------
- */
+/* ---- with the journal ------------------------------------------------------------------------ */
 
 static void tell_awaits(struct wq_awaits *awaits, const wq_error *error)
 {

@@ -23,8 +23,7 @@ static const struct {
     {"/output", wq_face_output},
 };
 
-/* libh2o tries no other path after one that has declined, and its own 404 is no problem document.
- */
+/* libh2o tries no other path after one that has declined, and its own 404 is no problem document. */
 static int nothing_here(h2o_req_t *req)
 {
     if (wq_is_method(req, "OPTIONS"))
