@@ -2,8 +2,8 @@
 
     python3 tests/faces/run.py [-j N] [-x TEXT] [TEXT ...]
 
-With -j N files of tests at a time, each in a process of its own. With TEXTs only the tests whose name has one of them, and none that has an -x TEXT; a name is like
-test_stream.ArrayTest.test_success.
+With -j N files of tests at a time, each in a process of its own. With TEXTs only the tests whose
+name has one of them, and none that has an -x TEXT; a name is like test_stream.ArrayTest.test_success.
 """
 
 import concurrent.futures
@@ -63,11 +63,12 @@ def each(suite):
 
 def run_file(path, arguments):
     """The tests of one file in a process of its own: how many passed, and how many failed."""
-    run = subprocess.run([sys.executable, __file__, *arguments, path.stem + "."], text=True,
+    run = subprocess.run([sys.executable, __file__, "-f", path.stem + ".", *arguments], text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     *lines, last = run.stdout.splitlines() or [""]
     numbers = re.fullmatch(r"(\d+) passed, (\d+) failed", last)
-    print("\n".join(lines if numbers else [*lines, last]), flush=True)
+    if shown := lines if numbers else [*lines, last]:
+        print("\n".join(shown), flush=True)
     return tuple(map(int, numbers.groups())) if numbers else (0, 1)
 
 
@@ -86,7 +87,9 @@ def main(arguments):
     here = str(Path(__file__).parent)
     if arguments[:1] == ["-j"]:
         return run_files(int(arguments[1]), arguments[2:])
-    unwanted = []
+    only, unwanted = "", []
+    if arguments[:1] == ["-f"]:  # of this file only; from run_file()
+        only, arguments = arguments[1], arguments[2:]
     while "-x" in arguments:
         at = arguments.index("-x")
         unwanted.append(arguments[at + 1])
@@ -95,7 +98,7 @@ def main(arguments):
     for test in each(unittest.defaultTestLoader.discover(here)):
         name = test.id()
         wanted = not arguments or any(text in name for text in arguments)
-        if wanted and not any(text in name for text in unwanted):
+        if wanted and name.startswith(only) and not any(text in name for text in unwanted):
             unittest.TestSuite([test]).run(result)
     print(f"{result.passed} passed, {len(result.bad)} failed")
     return 1 if result.bad or not result.passed else 0
