@@ -35,7 +35,7 @@ class Error(Structure):
 class Options(Structure):
     _fields_ = [("size", c_size_t), ("program", c_char_p), ("storage_dir", c_char_p),
                 ("workers", c_uint), ("max_queue", c_size_t),
-                ("max_per_user", c_size_t), ("fair", c_int), ("sync", c_int),
+                ("max_per_user", c_size_t), ("max_per_server", c_size_t), ("fair", c_int), ("sync", c_int),
                 ("grace_ms", c_uint), ("drain_ms", c_uint), ("max_line_bytes", c_size_t),
                 ("stderr_tail_bytes", c_size_t), ("max_ended", c_size_t),
                 ("retain_ended_ms", c_uint), ("journal_path", c_char_p),

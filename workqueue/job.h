@@ -51,6 +51,15 @@ typedef struct wq_note {
 
 TAILQ_HEAD(wq_job_notes, wq_job);
 
+/* A job among those of one user, or of one server; see users.h. */
+typedef struct wq_member {
+    struct wq_user *user; /* NULL: it is not counted, or has ended */
+    TAILQ_ENTRY(wq_member) link;
+    struct wq_job *job;
+} wq_member;
+
+TAILQ_HEAD(wq_member_list, wq_member);
+
 struct wq_job {
     char key[WQ_KEY_SIZE]; /* first: the key table compares pointers to it */
     char id[WQ_ID_SIZE];
@@ -70,8 +79,7 @@ struct wq_job {
     STAILQ_ENTRY(wq_job) hand; /* on its way to the publisher */
     unsigned slot;             /* the worker that runs it, while RUNNING */
     char *temp_path;           /* owned; between begin and publish */
-    struct wq_user *user;      /* whose it is, until it has ended, where users are counted */
-    TAILQ_ENTRY(wq_job) of_user;
+    wq_member members[2];      /* of its user and of its server, where these are counted */
     wq_job *follower;          /* the rebuild that waits for this one to end; by_key has this one */
     int rebuild;               /* replaces the output */
     int blocked;               /* it is a follower: not to be taken yet */

@@ -44,6 +44,8 @@ int wq_queue_init(wq_queue *queue, const wq_options *options)
     queue->max_queue = options->max_queue;
     queue->max_ended = options->max_ended;
     queue->max_per_user = options->max_per_user;
+    queue->max_per_server = options->max_per_server;
+    queue->servers.of_servers = 1;
     queue->fair = options->fair;
     queue->workers = options->workers;
     queue->retain_ended_ms = options->retain_ended_ms;
@@ -136,6 +138,29 @@ static int check_user_locked(wq_queue *queue, const wq_user *user, wq_error *err
                    user->n_jobs);
 }
 
+static int is_server_full_locked(wq_queue *queue, const wq_params *params)
+{
+    const wq_user *server =
+        queue->max_per_server > 0 ? wq_users_find(&queue->servers, params) : NULL;
+    return server != NULL && server->n_jobs >= queue->max_per_server;
+}
+
+static int count_in_locked(wq_queue *queue, wq_job *job)
+{
+    if ((queue->fair || queue->max_per_user > 0) && wq_users_add(&queue->users, job) != 0)
+        return -1;
+    if (queue->max_per_server == 0 || wq_users_add(&queue->servers, job) == 0)
+        return 0;
+    wq_users_remove(&queue->users, job);
+    return -1;
+}
+
+static void count_out_locked(wq_queue *queue, wq_job *job)
+{
+    wq_users_remove(&queue->users, job);
+    wq_users_remove(&queue->servers, job);
+}
+
 /* The queue's reference is taken, and the place in the order decided; the job waits for `before`,
  * if there is one, but not in the row. */
 static int enter_locked(wq_queue *queue, wq_job *job, wq_job *before)
@@ -143,10 +168,10 @@ static int enter_locked(wq_queue *queue, wq_job *job, wq_job *before)
     const int counts_users = queue->fair || queue->max_per_user > 0;
     wq_user *user = counts_users ? wq_users_find(&queue->users, &job->params) : NULL;
     job->order.rank = queue->fair ? wq_users_rank(&queue->users, user) : (uint64_t)job->note.seq;
-    if (counts_users && wq_users_add(&queue->users, job) != 0)
+    if (count_in_locked(queue, job) != 0)
         return -1;
     if (index_job_locked(queue, job, before) != 0) {
-        wq_users_remove(&queue->users, job);
+        count_out_locked(queue, job);
         return -1;
     }
     wq_job_ref(job);
@@ -175,6 +200,10 @@ int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error
         return wq_fail(error, WQ_ERROR_CLOSING, "the queue is stopping and takes no new jobs");
     if (check_user_locked(queue, user, error) != WQ_OK)
         return WQ_ERROR_USER_FULL;
+    if (is_server_full_locked(queue, &job->params))
+        return wq_fail(error, WQ_ERROR_USER_FULL,
+                       "%zu jobs of this server wait or run, as many as may; try again later",
+                       queue->max_per_server);
     /* jobs that an idle worker is about to take do not wait */
     size_t waiting = queue->queued + queue->pending;
     if (waiting + queue->running >= queue->max_queue + queue->workers)
@@ -362,7 +391,7 @@ static wq_job *end_locked(wq_queue *queue, wq_job *job, int state, int returncod
                           const char *error)
 {
     leave_locked(queue, job);
-    wq_users_remove(&queue->users, job);
+    count_out_locked(queue, job);
     queue->generation++;
     queue->succeeded += state == WQ_STATE_SUCCEEDED;
     queue->failed += state == WQ_STATE_FAILED;
@@ -500,7 +529,7 @@ void wq_queue_refused(wq_queue *queue, wq_job *job, const wq_error *error)
     pthread_mutex_lock(&queue->lock);
     end_pending_locked(queue, job, &awaits);
     leave_key_locked(queue, job);
-    wq_users_remove(&queue->users, job);
+    count_out_locked(queue, job);
     wq_table_remove(&queue->by_id, job->id);
     wq_job_end_locked(job, WQ_STATE_FAILED, -999, error->message);
     pthread_mutex_unlock(&queue->lock);
@@ -602,24 +631,34 @@ uint64_t wq_job_estimate_ms(wq_job *job)
     return ms;
 }
 
-uint64_t wq_user_estimate_ms(wq_queue *queue, const wq_params *params)
+/* How long until one of these ends. */
+static uint64_t first_end_ms_locked(wq_queue *queue, const wq_user *user)
 {
     uint64_t least = UINT64_MAX;
-    wq_job *job;
-    pthread_mutex_lock(&queue->lock);
-    wq_user *user = wq_users_find(&queue->users, params);
-    if (user == NULL)
-        least = 0;
-    else
-        TAILQ_FOREACH(job, &user->jobs, of_user)
-        {
-            uint64_t ms = estimate_ms_locked(queue, job);
-            least = ms < least ? ms : least;
-            if (job->state == WQ_STATE_QUEUED && !job->blocked)
-                break; /* those behind it take longer */
-        }
-    pthread_mutex_unlock(&queue->lock);
+    const wq_member *member;
+    TAILQ_FOREACH(member, &user->jobs, link)
+    {
+        uint64_t ms = estimate_ms_locked(queue, member->job);
+        least = ms < least ? ms : least;
+        if (member->job->state == WQ_STATE_QUEUED && !member->job->blocked)
+            break; /* those behind it take longer */
+    }
     return least;
+}
+
+uint64_t wq_user_estimate_ms(wq_queue *queue, const wq_params *params)
+{
+    uint64_t ms = 0;
+    pthread_mutex_lock(&queue->lock);
+    const wq_user *user = wq_users_find(&queue->users, params);
+    if (is_server_full_locked(queue, params))
+        ms = first_end_ms_locked(queue, wq_users_find(&queue->servers, params));
+    if (user != NULL && (ms == 0 || check_user_locked(queue, user, NULL) != WQ_OK)) {
+        uint64_t own = first_end_ms_locked(queue, user);
+        ms = own > ms ? own : ms; /* both must have room */
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return ms;
 }
 
 void wq_queue_forget(wq_queue *queue)

@@ -16,7 +16,7 @@ struct wq_journal;
 struct wq_queue {
     atomic_uint refs; /* the handle's, and one for each job */
     wq_logger logger;
-    size_t max_queue, max_ended, max_per_user;
+    size_t max_queue, max_ended, max_per_user, max_per_server;
     int fair;
     unsigned workers;
     int64_t retain_ended_ms;
@@ -34,6 +34,7 @@ struct wq_queue {
     wq_order order;            /* queued jobs */
     uint64_t next_rank;        /* unless fair */
     wq_users users;            /* where they are counted: max_per_user, fair */
+    wq_users servers;          /* likewise: max_per_server */
     wq_table by_key;           /* jobs that have not ended; counted */
     wq_table by_id;            /* those and the ended ones that are still known */
     wq_table by_done_key;      /* of those, the latest for each key that succeeded */

@@ -21,11 +21,12 @@ static int compare(const void *a, const void *b)
 }
 
 /* By hash, so that neither the table nor the time it takes tells anything of a token. */
-static void hash(unsigned char out[WQ_USER_SIZE], const wq_params *params)
+static void hash(const wq_users *users, unsigned char out[WQ_USER_SIZE], const wq_params *params)
 {
+    const char *who = users->of_servers ? params->server : params->api_token;
     SHA256_CTX sha;
     SHA256_Init(&sha);
-    SHA256_Update(&sha, params->api_token, strlen(params->api_token));
+    SHA256_Update(&sha, who, strlen(who));
     SHA256_Final(out, &sha);
 }
 
@@ -38,7 +39,7 @@ static wq_user *find(wq_users *users, const unsigned char *by)
 wq_user *wq_users_find(wq_users *users, const wq_params *params)
 {
     unsigned char by[WQ_USER_SIZE];
-    hash(by, params);
+    hash(users, by, params);
     return find(users, by);
 }
 
@@ -59,23 +60,25 @@ static wq_user *new_user(wq_users *users, const unsigned char *by)
 int wq_users_add(wq_users *users, wq_job *job)
 {
     unsigned char by[WQ_USER_SIZE];
-    hash(by, &job->params);
+    wq_member *member = &job->members[users->of_servers];
+    hash(users, by, &job->params);
     wq_user *user = find(users, by);
     if (user == NULL && (user = new_user(users, by)) == NULL)
         return -1;
-    TAILQ_INSERT_TAIL(&user->jobs, job, of_user);
+    *member = (wq_member){.user = user, .job = job};
+    TAILQ_INSERT_TAIL(&user->jobs, member, link);
     user->n_jobs++;
-    job->user = user;
     return 0;
 }
 
 void wq_users_remove(wq_users *users, wq_job *job)
 {
-    wq_user *user = job->user;
+    wq_member *member = &job->members[users->of_servers];
+    wq_user *user = member->user;
     if (user == NULL)
         return;
-    job->user = NULL;
-    TAILQ_REMOVE(&user->jobs, job, of_user);
+    member->user = NULL;
+    TAILQ_REMOVE(&user->jobs, member, link);
     if (--user->n_jobs > 0)
         return;
     tdelete(user, &users->table, compare);
@@ -86,7 +89,8 @@ uint64_t wq_users_rank(const wq_users *users, const wq_user *user)
 {
     /* one that has been taken keeps its rank, and time is at least that; one that was cancelled is
      * in the list no more, so nobody waits for turns that he has given up */
-    const uint64_t latest = user ? TAILQ_LAST(&user->jobs, wq_job_list)->order.rank : 0;
+    const uint64_t latest =
+        user ? TAILQ_LAST(&user->jobs, wq_member_list)->job->order.rank : 0;
     return (latest > users->now ? latest : users->now) + 1;
 }
 

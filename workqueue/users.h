@@ -1,6 +1,8 @@
-/* users.h - who has how many jobs, and whose turn it is. A user is an API token, known by its hash.
+/* users.h - who has how many jobs, and whose turn it is. A user is an API token, known by its hash;
+ * or, in another table, a server, as it is spelt.
  *
- * Only for a queue that asks for it (max_per_user, fair). Callers hold the queue's lock. */
+ * Only for a queue that asks for it (max_per_user, fair; max_per_server). Callers hold the queue's
+ * lock. */
 #ifndef WQ_USERS_H
 #define WQ_USERS_H
 
@@ -11,16 +13,17 @@ enum { WQ_USER_SIZE = 32 };
 /* One who has a job that has not ended; freed with the last of them. */
 typedef struct wq_user {
     unsigned char hash[WQ_USER_SIZE]; /* first: the table compares pointers to it */
-    struct wq_job_list jobs;          /* those that have not ended, as they came */
+    struct wq_member_list jobs;       /* those that have not ended, as they came */
     size_t n_jobs;
 } wq_user;
 
 typedef struct wq_users {
-    void *table;  /* tsearch */
-    uint64_t now; /* the greatest rank that has been taken: the time by which turns are counted */
+    void *table;    /* tsearch */
+    int of_servers; /* servers are counted here, not API tokens */
+    uint64_t now;  /* the greatest rank that has been taken: the time by which turns are counted */
 } wq_users;
 
-/* Who has this token; NULL if he has no job. */
+/* Who has this token, or the server; NULL if he has no job. */
 wq_user *wq_users_find(wq_users *users, const wq_params *params);
 
 /* Counts a job in that has no user yet. 0, or -1 without memory. */

@@ -49,7 +49,7 @@ typedef enum wq_result {
     WQ_ERROR_CLOSING = -6,   /**< the queue is stopping and takes no new jobs */
     WQ_ERROR_NOT_FOUND = -7, /**< there is no such job or output */
     WQ_ERROR_TIMEOUT = -8,   /**< the time given ran out first */
-    WQ_ERROR_USER_FULL = -9, /**< this API token has as many jobs as the options allow */
+    WQ_ERROR_USER_FULL = -9, /**< this API token, or this server, has as many jobs as the options allow */
     WQ_ERROR_AWAY = -10      /**< the store cannot be reached now; later it may be */
 } wq_result;
 
@@ -92,6 +92,7 @@ typedef struct wq_options {
     size_t max_queue;        /**< jobs that may wait; default 10000; one more gets WQ_ERROR_FULL */
     size_t max_per_user;     /**< jobs of one API token that may wait or run; one more gets
                                   WQ_ERROR_USER_FULL; default 0: no limit */
+    size_t max_per_server;   /**< likewise, jobs of one `server`, as it is spelt */
     int fair;                /**< nonzero: users (API tokens) take turns, a job each, so that one who
                                   has many jobs keeps nobody waiting; 0, the default: first come,
                                   first served */
@@ -411,8 +412,9 @@ WQ_API uint64_t wq_job_estimate_ms(wq_job *job);
 
 /**
  * How long it will probably take until one of the jobs of this API token ends, in milliseconds, as
- * in wq_job_estimate_ms(): when to try again after WQ_ERROR_USER_FULL. 0 if it has none, or if
- * users are not counted (`max_per_user`, `fair`).
+ * in wq_job_estimate_ms(), or one of its server, if that has too many: when to try again after
+ * WQ_ERROR_USER_FULL. 0 if there is none, or if neither is counted (`max_per_user`, `fair`,
+ * `max_per_server`).
  */
 WQ_API uint64_t wq_user_estimate_ms(wq_queue *queue, const wq_params *params);
 
