@@ -79,6 +79,7 @@ static void drain(wq_queue *queue)
         end(queue, job);
     assert_int_equal(queue->queued, 0);
     assert_null(queue->users.table);
+    assert_null(queue->servers.table);
     wq_queue_forget(queue);
     wq_queue_unref(queue);
 }
@@ -361,6 +362,39 @@ static void test_no_more_than_so_many_each(void **state)
     }
 }
 
+/* All jobs here are of one server, whoever asks. */
+static void test_no_more_than_so_many_of_a_server(void **state)
+{
+    (void)state;
+    const wq_params nobody = {"http://server", "x", "user-9"}, elsewhere = {"x", "x", "user-9"};
+    for (int fair = 0; fair < 2; fair++) {
+        wq_queue *queue = new_queue(fair, 2);
+        queue->max_per_server = 3;
+        wq_job *jobs[3], *job;
+        for (unsigned i = 0; i < 3; i++)
+            jobs[i] = admit(queue, i, i, NULL);
+        assert_int_equal(try_admit(queue, 8, 8, NULL, &job), WQ_ERROR_USER_FULL);
+        assert_ptr_equal(take_next(queue), jobs[0]); /* one that runs counts */
+        assert_int_equal(try_admit(queue, 8, 8, NULL, &job), WQ_ERROR_USER_FULL);
+        pthread_mutex_lock(&queue->lock);
+        queue->mean_run_ms = 60000;
+        pthread_mutex_unlock(&queue->lock);
+        assert_in_range(wq_user_estimate_ms(queue, &nobody), 50000, 60000);
+        assert_int_equal(wq_user_estimate_ms(queue, &elsewhere), 0);
+        end(queue, jobs[0]);
+        assert_int_equal(wq_user_estimate_ms(queue, &nobody), 0); /* there is room */
+        job = admit(queue, 1, 9, NULL);
+        wq_job_unref(job);
+        assert_int_equal(try_admit(queue, 8, 8, NULL, &job), WQ_ERROR_USER_FULL);
+        assert_true(wq_queue_cancel_queued(queue, jobs[1], "cancelled"));
+        job = admit(queue, 8, 8, NULL);
+        wq_job_unref(job);
+        for (unsigned i = 0; i < 3; i++)
+            wq_job_unref(jobs[i]);
+        drain(queue);
+    }
+}
+
 static void test_when_to_try_again(void **state)
 {
     (void)state;
@@ -415,6 +449,7 @@ int main(void)
         cmocka_unit_test(test_newcomers_do_not_starve_who_has_many),
         cmocka_unit_test(test_cancelled_turns_are_given_back),
         cmocka_unit_test(test_no_more_than_so_many_each),
+        cmocka_unit_test(test_no_more_than_so_many_of_a_server),
         cmocka_unit_test(test_when_to_try_again),
         cmocka_unit_test(test_users_are_forgotten),
     };

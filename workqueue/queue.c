@@ -567,8 +567,9 @@ int wq_queue_put_back_ended(wq_queue *queue, wq_job *job)
 
 int wq_queue_is_in_place(wq_queue *queue, const wq_job *job)
 {
-    return !job->rebuild && wq_queue_store_said(queue, queue->store->find(queue->store->self,
-                                                                          job->key, NULL, NULL)) == WQ_OK;
+    return !job->rebuild &&
+           wq_queue_store_said(
+               queue, queue->store->find(queue->store->self, job->key, NULL, NULL)) == WQ_OK;
 }
 
 int wq_queue_remember(wq_queue *queue, wq_job *job)

@@ -89,8 +89,7 @@ uint64_t wq_users_rank(const wq_users *users, const wq_user *user)
 {
     /* one that has been taken keeps its rank, and time is at least that; one that was cancelled is
      * in the list no more, so nobody waits for turns that he has given up */
-    const uint64_t latest =
-        user ? TAILQ_LAST(&user->jobs, wq_member_list)->job->order.rank : 0;
+    const uint64_t latest = user ? TAILQ_LAST(&user->jobs, wq_member_list)->job->order.rank : 0;
     return (latest > users->now ? latest : users->now) + 1;
 }
 

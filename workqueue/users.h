@@ -20,7 +20,7 @@ typedef struct wq_user {
 typedef struct wq_users {
     void *table;    /* tsearch */
     int of_servers; /* servers are counted here, not API tokens */
-    uint64_t now;  /* the greatest rank that has been taken: the time by which turns are counted */
+    uint64_t now;   /* the greatest rank that has been taken: the time by which turns are counted */
 } wq_users;
 
 /* Who has this token, or the server; NULL if he has no job. */

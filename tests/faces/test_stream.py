@@ -417,6 +417,24 @@ class QueueTest(FaceTest):
             self.assertEqual(stream.last()["returncode"], 0)
         self.assertEqual(server.generate("third").last()["returncode"], 0)
 
+    def test_a_server_with_too_many_jobs(self):
+        server = self.serve(max_per_server=1)
+        job, other = self.told("set"), self.told("elsewhere")
+        stream = self.begin(server, "set", 0)
+        refused = server.generate("second", token="another user", headers={"Connection": "close"})
+        refused.read_all()
+        head = self.assert_problem((refused.head, refused.body), 429, "server")
+        self.assertRegex(head.get("retry-after"), r"^[1-9]\d*$")
+        body = "server=http://other.example&documentSetId=elsewhere&apiToken=" + TOKEN
+        elsewhere = server.request("POST", "/generate",
+                                   {"Content-Type": "application/x-www-form-urlencoded"}, body)
+        elsewhere.record()
+        for told in (job, other):
+            told.succeed()
+        self.assertEqual(stream.last()["returncode"], 0)
+        self.assertEqual(elsewhere.last()["returncode"], 0)
+        self.assertEqual(server.generate("second").last()["returncode"], 0)
+
     def test_users_take_turns(self):
         """With --fair, who has a single job need not wait for all of another's."""
         server = self.serve(workers=1, fair=True)
