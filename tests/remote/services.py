@@ -37,14 +37,35 @@ def free_ports():
     raise AssertionError("expected free ports below 32768")
 
 
+def make_certificates(folder):
+    """An authority, and a server's certificate for 127.0.0.1, no name."""
+    def openssl(*arguments):
+        subprocess.run(["openssl", *map(str, arguments)], check=True, stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT)
+
+    folder.mkdir(parents=True)
+    key, pem, request = folder / "server.key", folder / "server.pem", folder / "request"
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2, "-subj", "/CN=authority",
+            "-keyout", folder / "ca.key", "-out", folder / "ca.pem")
+    openssl("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=server", "-keyout", key,
+            "-out", request)
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+    openssl("x509", "-req", "-in", request, "-CA", folder / "ca.pem", "-CAkey", folder / "ca.key",
+            "-CAcreateserial", "-days", 2, "-extfile", folder / "names", "-out", pem)
+    openssl("pkcs12", "-export", "-in", pem, "-inkey", key, "-passout", "pass:changeit", "-out",
+            folder / "server.p12")
+
+
 class Service:
     """One that runs, in a folder of its own."""
 
-    def __init__(self, name):
+    def __init__(self, name, tls=False):
         self.name = name
         self.folder = Path(tempfile.mkdtemp(prefix=f"wq-test-{name}-"))
         self.port = free_ports()
         atexit.register(self._end)
+        if tls:
+            make_certificates(self.folder / "tls")
         self.start()
 
     def _do(self, command, *arguments):
@@ -80,5 +101,5 @@ _running = {}
 def service(name):
     """The one service of that name, running."""
     if name not in _running:
-        _running[name] = Service(name)
+        _running[name] = Service(name, tls=name in ("rabbitmq", "activemq"))
     return _running[name]

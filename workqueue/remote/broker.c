@@ -31,6 +31,7 @@ enum {
     RETRY_MS = 100, /* the first pause, doubled from then on */
     GOOD_MS = 5000, /* a connection that lasted so long was a good one */
     REFUSALS = 3,
+    BUCKETS = 256,
     OWN_HEADERS = 8, /* beside the caller's */
     CALLERS_HEADERS = 64,
     SILENCES = 2, /* of the agreed interval, before the other end counts as gone */
@@ -80,18 +81,19 @@ struct wq_broker {
     pthread_cond_t idle; /* no callback of a subscription is running any more */
     struct outs queue, waiting;
     size_t n_frames, n_bytes;
-    LIST_HEAD(, wq_subscription) subscriptions;
-    wq_subscription *running; /* whose callback runs */
+    LIST_HEAD(, wq_subscription) subscriptions[BUCKETS]; /* by id */
+    wq_subscription *running;                            /* whose callback runs */
     uint64_t last_id, generation;
     int connected, closing;
     int64_t close_by;
     int anew; /* deliveries are stuck with this connection: make another one */
 
     /* The thread's own. */
+    pthread_t self; /* thread, which may not be set yet */
     wq_link link;
     wq_stomp_parser parser;
     char *buffer;
-    size_t written; /* of the first frame of the queue, or of a heart-beat */
+    size_t written;                                   /* of the first frame of the queue */
     int64_t read_at, written_at, beat_ms, silence_ms; /* 0: no heart-beats */
     uint64_t farewell; /* the receipt of DISCONNECT, once that is queued */
     int64_t farewell_by;
@@ -124,17 +126,22 @@ static int encode(out **result, const wq_stomp_frame *frame, wq_error *error)
     return WQ_OK;
 }
 
+static void wake(int fd)
+{
+    if (eventfd_write(fd, 1) != 0)
+        return; /* it is readable already */
+}
+
 /* Puts a frame into the queue; the lock is held. */
 static void append(wq_broker *broker, out *frame)
 {
-    const uint64_t one = 1;
     const int was_empty = TAILQ_EMPTY(&broker->queue);
     TAILQ_INSERT_TAIL(&broker->queue, frame, link);
     broker->n_frames++;
     broker->n_bytes += frame->len;
     /* Where there were frames, the thread has not gone to sleep without them. */
-    if (was_empty && write(broker->wake_fd, &one, sizeof one) < 0)
-        return; /* it is awake already */
+    if (was_empty)
+        wake(broker->wake_fd);
 }
 
 /* Takes a frame off `list`; the lock is held. */
@@ -159,10 +166,12 @@ static int check_room(wq_broker *broker, size_t bytes, size_t times, wq_error *e
                    broker->n_frames, broker->n_bytes);
 }
 
-static int is_reserved(const char *name)
+/* Names that a frame has from us; of two headers the first would count, and not for all readers. */
+static int is_reserved(const char *name, int subscribes)
 {
     static const char *const names[] = {"destination", "receipt", "transaction", "id", "ack"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    const size_t n = subscribes ? 5 : 3;
+    for (size_t i = 0; i < n; i++)
         if (name != NULL && strcmp(names[i], name) == 0)
             return 1;
     return 0;
@@ -170,13 +179,13 @@ static int is_reserved(const char *name)
 
 /* The caller's headers behind `n` of ours, into `all`. */
 static int add_headers(wq_stomp_header *all, size_t *n, const wq_stomp_header *headers,
-                       size_t n_headers, wq_error *error)
+                       size_t n_headers, int subscribes, wq_error *error)
 {
     if (n_headers > CALLERS_HEADERS)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "a frame for the broker: %zu headers",
                        n_headers);
     for (size_t i = 0; i < n_headers; i++) {
-        if (is_reserved(headers[i].name))
+        if (is_reserved(headers[i].name, subscribes))
             return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
                            "a frame for the broker: the header %s is not for the caller to say",
                            headers[i].name);
@@ -205,7 +214,7 @@ int wq_broker_send(wq_broker *broker, const char *destination, const wq_stomp_he
     if (body_len > broker->options.max_frame_bytes)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
                        "a frame for the broker: a body of %zu bytes is too long", body_len);
-    int r = add_headers(all, &n, headers, n_headers, error);
+    int r = add_headers(all, &n, headers, n_headers, 0, error);
     if (r == WQ_OK)
         r = encode(&made, &(wq_stomp_frame){"SEND", all, n, body, body_len, 0}, error);
     if (r != WQ_OK)
@@ -242,7 +251,7 @@ static void free_subscription(wq_subscription *subscription)
 static wq_subscription *find_subscription(wq_broker *broker, uint64_t id)
 {
     wq_subscription *s;
-    LIST_FOREACH(s, &broker->subscriptions, link)
+    LIST_FOREACH(s, &broker->subscriptions[id % BUCKETS], link)
     if (s->id == id)
         return s;
     return NULL;
@@ -282,7 +291,7 @@ static int encode_subscribe(wq_subscription *subscription, const wq_subscribe *o
         all[n++] = (wq_stomp_header){"prefetch-count", prefetch};
         all[n++] = (wq_stomp_header){"activemq.prefetchSize", prefetch};
     }
-    int r = add_headers(all, &n, options->headers, options->n_headers, error);
+    int r = add_headers(all, &n, options->headers, options->n_headers, 1, error);
     if (r == WQ_OK)
         r = encode(&made, &(wq_stomp_frame){"SUBSCRIBE", all, n, "", 0, 0}, error);
     if (r != WQ_OK)
@@ -310,14 +319,15 @@ int wq_broker_subscribe(wq_subscription **result, wq_broker *broker, const wq_su
         free_subscription(s);
         return r;
     }
-    *result = s; /* before its first message */
     pthread_mutex_lock(&broker->lock);
     r = check_room(broker, s->len, 2, error);
     const int asked = r == WQ_OK && broker->connected;
     if (asked)
         append(broker, first);
-    if (r == WQ_OK)
-        LIST_INSERT_HEAD(&broker->subscriptions, s, link);
+    if (r == WQ_OK) {
+        *result = s; /* before its first message */
+        LIST_INSERT_HEAD(&broker->subscriptions[s->id % BUCKETS], s, link);
+    }
     pthread_mutex_unlock(&broker->lock);
     if (!asked)
         free_out(first);
@@ -331,7 +341,7 @@ static void end_subscription(wq_subscription *subscription)
 {
     wq_broker *broker = subscription->broker;
     LIST_REMOVE(subscription, link);
-    if (broker->running == subscription && pthread_equal(pthread_self(), broker->thread)) {
+    if (broker->running == subscription && pthread_equal(pthread_self(), broker->self)) {
         subscription->ended = 1;
         return;
     }
@@ -510,14 +520,26 @@ static int flush(wq_broker *broker, wq_error *error)
     return 0;
 }
 
-/* Between frames only: what has been written of one is a sign of life, too. */
+/* By way of the queue, as TLS must be given again what it could not write. Where frames wait there,
+ * they are the sign of life. */
 static int beat(wq_broker *broker, int64_t now, wq_error *error)
 {
     if (broker->beat_ms == 0 || now - broker->written_at < broker->beat_ms)
         return 0;
-    if (broker->written == 0 && wq_link_write(&broker->link, "\n", 1, error) < 0)
-        return -1;
     broker->written_at = now;
+    out *frame = calloc(1, sizeof *frame);
+    if (frame == NULL || (frame->bytes = strdup("\n")) == NULL) {
+        free(frame);
+        return wq_fail(error, -1, "out of memory");
+    }
+    frame->len = 1;
+    pthread_mutex_lock(&broker->lock);
+    const int wanted = TAILQ_EMPTY(&broker->queue);
+    if (wanted)
+        append(broker, frame);
+    pthread_mutex_unlock(&broker->lock);
+    if (!wanted)
+        free_out(frame);
     return 0;
 }
 
@@ -552,7 +574,7 @@ static void on_receipt(wq_broker *broker, const wq_stomp_frame *frame)
         if (s != NULL)
             s->refused = 0;
         broker->careful -= broker->careful > 0;
-        broker->left = id == broker->farewell;
+        broker->left |= id == broker->farewell;
     }
     pthread_mutex_unlock(&broker->lock);
     if (waiting != NULL)
@@ -699,9 +721,8 @@ static int agree_heartbeats(wq_broker *broker, const char *theirs)
 {
     const int64_t ours = broker->options.heartbeat_ms;
     unsigned will = 0, want = 0;
-    char rest;
-    if (theirs != NULL &&
-        (strlen(theirs) > 20 || sscanf(theirs, "%u,%u%c", &will, &want, &rest) != 2))
+    if (theirs != NULL && (strspn(theirs, "0123456789,") != strlen(theirs) || strlen(theirs) > 19 ||
+                           sscanf(theirs, "%u,%u", &will, &want) != 2))
         return -1;
     broker->beat_ms = ours > 0 && want > 0 ? larger(larger(ours, want) / 2, 1) : 0;
     broker->silence_ms = ours > 0 && will > 0 ? larger(ours, will) * SILENCES : 0;
@@ -817,23 +838,30 @@ static int connect_to(wq_broker *broker, const wq_broker_url *url, wq_error *err
     return 0;
 }
 
-/* Puts what asks for the subscriptions before the frames that are kept; the lock is held. */
+/* Puts what asks for a subscription before the frames that are kept; the lock is held. */
+static int ask_again(wq_broker *broker, wq_subscription *subscription)
+{
+    subscription->open = 0;
+    if (subscription->refused >= REFUSALS)
+        return 0;
+    out *frame = ask_for(subscription);
+    if (frame == NULL)
+        return -1;
+    TAILQ_INSERT_HEAD(&broker->queue, frame, link);
+    broker->n_frames++;
+    broker->n_bytes += frame->len;
+    return 0;
+}
+
+/* The lock is held. */
 static int ask_for_all(wq_broker *broker)
 {
     wq_subscription *s;
-    LIST_FOREACH(s, &broker->subscriptions, link)
-    {
-        out *frame = s->refused < REFUSALS ? ask_for(s) : NULL;
-        s->open = 0;
-        if (frame == NULL && s->refused < REFUSALS)
-            return -1;
-        if (frame == NULL)
-            continue;
-        TAILQ_INSERT_HEAD(&broker->queue, frame, link);
-        broker->n_frames++;
-        broker->n_bytes += frame->len;
-    }
-    return 0;
+    int r = 0;
+    for (size_t i = 0; i < BUCKETS; i++)
+        LIST_FOREACH(s, &broker->subscriptions[i], link)
+    r |= ask_again(broker, s);
+    return r;
 }
 
 /* The connection can be used from now on. */
@@ -972,7 +1000,7 @@ static void live(wq_broker *broker, wq_error *error)
     while (!broker->left) {
         const int64_t now = wq_monotonic_ms();
         if (look_at_clock(broker, now, error) != 0 || say_farewell(broker, now, error) != 0 ||
-            flush(broker, error) != 0 || beat(broker, now, error) != 0 ||
+            beat(broker, now, error) != 0 || flush(broker, error) != 0 ||
             wait_for_news(broker, more ? 0 : idle_ms(broker, wq_monotonic_ms()), error) != 0 ||
             (more = read_some(broker, on_frame, error)) < 0)
             return;
@@ -1030,6 +1058,7 @@ static int64_t try_once(wq_broker *broker, wq_error *error)
 static void *run(void *arg)
 {
     wq_broker *broker = arg;
+    broker->self = pthread_self();
     unsigned failures = 0, tried = 0;
     while (!is_closing(broker)) {
         wq_error error = {0};
@@ -1123,7 +1152,8 @@ int wq_broker_open(wq_broker **result, const wq_broker_options *options, wq_erro
     pthread_cond_init(&broker->idle, NULL);
     TAILQ_INIT(&broker->queue);
     TAILQ_INIT(&broker->waiting);
-    LIST_INIT(&broker->subscriptions);
+    for (size_t i = 0; i < BUCKETS; i++)
+        LIST_INIT(&broker->subscriptions[i]);
     r = prepare(broker, error);
     if (r == WQ_OK) {
         *result = broker; /* for the first callback */
@@ -1137,24 +1167,23 @@ int wq_broker_open(wq_broker **result, const wq_broker_options *options, wq_erro
 
 void wq_broker_close(wq_broker *broker)
 {
-    const uint64_t one = 1;
     out *frame;
     wq_subscription *s;
     pthread_mutex_lock(&broker->lock);
     broker->close_by = wq_monotonic_ms() + broker->options.close_ms;
     broker->closing = 1;
     pthread_mutex_unlock(&broker->lock);
-    if (write(broker->stop_fd, &one, sizeof one) < 0 ||
-        write(broker->wake_fd, &one, sizeof one) < 0) { /* only if they are readable already */
-    }
+    wake(broker->stop_fd);
+    wake(broker->wake_fd);
     pthread_join(broker->thread, NULL);
     while ((frame = TAILQ_FIRST(&broker->queue)) != NULL) {
         take_off(broker, &broker->queue, frame);
         call_done(frame, WQ_ERROR_CLOSING, "the connection to the broker was closed first");
     }
-    while ((s = LIST_FIRST(&broker->subscriptions)) != NULL) {
-        LIST_REMOVE(s, link);
-        free_subscription(s);
-    }
+    for (size_t i = 0; i < BUCKETS; i++)
+        while ((s = LIST_FIRST(&broker->subscriptions[i])) != NULL) {
+            LIST_REMOVE(s, link);
+            free_subscription(s);
+        }
     free_broker(broker);
 }
