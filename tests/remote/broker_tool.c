@@ -59,18 +59,21 @@ typedef struct word {
     size_t len;
 } word;
 
+static int hex(char c)
+{
+    return c <= '9' ? c - '0' : c - 'A' + 10;
+}
+
 /* Decodes in place. */
 static word get_word(char *text)
 {
     char *out = text;
-    unsigned byte;
-    for (const char *in = strcmp(text, "%") == 0 ? "" : text; *in != '\0'; in++) {
+    for (const char *in = strcmp(text, "%") == 0 ? "" : text; *in != '\0'; in++, out++) {
         *out = *in;
-        if (*in == '%' && sscanf(in + 1, "%2x", &byte) == 1) {
-            *out = (char)byte;
+        if (*in == '%' && in[1] != '\0' && in[2] != '\0') {
+            *out = (char)(hex(in[1]) * 16 + hex(in[2]));
             in += 2;
         }
-        out++;
     }
     *out = '\0';
     return (word){text, (size_t)(out - text)};

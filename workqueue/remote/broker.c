@@ -5,10 +5,10 @@
  * is dropped. One lock guards both lists and the subscriptions; only the broker's thread takes
  * frames off, so it writes the first one without holding the lock.
  *
- * A broker says ERROR and hangs up at a frame that it does not like, often without saying which. So
- * after an ERROR one frame is sent at a time until all that were kept are confirmed: then it is
- * known which one it was, and one that ends REFUSALS connections is given up instead of keeping all
- * others from getting through.
+ * A broker that does not like a frame says ERROR or just hangs up, often without saying which it
+ * was. So after that one frame is sent at a time until all that were kept are confirmed: then it is
+ * known which one it was, and one that goes on like that is given up instead of keeping all others
+ * from getting through.
  */
 #include "workqueue/remote/broker.h"
 
@@ -30,7 +30,9 @@ enum {
     READS = 16,     /* before writing has its turn */
     RETRY_MS = 100, /* the first pause, doubled from then on */
     GOOD_MS = 5000, /* a connection that lasted so long was a good one */
-    REFUSALS = 3,
+    REFUSALS = 12,  /* points until a frame is given up: */
+    BY_ERROR = 4,
+    BY_HANGING_UP = 1, /* which may have other reasons */
     BUCKETS = 256,
     OWN_HEADERS = 8, /* beside the caller's */
     CALLERS_HEADERS = 64,
@@ -47,7 +49,7 @@ typedef struct out {
     uint64_t receipt;      /* 0: none */
     uint64_t subscription; /* what it asks for; 0: nothing */
     int kept;              /* sent again on a new connection */
-    int refused;           /* connections that ended at it */
+    int refused;           /* points for connections that ended at it */
     wq_sent_cb done;
     void *user;
 } out;
@@ -62,7 +64,7 @@ struct wq_subscription {
     size_t len;
     int settles; /* its deliveries are acknowledged */
     size_t open; /* deliveries of this connection that are not settled */
-    int refused; /* connections that ended at it; no more is asked after REFUSALS */
+    int refused; /* points; from REFUSALS on it is not asked for any more */
     int ended;   /* unsubscribed from within its own callback: freed afterwards */
     void (*on_message)(void *user, const wq_broker_message *message);
     void (*on_refused)(void *user, const char *why);
@@ -99,7 +101,9 @@ struct wq_broker {
     int64_t farewell_by;
     int answered, said_farewell; /* CONNECT, by CONNECTED; DISCONNECT is written */
     int left;                    /* DISCONNECT is confirmed */
-    int was_error;               /* the last connection ended by ERROR */
+    int blamed;                  /* ERROR has come */
+    int gives_back;              /* unsubscribing settles what is not: ActiveMQ */
+    int was_refused;             /* the last connection may have ended because of a frame */
     size_t at;                   /* the URL whose turn it is */
     size_t careful;              /* frames that are yet to be confirmed one at a time */
 };
@@ -211,6 +215,8 @@ int wq_broker_send(wq_broker *broker, const char *destination, const wq_stomp_he
     snprintf(receipt, sizeof receipt, "%" PRIu64, id);
     if (done != NULL)
         all[n++] = (wq_stomp_header){"receipt", receipt};
+    if (destination == NULL || *destination == '\0')
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "a frame for the broker: no destination");
     if (body_len > broker->options.max_frame_bytes)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
                        "a frame for the broker: a body of %zu bytes is too long", body_len);
@@ -613,11 +619,11 @@ static void on_message(wq_broker *broker, const wq_stomp_frame *frame)
         free_subscription(s);
 }
 
-/* The frame that an ERROR is about: the one it names, or the only one under way. The lock is held.
- */
+/* The frame that an ERROR (NULL: there was none) is about: the one it names, or the only one under
+ * way. The lock is held. */
 static out *find_culprit(wq_broker *broker, const wq_stomp_frame *error)
 {
-    const uint64_t id = parse_id(wq_stomp_get(error, "receipt-id"));
+    const uint64_t id = error != NULL ? parse_id(wq_stomp_get(error, "receipt-id")) : 0;
     out *frame, *only = TAILQ_FIRST(&broker->waiting);
     TAILQ_FOREACH(frame, &broker->waiting, link)
     if (id != 0 && frame->receipt == id)
@@ -625,12 +631,13 @@ static out *find_culprit(wq_broker *broker, const wq_stomp_frame *error)
     return broker->careful > 0 && only != NULL && TAILQ_NEXT(only, link) == NULL ? only : NULL;
 }
 
-/* Tells the subscription's owner that it is not to be had; the lock is held, and released for it.
+/* Tells the subscription's owner if it is not to be had; the lock is held, and released for that.
  */
-static void blame_subscription(wq_broker *broker, uint64_t id, const char *why)
+static void blame_subscription(wq_broker *broker, uint64_t id, int points, const char *why)
 {
     wq_subscription *s = find_subscription(broker, id);
-    if (s == NULL || ++s->refused != REFUSALS || s->on_refused == NULL)
+    if (s == NULL || s->refused >= REFUSALS || (s->refused += points) < REFUSALS ||
+        s->on_refused == NULL)
         return;
     broker->running = s;
     pthread_mutex_unlock(&broker->lock);
@@ -645,13 +652,16 @@ static void blame_subscription(wq_broker *broker, uint64_t id, const char *why)
 
 static void blame(wq_broker *broker, const wq_stomp_frame *error, const char *why)
 {
+    const int points = error != NULL ? BY_ERROR : BY_HANGING_UP;
     pthread_mutex_lock(&broker->lock);
     out *culprit = find_culprit(broker, error);
     if (culprit != NULL && culprit->subscription != 0)
-        blame_subscription(broker, culprit->subscription, why);
-    const int given_up = culprit != NULL && culprit->kept && ++culprit->refused == REFUSALS;
+        blame_subscription(broker, culprit->subscription, points, why);
+    const int given_up =
+        culprit != NULL && culprit->kept && (culprit->refused += points) >= REFUSALS;
     if (given_up)
         take_off(broker, &broker->waiting, culprit);
+    broker->was_refused |= error != NULL || !TAILQ_EMPTY(&broker->waiting);
     pthread_mutex_unlock(&broker->lock);
     if (given_up)
         call_done(culprit, WQ_ERROR_INVALID_ARGUMENT, why);
@@ -662,8 +672,8 @@ static int on_error(wq_broker *broker, const wq_stomp_frame *frame, wq_error *er
 {
     const char *said = wq_stomp_get(frame, "message");
     wq_fail(error, -1, "the broker says ERROR: %.200s", said != NULL ? said : "without a reason");
-    broker->was_error = 1;
     blame(broker, frame, error->message);
+    broker->blamed = 1;
     return -1;
 }
 
@@ -748,7 +758,7 @@ static int refused(const wq_stomp_frame *frame, const wq_broker_url *url, wq_err
 
 static int on_answer(wq_broker *broker, const wq_stomp_frame *frame, wq_error *error)
 {
-    const char *version = wq_stomp_get(frame, "version");
+    const char *version = wq_stomp_get(frame, "version"), *server = wq_stomp_get(frame, "server");
     if (strcmp(frame->command, "ERROR") == 0)
         return refused(frame, &broker->urls[broker->at], error);
     if (strcmp(frame->command, "CONNECTED") != 0 || broker->answered)
@@ -757,6 +767,7 @@ static int on_answer(wq_broker *broker, const wq_stomp_frame *frame, wq_error *e
         return wq_fail(error, -1, "the broker does not speak STOMP 1.2");
     if (agree_heartbeats(broker, wq_stomp_get(frame, "heart-beat")) != 0)
         return wq_fail(error, -1, "the broker's heart-beat header is malformed");
+    broker->gives_back = server != NULL && strncmp(server, "ActiveMQ", 8) == 0;
     broker->answered = 1;
     return 0;
 }
@@ -818,7 +829,7 @@ static void reset(wq_broker *broker)
     limits.body_bytes = broker->options.max_frame_bytes;
     wq_stomp_dispose(&broker->parser);
     wq_stomp_init(&broker->parser, &limits);
-    broker->answered = broker->said_farewell = broker->left = 0;
+    broker->answered = broker->said_farewell = broker->left = broker->blamed = 0;
     broker->written = 0;
     broker->farewell = 0;
     broker->careful = 0;
@@ -872,9 +883,9 @@ static int enter(wq_broker *broker, wq_error *error)
     broker->connected = 1;
     broker->anew = 0;
     const uint64_t generation = ++broker->generation;
-    if (broker->was_error)
+    if (broker->was_refused)
         broker->careful = broker->n_frames;
-    broker->was_error = 0;
+    broker->was_refused = 0;
     pthread_mutex_unlock(&broker->lock);
     if (r != 0)
         return wq_fail(error, -1, "out of memory");
@@ -918,7 +929,7 @@ static void leave(wq_broker *broker, const char *why)
 static int is_to_end(const wq_broker *broker, int64_t now)
 {
     if (!broker->closing)
-        return broker->anew;
+        return broker->anew && !broker->gives_back;
     return (TAILQ_EMPTY(&broker->queue) && TAILQ_EMPTY(&broker->waiting)) ||
            now >= broker->close_by - broker->options.close_ms / 2;
 }
@@ -993,16 +1004,29 @@ static int wait_for_news(wq_broker *broker, int timeout_ms, wq_error *error)
     return 0;
 }
 
+/* Reads, then writes what that has made possible. -1: the connection has ended; 1: there may be
+ * more to read. */
+static int exchange(wq_broker *broker, wq_error *error)
+{
+    const int r = read_some(broker, on_frame, error);
+    const int64_t now = wq_monotonic_ms();
+    if (r >= 0 && (beat(broker, now, error) != 0 || say_farewell(broker, now, error) != 0))
+        return -1;
+    if (r >= 0 && flush(broker, error) == 0)
+        return r;
+    if (!broker->blamed)
+        blame(broker, NULL, error->message);
+    return -1;
+}
+
 /* Until the connection ends, and why. */
 static void live(wq_broker *broker, wq_error *error)
 {
-    int more = 0;
+    int more = 1;
     while (!broker->left) {
-        const int64_t now = wq_monotonic_ms();
-        if (look_at_clock(broker, now, error) != 0 || say_farewell(broker, now, error) != 0 ||
-            beat(broker, now, error) != 0 || flush(broker, error) != 0 ||
-            wait_for_news(broker, more ? 0 : idle_ms(broker, wq_monotonic_ms()), error) != 0 ||
-            (more = read_some(broker, on_frame, error)) < 0)
+        const int timeout_ms = more ? 0 : idle_ms(broker, wq_monotonic_ms());
+        if (wait_for_news(broker, timeout_ms, error) != 0 || (more = exchange(broker, error)) < 0 ||
+            look_at_clock(broker, wq_monotonic_ms(), error) != 0)
             return;
     }
     wq_fail(error, 0, "the connection was ended in good order");

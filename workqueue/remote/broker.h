@@ -54,7 +54,7 @@ void wq_broker_stat(wq_broker *broker, wq_broker_stats *out);
 /* ---- sending --------------------------------------------------------------------------------- */
 
 /* WQ_OK: the broker has it. WQ_ERROR_CLOSING: it may or may not have it, and will not be asked
- * again. WQ_ERROR_INVALID_ARGUMENT: it has answered with ERROR again and again. */
+ * again. WQ_ERROR_INVALID_ARGUMENT: it has answered with ERROR, or hung up, again and again. */
 typedef void (*wq_sent_cb)(void *user, int result, const char *why);
 
 /* Sends `body` to `destination`. With `done` until it is confirmed; without, once, and not at all
@@ -100,8 +100,8 @@ int wq_broker_subscribe(wq_subscription **out, wq_broker *broker, const wq_subsc
 
 /* Ends a subscription and frees it. When it returns no callback of it is running, nor will one
  * (unless it is called from one): hold no lock that the callback takes. Deliveries that are not
- * settled go to others; where a broker only gives them up with the connection (RabbitMQ does), that
- * is broken off and made anew. */
+ * settled go to others, also those that cross with this: ActiveMQ takes them back; RabbitMQ only
+ * with the connection, which is ended in good order then and made anew. */
 void wq_broker_unsubscribe(wq_subscription *subscription);
 
 /* A copy, for later; free(). */
@@ -114,7 +114,8 @@ int wq_broker_ack(wq_broker *broker, const wq_delivery *delivery, wq_error *erro
 int wq_broker_nack(wq_broker *broker, const wq_delivery *delivery, int requeue, wq_error *error);
 
 /* Acknowledges the delivery and unsubscribes in one transaction, as it takes no more: with prefetch
- * 1 nothing else is delivered in between. Frees the subscription as wq_broker_unsubscribe() does.
+ * 1 RabbitMQ delivers nothing in between; ActiveMQ may, takes it back at once and delivers it to
+ * others (as redelivered). Frees the subscription as wq_broker_unsubscribe() does.
  * `done` (may be NULL) tells whether it was committed, or WQ_ERROR_CLOSING if the connection broke.
  * WQ_ERROR_NOT_FOUND: the delivery's connection has ended; the subscription stays as it is. */
 int wq_broker_take_last(wq_subscription *subscription, const wq_delivery *delivery, wq_sent_cb done,
