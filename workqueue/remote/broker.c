@@ -36,7 +36,7 @@ enum {
     BUCKETS = 256,
     OWN_HEADERS = 8, /* beside the caller's */
     CALLERS_HEADERS = 64,
-    SILENCES = 2, /* of the agreed interval, before the other end counts as gone */
+    SILENCES = 3, /* of the agreed interval; ActiveMQ leaves out every other beat after a frame */
 };
 
 static const wq_stomp_limits read_limits = {.line_bytes = 65536, .headers = 1000};
