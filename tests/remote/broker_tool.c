@@ -160,7 +160,8 @@ static size_t find_name(const char *name)
     size_t i = 0;
     while (i < NAMES - 1 && names[i][0] != '\0' && strcmp(names[i], name) != 0)
         i++;
-    snprintf(names[i], sizeof names[i], "%s", name);
+    if (names[i][0] == '\0') /* else the broker's thread may be reading it */
+        snprintf(names[i], sizeof names[i], "%s", name);
     return i;
 }
 
