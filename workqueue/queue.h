@@ -45,7 +45,7 @@ struct wq_queue {
     size_t n_idle;                                        /* workers that wait for a job */
     uint64_t succeeded, failed, cancelled;
     uint64_t generation; /* counts ends: a key looked up before one must be looked up again */
-    int64_t taken_mono; /* when a worker last took a job; 0: never */
+    int64_t taken_mono;  /* when a worker last took a job; 0: never */
     double mean_run_ms;
     wq_histogram ran, waited;
     int stopping;

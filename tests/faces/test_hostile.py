@@ -264,7 +264,7 @@ class CostTest(HostileTest):
         client.send(data)
         self.assertIn(client.read_head().status, expected)
         client.close()
-        self.assertLess(server.cpu() - before, 0.5 * SLOW)
+        self.assertLess(server.cpu() - before, 1 * SLOW)
 
     def test_bodies(self):
         server = self.serve_with()
@@ -380,7 +380,8 @@ class SlowTest(HostileTest):
         self.assertEqual(stream.record()["fraction"], 0)
         job.progress("0.5")
         stream.until_fraction(0.5)
-        self.assertLess(server.rss() - memory, 1000 * 32 << 10)
+        if not SANITIZED:
+            self.assertLess(server.rss() - memory, 1000 * (32 << 10))
         wait_for(lambda: server.connections() <= before + 1, "all of them ended", 2 * DEADLINE,
                  seen=server.connections)
         self.assertLess(server.cpu() - cpu, 1 * SLOW)
