@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -306,8 +307,10 @@ static void test_a_folder_that_is_none_is_refused(void **state)
     wq_error error = {0};
     make_bed(&b);
     b.options.cgroup_dir = b.folder;
+    assert_int_equal(mkdir("workqueue-mine", 0700), 0); /* as ours are called, but it is not */
     assert_int_equal(wq_open(&b.queue, &b.options, &error), WQ_ERROR_SYSTEM);
     assert_non_null(strstr(error.message, b.folder));
+    assert_int_equal(rmdir("workqueue-mine"), 0);
     assert_int_equal(system("ls -d workqueue-* >/dev/null 2>&1"), 512); /* ls found none */
     remove_bed(&b);
 }

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -200,8 +202,7 @@ static int make_folder(wq_cgroups *groups, const char *where)
         if (groups->dir == NULL || mkdtemp(groups->dir) == NULL)
             break;
         groups->lock = open_at(AT_FDCWD, groups->dir, O_RDONLY | O_DIRECTORY);
-        if (groups->lock >= 0 && flock(groups->lock, LOCK_EX | LOCK_NB) == 0 &&
-            faccessat(groups->lock, "cgroup.procs", F_OK, 0) == 0)
+        if (groups->lock >= 0 && flock(groups->lock, LOCK_EX | LOCK_NB) == 0)
             return 0;
         int saved = errno;
         if (groups->lock >= 0)
@@ -329,16 +330,27 @@ static void pass_controllers_on(const char *where, const wq_cgroup_limits *limit
     close(dir);
 }
 
+/* In any other folder nothing is made, nor looked for to be removed. */
+static int has_groups(const char *folder)
+{
+    struct statfs fs;
+    if (statfs(folder, &fs) != 0)
+        return 0;
+    errno = ENOENT;
+    return fs.f_type == CGROUP2_SUPER_MAGIC;
+}
+
 int wq_cgroups_open(wq_cgroups *groups, const char *where, unsigned slots,
                     const wq_cgroup_limits *limits, const wq_logger *logger, wq_error *error)
 {
     const int automatic = strcmp(where, "auto") == 0;
-    char text[128], *own = automatic ? own_folder() : NULL;
-    const char *failed = "find the file system", *in = automatic ? own : where;
+    char text[128], *in;
+    const char *failed = "find them, version 2";
     int result = WQ_OK;
     *groups = (wq_cgroups){.lock = -1};
     errno = ENOENT;
-    if (in != NULL) {
+    in = automatic ? own_folder() : realpath(where, NULL); /* the guard is elsewhere */
+    if (in != NULL && has_groups(in)) {
         sweep(in, logger);
         if (!automatic)
             pass_controllers_on(in, limits);
@@ -356,7 +368,7 @@ int wq_cgroups_open(wq_cgroups *groups, const char *where, unsigned slots,
             result = wq_fail(error, WQ_ERROR_SYSTEM,
                              "Failed to use control groups in %.300s (%s: %s)", where, failed, why);
     }
-    free(own);
+    free(in);
     return result;
 }
 
