@@ -10,6 +10,7 @@
  *   s3-tool read SERVER SET TOKEN OFFSET SIZE [TAG]
  *   s3-tool remove-set SERVER [SET]
  *   s3-tool again SERVER SET TOKEN FILE              put until it is not away, telling each try
+ *   s3-tool job SERVER SET TOKEN PROGRAM             all of a queue with such a store, by its API
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -235,6 +236,65 @@ static void do_text(int (*function)(void *, const char *, char *, size_t, wq_err
     tell(result, &error, result == WQ_OK ? json_pack("{s:s}", "text", text) : NULL);
 }
 
+static int open_queue(wq_queue **queue, const char *program, wq_error *error)
+{
+    wq_options o;
+    wq_options_init(&o, sizeof o);
+    o.program = program;
+    o.store = store;
+    o.log = on_log;
+    store = NULL; /* the queue's from here on */
+    return wq_open(queue, &o, error);
+}
+
+/* What is told of the output of a job that has ended. */
+static int look_at_output(wq_queue *queue, wq_job *job, const wq_params *params, json_t *more,
+                          wq_error *error)
+{
+    char text[256] = "", path[4096];
+    wq_output output;
+    int fd = -1, result = wq_job_output(job, &output, error);
+    if (result != WQ_OK)
+        return result;
+    json_object_set_new(more, "blocks", json_boolean(wq_outputs_block(queue)));
+    int64_t n = wq_output_read(job, &output, 1, text, sizeof text - 1, error);
+    if (n < 0)
+        return (int)n;
+    json_object_set_new(more, "read", json_string(text));
+    if ((result = wq_output_path(queue, params, path, sizeof path, error)) != WQ_OK ||
+        (result = wq_output_open(queue, params, &fd, error)) != WQ_OK)
+        return result;
+    memset(text, 0, sizeof text);
+    n = read(fd, text, sizeof text - 1);
+    close(fd);
+    json_object_set_new(more, "opened", json_string(text));
+    json_object_set_new(more, "path", json_string(path));
+    return wq_output_delete(queue, params, error);
+}
+
+static void do_job(const wq_params *params, const char *program)
+{
+    wq_queue *queue = NULL;
+    wq_job *job = NULL;
+    wq_error error;
+    wq_snapshot s = {0};
+    json_t *more = json_object();
+    int result = open_queue(&queue, program, &error);
+    if (result == WQ_OK)
+        result = wq_ensure_run(queue, params, 0, &job, &error);
+    if (result == WQ_OK)
+        result = wq_job_wait(job, 60000);
+    if (result == WQ_OK) {
+        wq_job_snapshot(job, &s);
+        json_object_set_new(more, "error", s.error ? json_string(s.error) : json_null());
+        wq_snapshot_clear(&s);
+        result = look_at_output(queue, job, params, more, &error);
+    }
+    wq_job_unref(job);
+    wq_close(queue);
+    tell(result, &error, more);
+}
+
 static void do_key(const char *what, char **argv, int argc)
 {
     char key[WQ_KEY_SIZE];
@@ -245,6 +305,8 @@ static void do_key(const char *what, char **argv, int argc)
         put(&params, key, argv[3], argc > 4);
     else if (strcmp(what, "again") == 0)
         put_again(&params, key, argv[3]);
+    else if (strcmp(what, "job") == 0)
+        do_job(&params, argv[3]);
     else if (strcmp(what, "race") == 0)
         race(&params, key, atoi(argv[3]));
     else if (strcmp(what, "find") == 0)

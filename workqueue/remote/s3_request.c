@@ -499,10 +499,12 @@ int wq_s3_ask(wq_s3_client *client, const wq_s3_request *request, wq_s3_answer *
         url = NULL;
         goto out;
     }
-    do
-        outcome = try_once(&a, headers, url);
-    while (outcome == AGAIN && answer->tries <= client->retries &&
-           pause_before(client, answer->tries, a.retry_after_ms));
+    while ((outcome = try_once(&a, headers, url)) == AGAIN && answer->tries <= client->retries) {
+        wq_log(&client->logger, WQ_LOG_INFO, "S3 store: %s %s%s is tried again: %s",
+               request->method, client->base, request->path, a.why);
+        if (!pause_before(client, answer->tries, a.retry_after_ms))
+            break;
+    }
 out:
     curl_slist_free_all(headers);
     free(url);
