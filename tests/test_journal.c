@@ -801,6 +801,112 @@ static void test_full(void **state)
     kill_host(&h);
 }
 
+/* ---- one end --------------------------------------------------------------------------------- */
+
+static wq_job *begin_job(wq_queue *queue, const char *set, const char *command, unsigned flags)
+{
+    wq_params params = {command, set, TOKEN};
+    wq_job *job;
+    if (wq_ensure_run(queue, &params, flags, &job, NULL) != WQ_OK)
+        abort();
+    return job;
+}
+
+/* It dies in the moment when it is told of the ends of its jobs. */
+static void host_told(const place *p, FILE *say)
+{
+    wq_queue *queue = open_queue(p, 2);
+    wq_job *jobs[4];
+    jobs[0] = begin_job(queue, "fails", LOG_RUN "exit 3", 0);
+    jobs[1] = begin_job(queue, "succeeds", LOG_RUN "echo x >\"$4\"", WQ_ENSURE_REBUILD);
+    jobs[2] = begin_job(queue, "runs", LOG_RUN "sleep 100", 0);
+    jobs[3] = begin_job(queue, "waits", LOG_RUN "echo x >\"$4\"", WQ_ENSURE_REBUILD);
+    for (int i = 0; i < 4; i++)
+        fprintf(say, "%s\n", wq_job_id(jobs[i]));
+    fflush(say);
+    while (state_of(queue, wq_job_id(jobs[2])) != WQ_STATE_RUNNING)
+        usleep(500);
+    wq_job_cancel(jobs[2]);
+    wq_job_cancel(jobs[3]);
+    for (int i = 0; i < 4; i++)
+        if (wq_job_wait(jobs[i], DEADLINE_MS) != WQ_OK)
+            abort();
+    kill(getpid(), SIGKILL);
+}
+
+static void test_an_end_that_was_told_is_the_only_one(void **state)
+{
+    place *p = *state;
+    char ids[4][64], before[128], after[128];
+    static const int states[] = {WQ_STATE_FAILED, WQ_STATE_SUCCEEDED, WQ_STATE_CANCELLED, -1};
+    host h = start_host(p, host_told);
+    for (int i = 0; i < 4; i++)
+        hear(&h, ids[i], sizeof ids[i]);
+    waitpid(h.pid, NULL, 0);
+    fclose(h.said);
+    read_file(p, "ran", before, sizeof before);
+    wq_queue *queue = open_queue(p, 2);
+    for (int i = 0; i < 4; i++) {
+        /* the last one may have been quicker than its cancel */
+        assert_true(state_of(queue, ids[i]) >= WQ_STATE_SUCCEEDED);
+        if (states[i] >= 0)
+            assert_int_equal(state_of(queue, ids[i]), states[i]);
+    }
+    char again[WQ_ID_SIZE];
+    assert_int_equal(begin(queue, "last", LOG_RUN "echo x >\"$4\"", 0, again, NULL), WQ_OK);
+    wq_snapshot end = wait_end(queue, again);
+    wq_snapshot_clear(&end);
+    wq_close(queue);
+    read_file(p, "ran", after, sizeof after);
+    strcat(before, "last\n");
+    assert_string_equal(after, before);
+}
+
+/* Whose end cannot be written is told it, and it is written later. */
+static void host_full_at_the_end(const place *p, FILE *say)
+{
+    struct rlimit none = {0, RLIM_INFINITY}, unlimited = {RLIM_INFINITY, RLIM_INFINITY};
+    wq_stats stats;
+    char id[WQ_ID_SIZE];
+    signal(SIGXFSZ, SIG_IGN);
+    wq_queue *queue = open_queue(p, 1);
+    wq_job *job =
+        begin_job(queue, "a", "until [ -e \"${4%/*/*}/go\" ]; do sleep 0.01; done; exit 3", 0);
+    fprintf(say, "%s\n", wq_job_id(job));
+    while (state_of(queue, wq_job_id(job)) != WQ_STATE_RUNNING)
+        usleep(500);
+    setrlimit(RLIMIT_FSIZE, &none);
+    make_file(p, "go");
+    if (wq_job_wait(job, DEADLINE_MS) != WQ_OK)
+        abort();
+    wq_queue_stats(queue, &stats);
+    fprintf(say, "%d %d\n", state_of(queue, wq_job_id(job)), stats.journal_errors > 0);
+    setrlimit(RLIMIT_FSIZE, &unlimited);
+    /* written along with the next one */
+    while (begin(queue, "b", "sleep 100", 0, id, NULL) < 0)
+        usleep(500);
+    kill(getpid(), SIGKILL);
+}
+
+static void test_full_at_the_end(void **state)
+{
+    place *p = *state;
+    char id[64], line[64];
+    host h = start_host(p, host_full_at_the_end);
+    hear(&h, id, sizeof id);
+    hear(&h, line, sizeof line);
+    assert_int_equal(atoi(line), WQ_STATE_FAILED);
+    assert_string_equal(line + 2, "1");
+    waitpid(h.pid, NULL, 0);
+    fclose(h.said);
+    wq_queue *queue = open_queue(p, 1);
+    wq_snapshot end = wait_end(queue, id);
+    assert_int_equal(end.state, WQ_STATE_FAILED);
+    assert_int_equal(end.returncode, 3);
+    wq_snapshot_clear(&end);
+    wq_close(queue);
+}
+
 /* ---- without waiting ------------------------------------------------------------------------- */
 
 typedef struct answer {
@@ -897,6 +1003,8 @@ int main(void)
         TEST(test_not_a_journal),
         TEST(test_in_use),
         TEST(test_full),
+        TEST(test_an_end_that_was_told_is_the_only_one),
+        TEST(test_full_at_the_end),
         TEST(test_async),
         TEST(test_closed_while_accepting),
     };

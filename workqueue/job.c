@@ -232,16 +232,26 @@ void wq_job_set_state(wq_job *job, int state)
     pthread_mutex_unlock(&job->lock);
 }
 
-void wq_job_end_locked(wq_job *job, int state, int returncode, const char *error)
+wq_end wq_end_now(int state, int returncode, const char *error)
 {
-    wq_text *text = error ? wq_text_new(error, strlen(error)) : NULL;
+    return (wq_end){
+        .state = state,
+        .returncode = returncode,
+        .error = error ? wq_text_new(error, strlen(error)) : NULL,
+        .at_ms = wq_unix_ms(),
+        .mono = wq_monotonic_ms(),
+    };
+}
+
+void wq_job_end_locked(wq_job *job, wq_end end)
+{
     pthread_mutex_lock(&job->lock);
-    job->state = state;
+    job->state = end.state;
     job->version++;
-    job->returncode = returncode;
-    job->error = text;
-    job->ended_at_ms = wq_unix_ms();
-    job->ended_mono = wq_monotonic_ms();
+    job->returncode = end.returncode;
+    job->error = end.error;
+    job->ended_at_ms = end.at_ms;
+    job->ended_mono = end.mono;
     pthread_cond_broadcast(&job->has_ended);
     pthread_mutex_unlock(&job->lock);
 }

@@ -51,6 +51,16 @@ typedef struct wq_note {
 
 TAILQ_HEAD(wq_job_notes, wq_job);
 
+/* How a job ends. */
+typedef struct wq_end {
+    int state, returncode;
+    wq_text *error;      /* owned, unless NULL */
+    int64_t at_ms, mono; /* Unix time, and by the clock that does not jump */
+} wq_end;
+
+/* The end of a job that ends now. `error` is copied; NULL: none. */
+wq_end wq_end_now(int state, int returncode, const char *error);
+
 /* A job among those of one user, or of one server; see users.h. */
 typedef struct wq_member {
     struct wq_user *user; /* NULL: it is not counted, or has ended */
@@ -74,6 +84,9 @@ struct wq_job {
     int pending;               /* the journal does not have it yet: nobody may know of it */
     struct wq_awaits awaits;   /* while it is pending */
     int kept;                  /* it has ended here, but runs after the restart */
+    int decided;               /* its end is known, but the journal does not have it yet: nobody is
+                                  told, and its state is the old one */
+    wq_end end;                /* while it is decided */
     wq_order_node order;       /* while QUEUED */
     TAILQ_ENTRY(wq_job) ended; /* once ended; before, while QUEUED: in the row by age */
     STAILQ_ENTRY(wq_job) hand; /* on its way to the publisher */
@@ -122,8 +135,8 @@ void wq_job_set_state(wq_job *job, int state);
 /* How long a running job will go on; `mean_ms` is what such jobs take, 0 if nobody knows. */
 double wq_job_remaining_ms(wq_job *job, double mean_ms);
 
-/* The end: state, code and, unless it is NULL, the error. The caller holds the queue's lock and
- * tells the watchers once it has let go of it. */
-void wq_job_end_locked(wq_job *job, int state, int returncode, const char *error);
+/* The end, whose error is the job's from now on. The caller holds the queue's lock and tells the
+ * watchers once it has let go of it. */
+void wq_job_end_locked(wq_job *job, wq_end end);
 
 #endif

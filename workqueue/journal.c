@@ -27,7 +27,7 @@ enum {
     BATCH = 512,
     SLOT_BYTES = WQ_MAX_FIELD_BYTES,
     PAUSE_MS = 4,     /* between commits, while every worker is busy: they cost less together */
-    END_MS = 20,      /* an end waits so long for company, */
+    STOP_MS = 20,     /* a job that was stopped waits so long for company, */
     START_MS = 50,    /* and a start; the end of a short job overtakes it, which saves a write */
     TIDY_MS = 1000,   /* the log is emptied, and what is too old is forgotten, at most so often */
     RETRY_MS = 1000,  /* after a failure, for what nobody waits for */
@@ -68,10 +68,10 @@ static const char *const statements[STATEMENTS] = {
 typedef struct record {
     wq_job *job; /* counted */
     enum { NOTHING, IS_NEW, HAS_STARTED, HAS_STOPPED, HAS_ENDED } what;
-    int state, returncode;
-    wq_text *error;
+    wq_end end;
     uint64_t version;
-    int64_t started_at, ended_at;
+    int64_t started_at;
+    int is_awaited; /* its end is told after that */
 } record;
 
 struct wq_journal {
@@ -557,15 +557,15 @@ static int end_job(wq_journal *j, const record *r)
 {
     sqlite3_stmt *s = j->prepared[END];
     sqlite3_bind_int64(s, 1, r->job->note.seq);
-    sqlite3_bind_int(s, 2, r->state);
-    sqlite3_bind_int(s, 3, r->returncode);
-    if (r->error != NULL)
-        sqlite3_bind_text(s, 4, r->error->bytes, -1, SQLITE_STATIC);
+    sqlite3_bind_int(s, 2, r->end.state);
+    sqlite3_bind_int(s, 3, r->end.returncode);
+    if (r->end.error != NULL)
+        sqlite3_bind_text(s, 4, r->end.error->bytes, -1, SQLITE_STATIC);
     else
         sqlite3_bind_null(s, 4);
     sqlite3_bind_int64(s, 5, (int64_t)r->version);
     sqlite3_bind_int64(s, 6, r->started_at);
-    sqlite3_bind_int64(s, 7, r->ended_at);
+    sqlite3_bind_int64(s, 7, r->end.at_ms);
     sqlite3_bind_int64(j->prepared[WIPE_TOKEN], 1, r->job->note.slot);
     return run(j, END) == 0 ? run(j, WIPE_TOKEN) : -1;
 }
@@ -619,7 +619,7 @@ static void read_record_locked(wq_journal *j, record *r)
 {
     wq_job *job = r->job;
     pthread_mutex_lock(&job->lock);
-    int ended = job->state >= WQ_STATE_SUCCEEDED && !job->kept;
+    int ended = job->decided || (job->state >= WQ_STATE_SUCCEEDED && !job->kept);
     int runs = job->state == WQ_STATE_RUNNING || job->state == WQ_STATE_PUBLISHING;
     r->what = job->note.written == WQ_UNWRITTEN                  ? IS_NEW
               : ended                                            ? HAS_ENDED
@@ -628,12 +628,12 @@ static void read_record_locked(wq_journal *j, record *r)
                                                                  : NOTHING;
     if (job->note.written == WQ_WRITTEN_END)
         r->what = NOTHING;
-    r->state = job->state;
-    r->returncode = job->returncode;
-    r->version = job->version;
+    r->is_awaited = job->decided;
+    r->end = job->decided ? job->end
+                          : (wq_end){job->state, job->returncode, job->error, job->ended_at_ms, 0};
+    r->end.error = wq_text_ref(r->end.error);
+    r->version = job->version + (job->decided ? 1 : 0);
     r->started_at = job->started_at_ms;
-    r->ended_at = job->ended_at_ms;
-    r->error = r->what == HAS_ENDED ? wq_text_ref(job->error) : NULL;
     pthread_mutex_unlock(&job->lock);
     if (r->what == IS_NEW && job->note.slot == 0)
         job->note.slot = take_slot(j);
@@ -687,12 +687,13 @@ void wq_journal_note_locked(wq_journal *j, wq_job *job)
 {
     int64_t now = wq_monotonic_ms(), at = now;
     pthread_mutex_lock(&j->lock);
-    int starts = job->state == WQ_STATE_RUNNING || job->state == WQ_STATE_PUBLISHING;
+    int starts =
+        !job->decided && (job->state == WQ_STATE_RUNNING || job->state == WQ_STATE_PUBLISHING);
     list_locked(j, job, starts);
     if (starts)
         at = now + START_MS;
     else if (job->state >= WQ_STATE_SUCCEEDED)
-        at = now + END_MS;
+        at = now + STOP_MS;
     else if (j->queue->n_idle == 0 && j->begun + PAUSE_MS > now)
         at = j->begun + PAUSE_MS;
     wake_locked(j, at);
@@ -774,11 +775,13 @@ static void settle(wq_journal *j, record *r, int result, const wq_error *error)
         wq_queue_refused(j->queue, r->job, error);
     else if (result != WQ_OK && r->what != NOTHING)
         put_off(j, r);
-    wq_text_unref(r->error);
+    if (r->is_awaited) /* also if it could not be written, for nothing can be done about that */
+        wq_queue_ended(j->queue, r->job);
+    wq_text_unref(r->end.error);
     wq_job_unref(r->job);
 }
 
-static void do_batch(wq_journal *j, size_t n)
+static int do_batch(wq_journal *j, size_t n)
 {
     wq_error error = {0};
     pthread_mutex_lock(&j->queue->lock);
@@ -792,6 +795,18 @@ static void do_batch(wq_journal *j, size_t n)
         j->is_failing = 0;
     for (size_t i = 0; i < n; i++)
         settle(j, &j->batch[i], result, &error);
+    return result;
+}
+
+/* Before there is a thread: those that are given up have ended when the queue is open. */
+static void flush(wq_journal *j)
+{
+    size_t n;
+    do {
+        pthread_mutex_lock(&j->lock);
+        n = take_batch_locked(j, wq_monotonic_ms());
+        pthread_mutex_unlock(&j->lock);
+    } while (n > 0 && do_batch(j, n) == WQ_OK);
 }
 
 /* Forgets what is too old, and empties the log, which holds tokens of ended jobs. */
@@ -887,6 +902,8 @@ static void free_notes(struct wq_job_notes *notes)
     wq_job *job;
     while ((job = TAILQ_FIRST(notes)) != NULL) {
         TAILQ_REMOVE(notes, job, note.link);
+        if (job->decided)
+            wq_queue_ended(job->queue, job);
         wq_job_unref(job);
     }
 }
@@ -927,6 +944,7 @@ int wq_journal_open(wq_journal **out, wq_queue *queue, const wq_options *options
     queue->journal = j; /* ends of jobs that are put back are noted */
     if ((result = open_db(j, error)) != WQ_OK || (result = restore(j, error)) != WQ_OK)
         goto failed;
+    flush(j);
     int r = wq_thread_start(&j->thread, "wq-journal", journal_main, j);
     if (r != 0) {
         result = wq_fail(error, WQ_ERROR_SYSTEM, "pthread_create for the journal: %s", strerror(r));

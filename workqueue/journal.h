@@ -2,11 +2,14 @@
  * file that outlives the process.
  *
  * One thread writes. It takes all that has gathered, new jobs, starts and ends, and commits them in
- * one transaction; a new job is let in (wq_queue_accepted()) or refused (wq_queue_refused()) after
- * that. Starts and ends nobody waits for: they go with the next commit, soon. A start that is lost
- * costs an attempt that is not counted, so jobs that have come from the journal, one of which may
- * have been the end of the server before, do wait for theirs. An end that is lost is made good at
- * the restart, which finds the output in place.
+ * one transaction; after that a new job is let in (wq_queue_accepted()) or refused
+ * (wq_queue_refused()), and who waits for the end of a job is told (wq_queue_ended()), so that an
+ * end that was told stays the only one. An end that cannot be written is told all the same, and
+ * written when that is possible again.
+ *
+ * Starts nobody waits for: they go with a later commit. A start that is lost costs an attempt that is
+ * not counted, so jobs that have come from the journal, one of which may have been the end of the
+ * server before, do wait for theirs.
  *
  * The journal's lock comes after the queue's and before a job's. */
 #ifndef WQ_JOURNAL_H

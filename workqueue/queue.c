@@ -1,8 +1,8 @@
 /* queue.c - admission, one job per key, order and exact position.
  *
  * The life of a job here: admitted (by_key, by_id) - accepted by the journal, if there is one
- * (order) - taken (leaves order) - finished (leaves by_key, joins `ended`) - forgotten (leaves
- * by_id).
+ * (order) - taken (leaves order) - decided, until the journal has its end -
+ * finished (leaves by_key, joins `ended`) - forgotten (leaves by_id).
  * Functions named _locked want the queue's lock.
  */
 #include "workqueue/queue.h"
@@ -15,6 +15,8 @@
 #include <sys/random.h>
 
 #include "workqueue/journal.h"
+
+enum { MAX_DECIDED = 256 };
 
 static wq_job *find_key(const wq_table *keys, const char *key)
 {
@@ -85,6 +87,8 @@ void wq_queue_unref(wq_queue *queue)
 
 size_t wq_queue_ahead_locked(wq_queue *queue, const wq_job *job)
 {
+    if (job->decided)
+        return 0;
     return queue->running + (job->pending ? queue->queued : wq_order_position(&job->order));
 }
 
@@ -239,6 +243,12 @@ static wq_job *next_locked(wq_queue *queue)
     return job_of(node);
 }
 
+/* Not while the journal is so far behind: what has ended must not gather without bound. */
+static int may_take_locked(const wq_queue *queue)
+{
+    return queue->queued > queue->blocked && queue->decided < MAX_DECIDED;
+}
+
 static void note_locked(wq_queue *queue, wq_job *job)
 {
     if (queue->journal != NULL)
@@ -249,12 +259,12 @@ wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait)
 {
     wq_job *job = NULL;
     pthread_mutex_lock(&queue->lock);
-    while (wait && queue->queued == queue->blocked && !queue->stopping) {
+    while (wait && !may_take_locked(queue) && !queue->stopping) {
         queue->n_idle++;
         pthread_cond_wait(&queue->work, &queue->lock);
         queue->n_idle--;
     }
-    if (queue->queued > queue->blocked) {
+    if (may_take_locked(queue)) {
         job = next_locked(queue);
         wq_order_remove(&queue->order, &job->order);
         wq_users_taken(&queue->users, job);
@@ -380,30 +390,50 @@ static void leave_key_locked(wq_queue *queue, wq_job *job)
         return;
     job->follower = NULL;
     follower->blocked = 0;
-    queue->blocked -= !follower->pending;
+    queue->blocked -= !follower->pending && !follower->decided;
     wq_table_add(&queue->by_key, follower->key); /* never fails: one has just left */
     pthread_cond_signal(&queue->work);
 }
 
 /* Moves a job to the ended ones and returns what must be unreferenced once the lock is free: the
  * oldest one, if that is now too many or too old. One out for each one in keeps the bound. */
-static wq_job *end_locked(wq_queue *queue, wq_job *job, int state, int returncode,
-                          const char *error)
+static wq_job *end_locked(wq_queue *queue, wq_job *job)
 {
-    leave_locked(queue, job);
+    wq_end end = job->end;
+    job->end = (wq_end){0};
     count_out_locked(queue, job);
     queue->generation++;
-    queue->succeeded += state == WQ_STATE_SUCCEEDED;
-    queue->failed += state == WQ_STATE_FAILED;
-    queue->cancelled += state == WQ_STATE_CANCELLED;
+    queue->succeeded += end.state == WQ_STATE_SUCCEEDED;
+    queue->failed += end.state == WQ_STATE_FAILED;
+    queue->cancelled += end.state == WQ_STATE_CANCELLED;
     leave_key_locked(queue, job);
-    wq_job_end_locked(job, state, returncode, error);
-    note_locked(queue, job);
+    wq_job_end_locked(job, end);
     remember_locked(queue, job);
     wq_job *surplus = oldest_surplus_locked(queue);
     if (surplus != NULL)
         forget_locked(queue, surplus);
     return surplus;
+}
+
+/* The end of a job, which frees its place in the row. Nonzero: everybody is to be told now, and
+ * `*surplus` is as above. Zero: not before the journal has it; who asks meanwhile joins a job that
+ * has succeeded, and else gets another. */
+static int decide_locked(wq_queue *queue, wq_job *job, int state, int returncode, const char *error,
+                         wq_job **surplus)
+{
+    leave_locked(queue, job);
+    job->end = wq_end_now(state, returncode, error);
+    job->ran = 1;
+    int tells = queue->journal == NULL || job->kept;
+    if (tells) {
+        *surplus = end_locked(queue, job);
+    } else {
+        job->decided = 1;
+        queue->decided++;
+        job->ending = state != WQ_STATE_SUCCEEDED;
+    }
+    note_locked(queue, job);
+    return tells;
 }
 
 static void tell_end(wq_queue *queue, wq_job *job, size_t waiting, wq_job *surplus)
@@ -415,14 +445,18 @@ static void tell_end(wq_queue *queue, wq_job *job, size_t waiting, wq_job *surpl
 
 void wq_queue_finish(wq_queue *queue, wq_job *job, int state, int returncode, const char *error)
 {
+    wq_job *surplus = NULL;
     wq_job_ref(job); /* the ended list may let go of it at once */
     pthread_mutex_lock(&queue->lock);
     if (job->state == WQ_STATE_RUNNING)
         learn_run_time_locked(queue, job);
-    wq_job *surplus = end_locked(queue, job, state, returncode, error);
+    int tells = decide_locked(queue, job, state, returncode, error, &surplus);
     size_t waiting = queue->queued;
     pthread_mutex_unlock(&queue->lock);
-    tell_end(queue, job, waiting, surplus);
+    if (tells)
+        tell_end(queue, job, waiting, surplus);
+    else
+        tell_positions(queue, waiting);
     wq_job_unref(job);
 }
 
@@ -430,15 +464,17 @@ static int end_queued(wq_queue *queue, wq_job *job, int state, const char *why)
 {
     wq_job *surplus = NULL;
     pthread_mutex_lock(&queue->lock);
-    int queued = job->state == WQ_STATE_QUEUED, pending = job->pending;
+    int queued = job->state == WQ_STATE_QUEUED && !job->decided, pending = job->pending, tells = 0;
     if (queued && pending)
         job->ending = 1; /* once the journal has it */
     else if (queued)
-        surplus = end_locked(queue, job, state, -999, why);
+        tells = decide_locked(queue, job, state, -999, why, &surplus);
     size_t waiting = queue->queued;
     pthread_mutex_unlock(&queue->lock);
-    if (queued && !pending)
+    if (tells)
         tell_end(queue, job, waiting, surplus);
+    else if (queued && !pending)
+        tell_positions(queue, waiting);
     return queued;
 }
 
@@ -463,8 +499,10 @@ const char *wq_queue_why_stopping(const wq_queue *queue)
 /* For one that waits in the row. */
 static wq_job *put_down_locked(wq_queue *queue, wq_job *job)
 {
+    wq_job *surplus = NULL;
     job->kept = 1;
-    return end_locked(queue, job, WQ_STATE_CANCELLED, -999, wq_queue_why_stopping(queue));
+    decide_locked(queue, job, WQ_STATE_CANCELLED, -999, wq_queue_why_stopping(queue), &surplus);
+    return surplus;
 }
 
 void wq_queue_put_down(wq_queue *queue)
@@ -509,15 +547,15 @@ void wq_queue_accepted(wq_queue *queue, wq_job *job)
     pthread_mutex_lock(&queue->lock);
     end_pending_locked(queue, job, &awaits);
     line_up_locked(queue, job);
-    int ends = job->ending || queue->stopping;
+    int stops = queue->stopping && !job->ending;
     if (job->ending)
-        surplus = end_locked(queue, job, WQ_STATE_CANCELLED, -999, "cancelled");
-    else if (ends)
+        decide_locked(queue, job, WQ_STATE_CANCELLED, -999, "cancelled", &surplus);
+    else if (stops)
         surplus = put_down_locked(queue, job);
     size_t waiting = queue->queued;
     pthread_mutex_unlock(&queue->lock);
     tell_awaits(&awaits, NULL);
-    if (ends)
+    if (stops)
         tell_end(queue, job, waiting, surplus);
     else if (queue->fair) /* it may have come in front of others */
         tell_positions(queue, waiting);
@@ -531,11 +569,22 @@ void wq_queue_refused(wq_queue *queue, wq_job *job, const wq_error *error)
     leave_key_locked(queue, job);
     count_out_locked(queue, job);
     wq_table_remove(&queue->by_id, job->id);
-    wq_job_end_locked(job, WQ_STATE_FAILED, -999, error->message);
+    wq_job_end_locked(job, wq_end_now(WQ_STATE_FAILED, -999, error->message));
     pthread_mutex_unlock(&queue->lock);
     tell_awaits(&awaits, error);
     wq_watchers_tell(&job->watchers);
     wq_job_unref(job);
+}
+
+void wq_queue_ended(wq_queue *queue, wq_job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    job->decided = 0;
+    if (queue->decided-- == MAX_DECIDED)
+        pthread_cond_broadcast(&queue->work);
+    wq_job *surplus = end_locked(queue, job);
+    pthread_mutex_unlock(&queue->lock);
+    tell_end(queue, job, 0, surplus); /* its place was free before */
 }
 
 int wq_queue_put_back(wq_queue *queue, wq_job *job, wq_error *error)
@@ -576,7 +625,7 @@ int wq_queue_remember(wq_queue *queue, wq_job *job)
 {
     int result = WQ_ERROR_NO_MEMORY;
     pthread_mutex_lock(&queue->lock);
-    wq_job_end_locked(job, WQ_STATE_SUCCEEDED, 0, NULL);
+    wq_job_end_locked(job, wq_end_now(WQ_STATE_SUCCEEDED, 0, NULL));
     if (wq_table_add(&queue->by_id, job->id) == 0) {
         remember_locked(queue, wq_job_ref(job));
         result = WQ_OK;
@@ -609,6 +658,8 @@ int wq_job_by_id(wq_queue *queue, const char *id, wq_job **out)
 static uint64_t estimate_ms_locked(wq_queue *queue, wq_job *job)
 {
     double mean = queue->mean_run_ms, estimate = 0;
+    if (job->decided)
+        return 1;
     if (job->state == WQ_STATE_QUEUED) {
         /* as many rounds of the workers as it takes until its turn, and its own run */
         int64_t since = job->queued_mono > queue->taken_mono ? job->queued_mono : queue->taken_mono;

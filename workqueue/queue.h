@@ -43,6 +43,7 @@ struct wq_queue {
     size_t queued, blocked, running, publishing, n_ended; /* blocked ones are queued too */
     size_t pending;                                       /* admitted, but not in the journal yet */
     size_t n_idle;                                        /* workers that wait for a job */
+    size_t decided; /* ends that the journal does not have yet */
     uint64_t succeeded, failed, cancelled;
     uint64_t generation; /* counts ends: a key looked up before one must be looked up again */
     int64_t taken_mono;  /* when a worker last took a job; 0: never */
@@ -78,6 +79,10 @@ void wq_queue_accepted(wq_queue *queue, wq_job *job);
 /* The journal could not take a pending job, which never was: who waits for it is told why. */
 void wq_queue_refused(wq_queue *queue, wq_job *job, const wq_error *error);
 
+/* The journal has the end of a job that was decided, or cannot have it now: everybody is told. The
+ * caller has a reference of his own. */
+void wq_queue_ended(wq_queue *queue, wq_job *job);
+
 /* Puts back a job of an earlier process that has not ended, or one that has. */
 int wq_queue_put_back(wq_queue *queue, wq_job *job, wq_error *error);
 int wq_queue_put_back_ended(wq_queue *queue, wq_job *job);
@@ -102,7 +107,8 @@ wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait);
 /* RUNNING to PUBLISHING: frees the place in the row. */
 void wq_queue_publishing(wq_queue *queue, wq_job *job);
 
-/* The end of a job, whatever its state; tells everybody and drops the queue's reference. */
+/* The end of a job, whatever its state; tells everybody, or with a journal has everybody told once
+ * that has it. */
 void wq_queue_finish(wq_queue *queue, wq_job *job, int state, int returncode, const char *error);
 
 /* Takes a queued job out of the row and ends it as cancelled; 0 if it was not queued any more. */
