@@ -177,6 +177,23 @@ for kind in shared static; do
     run_user "core-$kind"
     run_plugin "$kind"
 done
+# hardened FILE - no executable stack, nothing to be resolved or written later, guarded stacks, and
+# checked copies; a program can be anywhere in memory.
+hardened() {
+    readelf -lW "$1" | grep -qE 'GNU_STACK.* RW ' || fail "$1: its stack is executable"
+    readelf -lW "$1" | grep -q GNU_RELRO || fail "$1: no RELRO"
+    readelf -dW "$1" | grep -qE 'BIND_NOW|FLAGS_1.*NOW' || fail "$1: symbols are bound lazily"
+    readelf -hW "$1" | grep -qE 'Type: +DYN' || fail "$1: not position-independent"
+    readelf -sW --dyn-syms "$1" | grep -q __stack_chk_fail || fail "$1: no stack protector"
+    readelf -sW --dyn-syms "$1" | grep -qE '__[a-z]+_chk' || fail "$1: no _FORTIFY_SOURCE"
+}
+
+grep -q '^CMAKE_BUILD_TYPE:[A-Z]*=Debug$' "$build/CMakeCache.txt" ||
+    for file in $(find "$work/shared" -type f \( -name '*.so.*' -o -name demo-plugin -o \
+        -name process-docset \)); do
+        hardened "$file"
+    done
+
 ldd "$work/plugin-shared" | grep -q "$work/shared.*libworkqueue-h2o\.so\.[0-9]" ||
     fail "plugin-shared does not use the installed library"
 ! ldd "$work/plugin-static" | grep libworkqueue || fail "plugin-static uses a shared library"
