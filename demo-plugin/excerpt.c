@@ -214,5 +214,6 @@ int excerpt_register(sqlite3 *db, const int64_t *deadline_ms)
     sqlite3_finalize(statement);
     return fts == NULL
                ? SQLITE_ERROR
+               /* NOLINTNEXTLINE(performance-no-int-to-ptr): a number in the place of a context */
                : fts->xCreateFunction(fts, "excerpt", (void *)(intptr_t)deadline_ms, excerpt, NULL);
 }

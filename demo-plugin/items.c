@@ -205,7 +205,7 @@ static void repair(char *p, size_t n)
             int low = unit >= 0xd800 && unit < 0xdc00 ? code_unit(p + 6, end) : -1;
             int is_pair = low >= 0xdc00 && low < 0xe000;
             if (unit >= 0xd800 && unit < 0xe000 && !is_pair)
-                memcpy(p, "\\ufffd", 6);
+                memcpy(p, "\\ufffd", 6); /* NOLINT(bugprone-not-null-terminated-result): in place */
             p += is_pair ? 12 : 6;
             continue;
         }

@@ -361,7 +361,8 @@ int main(int argc, char **argv)
         return usage();
     struct job job = {
         .server = argv[1], .document_set_id = argv[2], .api_token = token, .output = argv[4]};
-    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error to report, not a death */
+    /* a file that may not grow is an error to report, not a death */
+    (void)signal(SIGXFSZ, SIG_IGN);
     curl_global_init(CURL_GLOBAL_DEFAULT);
     items_init(&job.items, on_item, &job);
     int failed = process(&job);

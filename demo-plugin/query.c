@@ -63,11 +63,12 @@ static int is_late(void *user)
  * need neither lock them nor look for a journal. */
 static void make_address(char *out, const char *path)
 {
+    static const char options[] = "?mode=ro&immutable=1";
     out += sprintf(out, *path == '/' ? "file://" : "file:");
     for (; *path != '\0'; path++)
         out += strchr("%?#", *path) != NULL ? sprintf(out, "%%%02X", *path)
                                             : sprintf(out, "%c", *path);
-    strcpy(out, "?mode=ro&immutable=1");
+    memcpy(out, options, sizeof options);
 }
 
 static int open_database(struct query *query)

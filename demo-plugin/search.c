@@ -9,6 +9,7 @@
  * by then: a guard in its pool, freed on the loop like the request, forgets it. */
 #include "search.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -136,6 +137,7 @@ static struct task *pop_message(h2o_linklist_t *messages)
         return NULL;
     h2o_linklist_t *link = messages->next;
     h2o_linklist_unlink(link);
+    assert(messages->next != link);
     return H2O_STRUCT_FROM_MEMBER(struct task, message.link, link);
 }
 
@@ -201,7 +203,7 @@ static int read_text(h2o_req_t *req, const char *name, const char *fallback, cha
         value = fallback;
     if (value == NULL || strlen(value) >= size)
         return -1;
-    strcpy(out, value);
+    memcpy(out, value, strlen(value) + 1);
     return 0;
 }
 

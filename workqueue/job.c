@@ -68,6 +68,7 @@ static int add_watch(wq_watchers *watchers, wq_job *job, wq_watch_cb cb, void *u
 
 int wq_job_watch(wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
 {
+    assert(job != NULL);
     return add_watch(&job->watchers, job, cb, user, out);
 }
 

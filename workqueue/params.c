@@ -46,7 +46,7 @@ static size_t append(unsigned char *to, const char *value)
     size_t len = strlen(value);
     for (int i = 0; i < 8; i++)
         to[i] = (unsigned char)((uint64_t)len >> (56 - 8 * i));
-    memcpy(to + 8, value, len);
+    memcpy(to + 8, value, len); /* NOLINT(bugprone-not-null-terminated-result): bytes to hash */
     return 8 + len;
 }
 
@@ -83,5 +83,5 @@ void wq_params_copy(wq_params *out, char *storage, const wq_params *params)
     out->document_set_id = storage;
     storage = stpcpy(storage, params->document_set_id) + 1;
     out->api_token = storage;
-    strcpy(storage, params->api_token);
+    memcpy(storage, params->api_token, strlen(params->api_token) + 1);
 }

@@ -574,6 +574,7 @@ void wq_pool_close(wq_pool *pool)
 {
     if (pool == NULL)
         return;
+    assert(pool->workers != NULL || pool->started == 0);
     for (unsigned i = 0; i < pool->started; i++) {
         pthread_join(pool->workers[i].thread, NULL);
         close(pool->workers[i].cancel_fd);

@@ -1,4 +1,5 @@
 /* workqueue.c - the public API, assembly, and the order of shutdown. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -177,7 +178,7 @@ static void close_parts(wq_queue *queue)
 
 int wq_open(wq_queue **out, const wq_options *options, wq_error *error)
 {
-    wq_runner *runner;
+    wq_runner *runner = NULL;
     int result = check_options(options, error);
     wq_queue *queue = result == WQ_OK ? calloc(1, sizeof *queue) : NULL;
     if (queue == NULL) {
@@ -194,6 +195,7 @@ int wq_open(wq_queue **out, const wq_options *options, wq_error *error)
         close_given(options);
         goto failed;
     }
+    assert(runner != NULL);
     if ((result = open_store(queue, options, error)) != WQ_OK) {
         runner->close(runner);
         goto failed;

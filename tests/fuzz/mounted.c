@@ -170,7 +170,7 @@ void mounted_open(void)
     strcpy(m.id, "00000000-0000-4000-8000-000000000000");
     open_queue();
     open_http();
-    OPENSSL_init_crypto(0, NULL); /* its own cleanup comes after ours then */
+    OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL); /* its own cleanup comes after ours then */
     atexit(close_all);
 }
 

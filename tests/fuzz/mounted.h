@@ -18,8 +18,8 @@ void mounted_open(void);
 
 /* Sends `data` over a new connection, the id of the latest job in place of each "{id}", waits until
  * no more happens, and leaves. Everything that came back, NUL-terminated; borrowed. Asserts what is
- * true of any connection: answers are HTTP, no token is in them or in the log, log lines are
- * printable and bounded, the connection ends. */
+ * true of any connection: answers are HTTP, log lines are printable and bounded, connection and
+ * jobs end. */
 const char *mounted_talk(const uint8_t *data, size_t size, size_t *len);
 
 /* The id of the latest job. */

@@ -1,4 +1,6 @@
 /* generate.c - POST /generate: the stream of a job's records, begun or joined. */
+#include <openssl/crypto.h>
+
 #include "workqueue/http/faces.h"
 #include "workqueue/http/fields.h"
 #include "workqueue/http/problem.h"
@@ -31,7 +33,8 @@ static int resume(wq_http *http, h2o_req_t *req)
         wq_job_unref(job);
         return 1;
     }
-    if (wq_params_key(&params, key) != WQ_OK || strcmp(key, wq_job_key(job)) != 0) {
+    if (wq_params_key(&params, key) != WQ_OK ||
+        CRYPTO_memcmp(key, wq_job_key(job), sizeof key) != 0) {
         wq_job_unref(job);
         return 0;
     }

@@ -8,6 +8,7 @@
  */
 #include "workqueue/http/loop.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <search.h>
@@ -409,6 +410,7 @@ static void on_messages(h2o_multithread_receiver_t *receiver, h2o_linklist_t *me
         h2o_multithread_message_t *m =
             H2O_STRUCT_FROM_MEMBER(h2o_multithread_message_t, link, messages->next);
         h2o_linklist_unlink(&m->link);
+        assert(messages->next != &m->link);
         if (m == &loop->positions_message)
             on_positions(loop);
         else if (m == &loop->stop_message)
@@ -426,6 +428,7 @@ static void on_posts(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messa
     while (!h2o_linklist_is_empty(messages)) {
         wq_post *post = H2O_STRUCT_FROM_MEMBER(wq_post, message.link, messages->next);
         h2o_linklist_unlink(&post->message.link);
+        assert(messages->next != &post->message.link);
         post->arrive(post);
     }
 }

@@ -170,8 +170,8 @@ static void each_connection(server_loop *loop, int (*cb)(h2o_req_t *req, void *d
 static void on_stop(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
 {
     server_loop *loop = H2O_STRUCT_FROM_MEMBER(server_loop, receiver, receiver);
-    while (!h2o_linklist_is_empty(messages))
-        h2o_linklist_unlink(messages->next);
+    (void)messages;
+    h2o_linklist_unlink(&loop->stop.link); /* the only one there is */
     /* not h2o_context_request_shutdown(): that arms a timer that outlives the context */
     loop->ctx.shutdown_requested = 1;
     loop->stopping = 1;
@@ -266,7 +266,7 @@ static int split_address(char *copy, const char **host, const char **port)
         return -1;
     }
     *host = *copy != '\0' ? copy : NULL;
-    return atol(*port) <= 65535 ? 0 : -1;
+    return strtol(*port, NULL, 10) <= 65535 ? 0 : -1;
 }
 
 static int listen_on(const struct addrinfo *ai)
@@ -286,7 +286,7 @@ static int listen_on(const struct addrinfo *ai)
 
 static void write_address(wq_server *server, int fd)
 {
-    struct sockaddr_storage ss;
+    struct sockaddr_storage ss = {0};
     socklen_t len = sizeof ss;
     char host[64] = "?", port[16] = "?";
     if (getsockname(fd, (struct sockaddr *)&ss, &len) == 0)

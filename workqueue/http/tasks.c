@@ -288,6 +288,7 @@ static unsigned percentage(const wq_snapshot *snapshot)
     if (snapshot->state == WQ_STATE_SUCCEEDED)
         return 100;
     if (snapshot->has_items && total > 0) /* 18 digits by 100 would not fit */
+        /* cppcheck-suppress zerodivcond - total is large there */
         percent = total > UINT64_MAX / 100 ? done / (total / 100) : done * 100 / total;
     else
         percent = (uint64_t)(snapshot->reached * 100 + 1e-9); /* 0.29 is 29, though not in binary */

@@ -451,7 +451,7 @@ int wq_destination(char *buf, size_t size, const char *pattern, const char *id)
     const char *after = hole ? hole + 4 : "";
     if (before >= size)
         return WQ_ERROR_INVALID_ARGUMENT;
-    memcpy(buf, pattern, before);
+    memcpy(buf, pattern, before); /* NOLINT(bugprone-not-null-terminated-result): it goes on */
     for (; *id != '\0'; id++) {
         size_t width = is_unreserved(*id) ? 1 : 3;
         if (n + width >= size)
@@ -464,6 +464,6 @@ int wq_destination(char *buf, size_t size, const char *pattern, const char *id)
     }
     if (n + strlen(after) >= size)
         return WQ_ERROR_INVALID_ARGUMENT;
-    strcpy(buf + n, after);
+    memcpy(buf + n, after, strlen(after) + 1);
     return WQ_OK;
 }

@@ -241,7 +241,7 @@ static char *mounted_at(char **root)
     char line[LINE_BYTES], top[LINE_BYTES], at[LINE_BYTES], *found = NULL;
     FILE *f = fopen("/proc/self/mountinfo", "re");
     *root = NULL;
-    while (f != NULL && found == NULL && fgets(line, sizeof line, f) != NULL)
+    while (f != NULL && found == NULL && *root == NULL && fgets(line, sizeof line, f) != NULL)
         if (strstr(line, " - cgroup2 ") != NULL &&
             sscanf(line, "%*s %*s %*s %4095s %4095s", top, at) == 2) {
             *root = strdup(top);

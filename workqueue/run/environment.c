@@ -45,19 +45,20 @@ static int replaced(const char *const *list, const char *variable)
     return 0;
 }
 
-/* Collects pointers; `out` NULL: only counts them. */
-static size_t collect(const char **out, const char *const *allow, const char *const *without)
+/* Collects pointers, at most `max`; `out` NULL: only counts them. */
+static size_t collect(const char **out, size_t max, const char *const *allow,
+                      const char *const *without)
 {
     size_t n = 0;
     for (char **v = environ; v != NULL && *v != NULL; v++)
         if (listed(allow, *v) && !replaced(allow, *v) && !listed(without, *v)) {
-            if (out != NULL)
+            if (out != NULL && n < max)
                 out[n] = *v;
             n++;
         }
     for (const char *const *entry = allow; *entry != NULL; entry++)
         if (strchr(*entry, '=') != NULL && !listed(without, *entry)) {
-            if (out != NULL)
+            if (out != NULL && n < max)
                 out[n] = *entry;
             n++;
         }
@@ -68,11 +69,12 @@ char **wq_environment_new(const char *const *allow, const char *const *without)
 {
     if (allow == NULL)
         allow = by_default;
-    size_t n = collect(NULL, allow, without), bytes = 0;
+    size_t n = collect(NULL, 0, allow, without), bytes = 0;
     const char **found = calloc(n + 1, sizeof *found);
     if (found == NULL)
         return NULL;
-    collect(found, allow, without);
+    size_t m = collect(found, n, allow, without); /* the host may change its own meanwhile */
+    n = m < n ? m : n;
     for (size_t i = 0; i < n; i++)
         bytes += strlen(found[i]) + 1;
     char **environment = malloc((n + 1) * sizeof *environment + bytes);
