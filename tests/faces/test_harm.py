@@ -57,6 +57,26 @@ class HarmTest(ServedTest):
             max_memory_bytes=100 << 20)
         self.assertIn("memory exhausted", server.generate("set").last()["error"])
 
+    def test_the_log_stays_lines_that_can_be_read(self):
+        """Whatever a client sends: nothing breaks a line or a terminal, or fills the disk."""
+        server = self.serve_with(self.script('printf "%s %s\\n" "$1" "$2"; echo "$1 $2" >&2; exit 1'))
+        evil = "%0d%0aforged%1b[31m%00"
+        for document_set in ("%c3%a9%e2%80%a8%c2%9b31m" * 15, evil, "x" * 100000):
+            server.ask("POST", "/run?server=http://o/" + "%e2%80%ae" * 600 +
+                       f"&documentSetId={document_set}&apiToken=some-token-or-other")
+        for path in ("/work/" + evil, "/nothing" + evil, "/generate?" + evil):
+            server.ask("GET", path, {"Authorization": "Basic \x1b[31m", "X-Lunkwill": "\x1b" * 2000})
+        server.ask("POST", "/generate", {"Content-Type": "application/json"},
+                   '{"server": "\\u001b\\n", "documentSetId": "\\r", "apiToken": "\\u0000"}')
+        wait_for(lambda: "Exited with code 1" in server.log(), "the failure in the log",
+                 seen=server.log)
+        log = server.log_path.read_bytes()
+        self.assertNotIn(b"forged", log)
+        self.assertNotIn(b"some-token-or-other", log)
+        for line in log.split(b"\n"):
+            self.assertLess(len(line), 1100)
+            self.assertEqual([byte for byte in line if not 32 <= byte < 127], [], line)
+
     def test_private_tmpdir(self):
         server = self.serve_with(self.script("touch $TMPDIR/f && echo $TMPDIR >$4"),
                                  "--private-tmpdir")
