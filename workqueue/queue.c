@@ -752,6 +752,7 @@ void wq_queue_stats(wq_queue *queue, wq_stats *out)
         .mean_run_ms = (uint64_t)queue->mean_run_ms,
         .ran = queue->ran,
         .waited = queue->waited,
+        .has_journal = queue->journal != NULL,
     };
     pthread_mutex_unlock(&queue->lock);
 }

@@ -242,6 +242,7 @@ typedef struct wq_stats {
     uint64_t mean_run_ms;     /**< moving mean of how long a program runs; 0 while none has ended */
     wq_histogram ran;         /**< how long programs ran */
     wq_histogram waited;      /**< how long jobs waited before their program started */
+    int has_journal;          /**< nonzero if there is one */
 } wq_stats;
 
 /** Writes the numbers to `*out`. */

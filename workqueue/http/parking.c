@@ -166,6 +166,8 @@ static parked *park(wq_http *http, h2o_req_t *req)
 int wq_park(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
             int64_t *made_at_ms, wq_error *error)
 {
+    if (http->parking == NULL)
+        return wq_ensure_run_aged(http->queue, params, flags, job, made_at_ms, error);
     parked *p = take_resumed(http->parking, req);
     int result;
     if (p != NULL) {

@@ -142,6 +142,7 @@ static int copy_options(wq_http *http, const wq_http_options *options, wq_error 
 int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
                   const wq_http_options *options, wq_error *error)
 {
+    wq_stats stats;
     if (options->size != sizeof *options)
         return fail(error, WQ_ERROR_INVALID_ARGUMENT,
                     "http options: fill them with wq_http_options_init()");
@@ -169,9 +170,11 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     http->lunkwill = wq_lunkwill_new(http);
     http->tasks = wq_tasks_new();
     http->threads = wq_threads_new(http);
-    http->parking = wq_parking_new();
+    wq_queue_stats(queue, &stats);
+    if (stats.has_journal)
+        http->parking = wq_parking_new();
     if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL ||
-        http->parking == NULL) {
+        (stats.has_journal && http->parking == NULL)) {
         wq_http_free(http);
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
