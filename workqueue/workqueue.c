@@ -245,6 +245,7 @@ static int await_locked(wq_job *job, wq_await *await, int result)
 {
     if (job == NULL || !job->pending)
         return result;
+    assert(await != NULL);
     await->result = result;
     STAILQ_INSERT_TAIL(&job->awaits, await, link);
     return WQ_PENDING;

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <time.h>
 
-int wq_fail(wq_error *error, int code, const char *format, ...)
+int(wq_fail)(wq_error *error, int code, const char *format, ...)
 {
     if (error == NULL)
         return code;
