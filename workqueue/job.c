@@ -259,6 +259,12 @@ void wq_job_end_locked(wq_job *job, wq_end end)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
+/* Why it has ended badly, if there was no memory for the sentence. */
+static const char *without_words(int state)
+{
+    return state == WQ_STATE_FAILED ? "out of memory" : state == WQ_STATE_CANCELLED ? "cancelled" : NULL;
+}
+
 static void read_job_locked(wq_job *job, wq_snapshot *out)
 {
     int64_t now = wq_monotonic_ms();
@@ -276,7 +282,7 @@ static void read_job_locked(wq_job *job, wq_snapshot *out)
         .has_returncode = job->state >= WQ_STATE_SUCCEEDED,
         .returncode = job->returncode,
         .message = message ? message->bytes : NULL,
-        .error = error ? error->bytes : NULL,
+        .error = error ? error->bytes : without_words(job->state),
         .queued_at_ms = job->queued_at_ms,
         .started_at_ms = job->started_at_ms,
         .ended_at_ms = job->ended_at_ms,

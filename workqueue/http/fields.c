@@ -6,6 +6,7 @@
  */
 #include "workqueue/http/fields.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -289,13 +290,17 @@ int wq_fields_json(wq_fields *fields, wq_arena arena, const char *data, size_t l
                    const char **why)
 {
     json_error_t error;
-    json_t *root = json_loadb(data != NULL ? data : "", len, JSON_DECODE_ANY, &error);
     int result;
-
-    if (root == NULL) /* error.text would quote the input */
-        return failf(arena, why, "it is not valid JSON, at line %d, column %d", error.line,
-                     error.column);
-    if (json_is_object(root))
+    errno = 0;
+    json_t *root = json_loadb(data != NULL ? data : "", len, JSON_DECODE_ANY, &error);
+    /* which jansson may take for an error of syntax, or, worse, lose a character of a string to */
+    if (errno == ENOMEM) {
+        *why = "there is no memory to read it";
+        result = WQ_FIELDS_NO_MEMORY;
+    } else if (root == NULL) /* error.text would quote the input */
+        result = failf(arena, why, "it is not valid JSON, at line %d, column %d", error.line,
+                       error.column);
+    else if (json_is_object(root))
         result = json_members(fields, arena, root, why);
     else
         result = fail(why, "it must be a JSON object");

@@ -25,7 +25,9 @@ typedef struct wq_fields {
 /* Decoders return 0, or -1 and in *why, static or from the arena, what is malformed: part of a
  * sentence that never repeats the input. They fill in only fields that are still NULL, so call the
  * one with precedence first. In JSON a member given twice has its last value, and null is as good
- * as absent; parsing takes memory of its own, freed before the return. */
+ * as absent; parsing takes memory of its own, freed before the return: it may also fail with
+ * WQ_FIELDS_NO_MEMORY. */
+enum { WQ_FIELDS_NO_MEMORY = -2 };
 int wq_fields_urlencoded(wq_fields *fields, wq_arena arena, const char *data, size_t len,
                          const char **why);
 int wq_fields_json(wq_fields *fields, wq_arena arena, const char *data, size_t len,

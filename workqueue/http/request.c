@@ -192,9 +192,10 @@ static int read_body_as(h2o_req_t *req, wq_fields *fields, const char *type, con
         return 0;
     }
     if (strcmp(type, "application/json") == 0) {
-        if (wq_fields_json(fields, arena, body.base, body.len, &why) != 0)
-            return malformed(req, fault, "application/json body", why);
-        return 0;
+        int result = wq_fields_json(fields, arena, body.base, body.len, &why);
+        if (result == WQ_FIELDS_NO_MEMORY)
+            return faulty(req, fault, 500, "Out of memory: the body could not be read.");
+        return result == 0 ? 0 : malformed(req, fault, "application/json body", why);
     }
     if (strcmp(type, "multipart/form-data") == 0)
         return read_multipart(req, fields, boundary, fault);

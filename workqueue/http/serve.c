@@ -48,8 +48,10 @@ struct wq_server {
     h2o_globalconf_t config;
     unsigned linger_ms, n_loops, n_started;
     server_loop *loops;
-    h2o_barrier_t ready;
     pthread_mutex_t telling; /* held while loops are told to stop */
+    /* under it */
+    pthread_cond_t up;
+    unsigned n_up; /* loops that can be told something */
     char address[128];
     wq_log_cb log;
     void *log_user;
@@ -230,7 +232,10 @@ static void *loop_main(void *arg)
     h2o_multithread_register_receiver(loop->ctx.queue, &loop->receiver, on_stop);
     loop->retry = watch_fd(loop, loop->retry_fd, on_retry);
     loop->listener = watch_fd(loop, loop->listen_fd, on_accept);
-    h2o_barrier_wait(&server->ready);
+    pthread_mutex_lock(&server->telling);
+    server->n_up++;
+    pthread_cond_signal(&server->up);
+    pthread_mutex_unlock(&server->telling);
 
     run(loop);
 
@@ -314,8 +319,9 @@ static int open_listener(wq_server *server, const char *address, int *out, wq_er
     }
     int r = getaddrinfo(host, port, &hints, &found);
     if (r != 0) {
-        result = fail(error, WQ_ERROR_INVALID_ARGUMENT, "listen address \"%s\": %s", address,
-                      gai_strerror(r));
+        result = fail(error, r == EAI_MEMORY ? WQ_ERROR_NO_MEMORY : WQ_ERROR_INVALID_ARGUMENT,
+                      "listen address \"%s\": %s", address,
+                      r == EAI_SYSTEM ? strerror(errno) : gai_strerror(r));
         goto out;
     }
     *out = listen_on(found);
@@ -378,17 +384,16 @@ static int start_loops(wq_server *server, const wq_serve_options *options, int l
     int result = WQ_OK;
     size_t max =
         options->max_connections ? options->max_connections : room_for_connections(server->queue);
-    /* the barrier counts us too */
-    h2o_barrier_init(&server->ready, options->loops + 1);
     for (unsigned i = 0; i < server->n_loops && result == WQ_OK; i++) {
         server->loops[i] = (server_loop){.server = server};
         server->loops[i].max_connections = (max + options->loops - 1) / options->loops;
         result = start_loop(&server->loops[i], listen_fd, error);
         server->n_started += result == WQ_OK;
     }
-    for (unsigned i = server->n_started; i < server->n_loops; i++)
-        h2o_barrier_done(&server->ready); /* for those that did not start */
-    h2o_barrier_wait(&server->ready);
+    pthread_mutex_lock(&server->telling);
+    while (server->n_up < server->n_started)
+        pthread_cond_wait(&server->up, &server->telling);
+    pthread_mutex_unlock(&server->telling);
     return result;
 }
 
@@ -482,6 +487,7 @@ static void free_server(wq_server *server)
 {
     wq_http_free(server->http);
     h2o_config_dispose(&server->config);
+    pthread_cond_destroy(&server->up);
     pthread_mutex_destroy(&server->telling);
     free(server->loops);
     free(server);
@@ -507,6 +513,7 @@ int wq_serve(wq_server **out, wq_queue *queue, const wq_serve_options *options, 
     server->log = options->log;
     server->log_user = options->log_user;
     pthread_mutex_init(&server->telling, NULL);
+    pthread_cond_init(&server->up, NULL);
     h2o_config_init(&server->config);
     int result = configure(server, options, error);
     if (result == WQ_OK)

@@ -36,6 +36,7 @@ typedef struct websocket {
     uint64_t sent;                 /* serial number of the last record sent; 0: none */
     int in_flight;                 /* a write is under way */
     int closing;                   /* a close is, or will be, the last that is sent */
+    int lost;                      /* there was no memory for what is to be said: end it */
     int broken;                    /* 1: 1002 is to be said without wslay, 2: it has been */
     int64_t since;                 /* when the write began, or the quiet */
     int64_t pinged;                /* when, if nothing has come from the client since; else 0 */
@@ -122,8 +123,9 @@ static void say_goodbye(websocket *ws, unsigned code, const char *reason)
     size_t n = strlen(reason);
     if (ws->closing)
         return;
-    wslay_event_queue_close(ws->wslay, (uint16_t)code, (const uint8_t *)reason,
-                            n < REASON_BYTES ? n : REASON_BYTES);
+    if (wslay_event_queue_close(ws->wslay, (uint16_t)code, (const uint8_t *)reason,
+                                n < REASON_BYTES ? n : REASON_BYTES) != 0)
+        ws->lost = 1;
     begin_close(ws);
 }
 
@@ -216,7 +218,12 @@ static void on_chunk(wslay_event_context_ptr wslay,
         return;
     }
     if (wants_token(ws) && chunk->data_length > 0) {
-        ws->message = h2o_mem_realloc(ws->message, ws->n_message + chunk->data_length);
+        char *message = realloc(ws->message, ws->n_message + chunk->data_length);
+        if (message == NULL) {
+            refuse(ws, WQ_ERROR_NO_MEMORY, wq_strerror(WQ_ERROR_NO_MEMORY));
+            return;
+        }
+        ws->message = message;
         memcpy(ws->message + ws->n_message, chunk->data, chunk->data_length);
     }
     ws->n_message += chunk->data_length;
@@ -264,19 +271,27 @@ static ssize_t on_want_bytes(wslay_event_context_ptr wslay, uint8_t *buf, size_t
     return (ssize_t)len;
 }
 
-static void put(websocket *ws, const void *data, size_t len)
+static int put(websocket *ws, const void *data, size_t len)
 {
-    ws->out = h2o_mem_realloc(ws->out, ws->n_out + len);
-    memcpy(ws->out + ws->n_out, data, len);
+    char *out = realloc(ws->out, ws->n_out + len);
+    if (out == NULL) {
+        ws->lost = 1;
+        return -1;
+    }
+    ws->out = out;
+    memcpy(out + ws->n_out, data, len);
     ws->n_out += len;
+    return 0;
 }
 
 static ssize_t on_have_bytes(wslay_event_context_ptr wslay, const uint8_t *data, size_t len,
                              int flags, void *user)
 {
-    (void)wslay, (void)flags;
-    put(user, data, len);
-    return (ssize_t)len;
+    (void)flags;
+    if (put(user, data, len) == 0)
+        return (ssize_t)len;
+    wslay_event_set_error(wslay, WSLAY_ERR_CALLBACK_FAILURE);
+    return -1;
 }
 
 /* ---- pump ------------------------------------------------------------------------------------ */
@@ -398,6 +413,10 @@ static void pump(websocket *ws)
     take_in(ws);
     if (!ws->in_flight)
         give_out(ws);
+    if (!ws->in_flight && ws->lost) {
+        end(ws);
+        return;
+    }
     if (!ws->in_flight && ws->closing && finish(ws))
         return;
     if (ws->sock->input->size != 0)

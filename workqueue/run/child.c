@@ -174,6 +174,7 @@ typedef struct live {
     int pidfd;
     int64_t deadline; /* of grace or drain; -1: none */
     int exited, cancelled;
+    int blind; /* the errno of a poll() that failed, for which it was killed */
     char *tmpdir;        /* "TMPDIR=PATH", owned; NULL: it has none of its own */
     struct rusage usage; /* once reaped: of it and of all that it has waited for */
 } live;
@@ -486,7 +487,8 @@ static void supervise(live *l)
         if (poll(l->fds, N_FDS, time_left(l)) < 0) {
             if (errno == EINTR)
                 continue;
-            signal_group(l, SIGKILL); /* no memory even for a poll: the reaping waits for its end */
+            l->blind = errno; /* no memory even for a poll: the reaping waits for its end */
+            signal_group(l, SIGKILL);
             return;
         }
         read_pipe(l, OUT);
@@ -589,12 +591,24 @@ static char *limit_text(const live *l, int code)
     return n < 0 ? NULL : text;
 }
 
+static char *blind_text(const live *l)
+{
+    char text[128], *sentence;
+    int n = asprintf(&sentence, "Killed, as it could not be watched: poll: %s",
+                     strerror_r(l->blind, text, sizeof text));
+    return n < 0 ? NULL : sentence;
+}
+
 static void tell(const live *l, const siginfo_t *info, wq_outcome *outcome)
 {
     int code = info->si_code == CLD_EXITED ? info->si_status : -info->si_status;
     if (l->cancelled) {
         outcome->cancelled = 1;
         outcome->error = strdup("Cancelled");
+        return;
+    }
+    if (l->blind != 0) {
+        outcome->error = blind_text(l);
         return;
     }
     if (code != 0 && (outcome->error = limit_text(l, code)) != NULL)

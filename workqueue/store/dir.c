@@ -387,7 +387,7 @@ static int can_sync_together(int fd)
 /* Tried on the lock file, which is ours. */
 static int can_label(dir *d)
 {
-    return fsetxattr(d->lock_fd, LABEL_NAME, "", 0, 0) == 0;
+    return fsetxattr(d->lock_fd, LABEL_NAME, "", 0, 0) == 0 || errno != ENOTSUP;
 }
 
 /* The process that the lock file names; 0 if it names none. */
@@ -405,6 +405,8 @@ static int take_lock(int fd)
 {
     const struct timespec moment = {.tv_nsec = 10 * 1000000};
     for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; i++) {
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return -1;
         pid_t owner = owner_of(fd);
         int alive = owner <= 0 || kill(owner, 0) == 0 || errno != ESRCH;
         if (alive || i == 200) {
@@ -423,7 +425,11 @@ static int lock(dir *d, wq_error *error)
     if (d->lock_fd < 0)
         return wq_fail(error, WQ_ERROR_SYSTEM, "create %s/" LOCK_NAME ": %s", d->path,
                        strerror(errno));
-    if (take_lock(d->lock_fd) != 0)
+    int taken = take_lock(d->lock_fd);
+    if (taken != 0 && errno != EWOULDBLOCK)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "lock %s/" LOCK_NAME ": %s", d->path,
+                       strerror(errno));
+    if (taken != 0)
         return wq_fail(error, WQ_ERROR_LOCKED,
                        "the storage folder %s is in use by process %ld; give each server a "
                        "folder of its own",
