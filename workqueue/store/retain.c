@@ -7,6 +7,11 @@
  * used within the last RECENT_MS goes only by age, so that the one who has waited for an output can
  * fetch it, however small the limit of bytes.
  *
+ * The wall clock may jump. A new time is believed only when it has been there for as long as outputs
+ * are kept: until then that of both goes by which less is old, so that a clock that is suddenly days
+ * ahead removes nothing that was in use yesterday. What lies in the future is not old, but not recent
+ * either, once it lies a minute ahead.
+ *
  * The thread reads the folder a CHUNK at a time and then pauses for longer than that took, so that
  * a million files cost jobs nothing, and remembers at most 2 * OLDEST of them.
  */
@@ -28,6 +33,7 @@ enum {
     RECENT_MS = 60000,
     PERIOD_MS = 60000, /* between scans, at most */
     GAP_MS = 1000,     /* and at least */
+    STEP_MS = 1000,    /* a clock that is set; less between two looks is one that is adjusted */
 };
 
 typedef struct output {
@@ -36,6 +42,13 @@ typedef struct output {
     uint64_t size;
 } output;
 
+/* The wall clock, by offsets to one that runs evenly, also while the system is suspended. */
+typedef struct wall_clock {
+    int64_t hold_ms; /* for so long a step is not believed */
+    int64_t believed, seen, stepped_at;
+    int64_t early, late; /* what time it is by both */
+} wall_clock;
+
 struct wq_retain {
     int dir_fd;
     const char *path;
@@ -43,7 +56,9 @@ struct wq_retain {
     uint64_t bytes;
     wq_logger logger;
     pthread_t thread;
-    output *oldest; /* the thread's: 2 * OLDEST, those of this scan that may have to go */
+    /* the thread's */
+    wall_clock for_age, for_bytes;
+    output *oldest; /* 2 * OLDEST, those of this scan that may have to go */
     size_t n_oldest;
 
     pthread_mutex_t names; /* held while a name changes its file */
@@ -69,7 +84,8 @@ void wq_retain_used(wq_retain *retain, const char *name, int fd, const struct st
         return;
     if (fd >= 0) /* fails only while it is being removed, and then it stays readable */
         flock(fd, LOCK_SH | LOCK_NB);
-    if (wq_unix_ms() - used_ms(st) < retain->fine_ms)
+    int64_t age_ms = wq_unix_ms() - used_ms(st);
+    if (age_ms >= 0 && age_ms < retain->fine_ms)
         return;
     /* one that cannot be touched goes too early, which is no reason not to serve it */
     if (fd >= 0)
@@ -100,6 +116,45 @@ void wq_retain_end_place(wq_retain *retain, const char *name)
     if (retain->total > retain->bytes)
         pthread_cond_signal(&retain->changed);
     pthread_mutex_unlock(&retain->lock);
+}
+
+/* ---- a clock that may jump ------------------------------------------------------------------- */
+
+static int64_t even_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void start_clock(wall_clock *c, int64_t hold_ms)
+{
+    *c = (wall_clock){.hold_ms = hold_ms, .stepped_at = even_ms()};
+    c->seen = c->believed = wq_unix_ms() - c->stepped_at;
+}
+
+static void look_at_clock(wall_clock *c)
+{
+    int64_t even = even_ms(), offset = wq_unix_ms() - even, moved = offset - c->seen;
+    c->seen = offset;
+    if (moved > -STEP_MS && moved < STEP_MS)
+        c->believed += moved;
+    else
+        c->stepped_at = even;
+    if (even - c->stepped_at >= c->hold_ms)
+        c->believed = offset;
+    c->early = even + (offset < c->believed ? offset : c->believed);
+    c->late = even + (offset > c->believed ? offset : c->believed);
+}
+
+static int is_old(const wq_retain *r, int64_t used)
+{
+    return r->age_ms > 0 && r->for_age.early - used >= r->age_ms;
+}
+
+static int is_recent(const wq_retain *r, int64_t used)
+{
+    return used > r->for_bytes.early - RECENT_MS && used < r->for_bytes.late + RECENT_MS;
 }
 
 /* ---- one scan -------------------------------------------------------------------------------- */
@@ -156,7 +211,7 @@ static void remember(wq_retain *r, const output *o)
 }
 
 /* Looks at one file; how many bytes stay. */
-static uint64_t look_at(wq_retain *r, const char *name, int64_t now, size_t *n_removed)
+static uint64_t look_at(wq_retain *r, const char *name, size_t *n_removed)
 {
     struct stat st;
     output o;
@@ -166,11 +221,11 @@ static uint64_t look_at(wq_retain *r, const char *name, int64_t now, size_t *n_r
     memcpy(o.name, name, sizeof o.name);
     o.used_ms = used_ms(&st);
     o.size = (uint64_t)st.st_size;
-    if (r->age_ms > 0 && now - o.used_ms >= r->age_ms && remove_output(r, &o)) {
+    if (is_old(r, o.used_ms) && remove_output(r, &o)) {
         ++*n_removed;
         return 0;
     }
-    if (r->bytes > 0 && now - o.used_ms >= RECENT_MS)
+    if (r->bytes > 0 && !is_recent(r, o.used_ms))
         remember(r, &o);
     return o.size;
 }
@@ -180,16 +235,18 @@ static int read_folder(wq_retain *r, uint64_t *total, size_t *n_removed)
 {
     int fd = openat(r->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), result = 0;
     DIR *entries = fd < 0 ? NULL : fdopendir(fd);
-    int64_t began = wq_monotonic_ms(), now = wq_unix_ms();
+    int64_t began = wq_monotonic_ms();
     if (entries == NULL) {
         wq_log(&r->logger, WQ_LOG_WARNING, "read %s: %s", r->path, strerror(errno));
         if (fd >= 0)
             close(fd);
         return -1;
     }
+    look_at_clock(&r->for_age);
+    look_at_clock(&r->for_bytes);
     struct dirent *e;
     for (unsigned i = 1; result == 0 && (e = readdir(entries)) != NULL; i++) {
-        *total += look_at(r, e->d_name, now, n_removed);
+        *total += look_at(r, e->d_name, n_removed);
         if (i % CHUNK == 0) {
             int64_t took = wq_monotonic_ms() - began;
             result = wait_until(r, wq_monotonic_ms() + 4 * took + 1, 0) ? -1 : 0;
@@ -276,6 +333,8 @@ int wq_retain_start(wq_retain **out, int dir_fd, const char *path, unsigned age_
     r->bytes = bytes;
     r->logger = *logger;
     set_times(r, age_s);
+    start_clock(&r->for_age, r->age_ms);
+    start_clock(&r->for_bytes, RECENT_MS);
     pthread_mutex_init(&r->names, NULL);
     pthread_mutex_init(&r->lock, NULL);
     pthread_condattr_t attr;
