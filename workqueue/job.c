@@ -262,7 +262,9 @@ void wq_job_end_locked(wq_job *job, wq_end end)
 /* Why it has ended badly, if there was no memory for the sentence. */
 static const char *without_words(int state)
 {
-    return state == WQ_STATE_FAILED ? "out of memory" : state == WQ_STATE_CANCELLED ? "cancelled" : NULL;
+    return state == WQ_STATE_FAILED      ? "out of memory"
+           : state == WQ_STATE_CANCELLED ? "cancelled"
+                                         : NULL;
 }
 
 static void read_job_locked(wq_job *job, wq_snapshot *out)

@@ -35,12 +35,12 @@ static inject_control own;
 inject_control *inject = &own;
 
 const char *const inject_names[INJECT_KINDS] = {
-    "nothing", "alloc", "open",   "write",  "read",   "sync",   "rename", "stat",   "label", "lock",
-    "map",     "spawn", "fds",    "poll",   "socket", "accept", "thread", "random", "sqlite"};
+    "nothing", "alloc", "open", "write", "read",   "sync",   "rename", "stat",   "label", "lock",
+    "map",     "spawn", "fds",  "poll",  "socket", "accept", "thread", "random", "sqlite"};
 
-const int inject_errors[INJECT_KINDS] = {
-    0,      ENOMEM, EMFILE, ENOSPC,     EIO,    EIO,    EACCES, EIO, ENOSPC, ENOLCK,
-    ENOMEM, EAGAIN, EMFILE, ENOMEM, EADDRINUSE, EMFILE, EAGAIN, EAGAIN, 10 /* SQLITE_IOERR */};
+const int inject_errors[INJECT_KINDS] = {0,          ENOMEM, EMFILE, ENOSPC, EIO,    EIO,    EACCES,
+                                         EIO,        ENOSPC, ENOLCK, ENOMEM, EAGAIN, EMFILE, ENOMEM,
+                                         EADDRINUSE, EMFILE, EAGAIN, EAGAIN, 10 /* SQLITE_IOERR */};
 
 /* ---- whose call is it? ----------------------------------------------------------------------- */
 
@@ -59,9 +59,9 @@ static int what_is(const char *path, int has_this_file)
     static const struct {
         const char *name;
         int what;
-    } known[] = {{"/libc.", PASS},    {"/ld-linux", PASS}, {"/libasan", PASS},
+    } known[] = {{"/libc.", PASS},        {"/ld-linux", PASS},   {"/libasan", PASS},
                  {"/libworkqueue", OURS}, {"/libsqlite3", OURS}, {"/libjansson", OURS},
-                 {"/libwslay", OURS}, {"/libh2o", H2O}};
+                 {"/libwslay", OURS},     {"/libh2o", H2O}};
     if (has_this_file)
         return PASS;
     if (*path == '\0')
@@ -157,6 +157,8 @@ __attribute__((constructor)) static void prepare(void)
     close(fd);
     if (control != MAP_FAILED)
         inject = control;
+    unsetenv("LD_PRELOAD"); /* not for the programs that it runs */
+    unsetenv("WQ_INJECT");
 }
 
 /* ---- memory ---------------------------------------------------------------------------------- */
@@ -327,21 +329,20 @@ int fcntl(int fd, int command, ...)
     return makes_one && fails(INJECT_FDS) ? -1 : real(fd, command, argument);
 }
 
-WRAP(POLL, int, -1, poll, (struct pollfd *fds, nfds_t n, int timeout), (fds, n, timeout))
+WRAP(POLL, int, -1, poll, (struct pollfd * fds, nfds_t n, int timeout), (fds, n, timeout))
 WRAP(POLL, int, -1, epoll_ctl, (int fd, int operation, int of, struct epoll_event *event),
      (fd, operation, of, event))
-WRAP(SOCKET, int, -1, bind, (int fd, const struct sockaddr *address, socklen_t n),
-     (fd, address, n))
+WRAP(SOCKET, int, -1, bind, (int fd, const struct sockaddr *address, socklen_t n), (fd, address, n))
 WRAP(SOCKET, int, -1, listen, (int fd, int backlog), (fd, backlog))
 WRAP(ACCEPT, int, -1, accept, (int fd, struct sockaddr *address, socklen_t *n), (fd, address, n))
 WRAP(ACCEPT, int, -1, accept4, (int fd, struct sockaddr *address, socklen_t *n, int flags),
      (fd, address, n, flags))
 
 WRAP(THREAD, int, inject_errors[INJECT_THREAD], pthread_create,
-     (pthread_t *thread, const pthread_attr_t *attr, void *(*main)(void *), void *arg),
+     (pthread_t * thread, const pthread_attr_t *attr, void *(*main)(void *), void *arg),
      (thread, attr, main, arg))
 WRAP(SPAWN, int, inject_errors[INJECT_SPAWN], posix_spawn,
-     (pid_t *pid, const char *path, const posix_spawn_file_actions_t *files,
+     (pid_t * pid, const char *path, const posix_spawn_file_actions_t *files,
       const posix_spawnattr_t *attr, char *const argv[], char *const envp[]),
      (pid, path, files, attr, argv, envp))
 

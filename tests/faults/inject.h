@@ -1,7 +1,7 @@
 /* inject.h - makes calls of the library fail, by interposition.
  *
- * inject.c stands in front of libc: linked into a program, or by LD_PRELOAD, where WQ_INJECT names a
- * file that is mapped as the control, so that another process can hold the reins. Only calls are
+ * inject.c stands in front of libc: linked into a program, or by LD_PRELOAD, where WQ_INJECT names
+ * a file that is mapped as the control, so that another process can hold the reins. Only calls are
  * counted that the library makes, or libc, SQLite, jansson or libwslay on its behalf: not those of
  * the test, nor of libh2o, which ends the process by design when it has no memory.
  */

@@ -174,7 +174,7 @@ typedef struct live {
     int pidfd;
     int64_t deadline; /* of grace or drain; -1: none */
     int exited, cancelled;
-    int blind; /* the errno of a poll() that failed, for which it was killed */
+    int blind;           /* the errno of a poll() that failed, for which it was killed */
     char *tmpdir;        /* "TMPDIR=PATH", owned; NULL: it has none of its own */
     struct rusage usage; /* once reaped: of it and of all that it has waited for */
 } live;

@@ -7,10 +7,10 @@
  * used within the last RECENT_MS goes only by age, so that the one who has waited for an output can
  * fetch it, however small the limit of bytes.
  *
- * The wall clock may jump. A new time is believed only when it has been there for as long as outputs
- * are kept: until then that of both goes by which less is old, so that a clock that is suddenly days
- * ahead removes nothing that was in use yesterday. What lies in the future is not old, but not recent
- * either, once it lies a minute ahead.
+ * The wall clock may jump. A new time is believed only when it has been there for as long as
+ * outputs are kept: until then that of both goes by which less is old, so that a clock that is
+ * suddenly days ahead removes nothing that was in use yesterday. What lies in the future is not
+ * old, but not recent either, once it lies a minute ahead.
  *
  * The thread reads the folder a CHUNK at a time and then pauses for longer than that took, so that
  * a million files cost jobs nothing, and remembers at most 2 * OLDEST of them.
