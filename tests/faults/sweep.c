@@ -37,8 +37,10 @@ enum { DEADLINE_MS = 20000, TEXT_BYTES = 65536 };
 
 #define OUTPUT "the whole output\n"
 
-static char folder[64]; /* of the scenario's process */
-static int wrong;       /* how often something was not as it should be */
+static char folder[64];          /* of the scenario's process */
+static const char *journal;      /* its path, or NULL */
+static char kept_id[WQ_ID_SIZE]; /* of the job that the journal keeps */
+static int wrong;                /* how often something was not as it should be */
 static int verbose;
 
 static void expect(int holds, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -93,15 +95,23 @@ static int is_told(const char *text)
     return strcasestr(told, text) != NULL;
 }
 
+/* SQLite has words of its own; the last ones it has for a log that cannot be made. */
+static int is_told_by_sqlite(void)
+{
+    return journal != NULL && (is_told("disk") || is_told("unable to open") || is_told("corrupt") ||
+                               is_told("in use by another server"));
+}
+
 /* What has failed must have been said, with the system's word for it. */
 static void expect_told(void)
 {
     const int kind = inject->kind;
     if (failures == 0 || inject->at == 0 || inject->hits < inject->at)
         return;
-    expect(is_told(strerror(inject_errors[kind])) || is_told("memory") ||
-               (kind == INJECT_ALLOC && is_told(strerror(EAGAIN))) || /* a thread's */
-               (kind == INJECT_SQLITE && is_told("disk I/O")),
+    if (kind == INJECT_SQLITE) /* which knows nothing of it */
+        return;
+    expect(is_told(strerror(inject_errors[kind])) || is_told("memory") || is_told_by_sqlite() ||
+               (kind == INJECT_ALLOC && is_told(strerror(EAGAIN))), /* a thread's */
            "the reason (%s) in what was told:\n%s", strerror(inject_errors[kind]), told);
 }
 
@@ -131,6 +141,7 @@ static int open_queue(wq_queue **queue)
     options.token_in_environment = options.private_tmpdir = 1;
     options.retain_age_s = 86400;
     options.retain_bytes = 1 << 30;
+    options.journal_path = journal;
     options.log = on_log;
     int result = wq_open(queue, &options, &error);
     if (result != WQ_OK)
@@ -265,6 +276,70 @@ static void library(void)
     if (is_past())
         whole_job(queue, "3", 0, 1);
     wq_close(queue);
+}
+
+/* ---- a job that outlives its queue ----------------------------------------------------------- */
+
+#define KEPT "[ -e \"${4%/*}/.go\" ] || exec sleep 1000; " GOOD
+
+static void accept_kept(wq_queue *queue)
+{
+    wq_params params = params_of(KEPT, "10");
+    wq_error error = {0};
+    wq_job *job;
+    if (wq_ensure_run(queue, &params, 0, &job, &error) < 0) {
+        refused("wq_ensure_run", &error);
+        return;
+    }
+    wq_snapshot s;
+    wq_job_snapshot(job, &s);
+    /* one that has failed at once is no more to be kept */
+    if (s.state < WQ_STATE_SUCCEEDED)
+        strcpy(kept_id, wq_job_id(job));
+    wq_snapshot_clear(&s);
+    wq_job_unref(job);
+}
+
+/* Whatever has failed meanwhile: what was accepted is there again, or has ended. */
+static void expect_kept(wq_queue *queue, int must)
+{
+    wq_job *job;
+    if (*kept_id == '\0')
+        return;
+    int result = wq_job_by_id(queue, kept_id, &job);
+    expect(result == WQ_OK, "the accepted job %s to be there again", kept_id);
+    if (result != WQ_OK)
+        return;
+    int state = end_of(job);
+    expect(!must || state == WQ_STATE_SUCCEEDED || state == WQ_STATE_FAILED,
+           "the accepted job to end; it is in state %d", state);
+    wq_job_unref(job);
+}
+
+/* Opens, accepts, closes, opens again. */
+static void with_journal(void)
+{
+    wq_queue *queue;
+    static char path[128];
+    snprintf(path, sizeof path, "%s/.journal", folder);
+    journal = path;
+    if (open_queue(&queue) != WQ_OK)
+        return;
+    whole_job(queue, "1", 0, 0);
+    accept_kept(queue);
+    wq_close(queue);
+    if (open_queue(&queue) == WQ_OK) {
+        if (is_past())
+            whole_job(queue, "3", 0, 1);
+        wq_close(queue);
+    }
+}
+
+static void let_go(void)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/.go", folder);
+    fclose(fopen(path, "w"));
 }
 
 /* ---- over HTTP ------------------------------------------------------------------------------- */
@@ -474,7 +549,8 @@ static void expect_clean_folder(void)
     DIR *entries = opendir(folder);
     for (struct dirent *e; (e = readdir(entries)) != NULL;)
         expect(strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
-                   strcmp(e->d_name, ".workqueue.lock") == 0 || strlen(e->d_name) == 64,
+                   strcmp(e->d_name, ".workqueue.lock") == 0 || strlen(e->d_name) == 64 ||
+                   strncmp(e->d_name, ".journal", 8) == 0 || strcmp(e->d_name, ".go") == 0,
                "no %s to be left", e->d_name);
     closedir(entries);
 }
@@ -492,10 +568,12 @@ static int once(void (*scenario)(void))
     expect_no_children();
     expect(count_fds() == fds, "%u descriptors as before; got %u", fds, count_fds());
     expect_clean_folder();
+    let_go();
     int opened = open_queue(&queue) == WQ_OK;
     expect(opened, "the storage to open now");
     if (opened) {
         whole_job(queue, "9", 0, 1);
+        expect_kept(queue, 1);
         wq_close(queue);
     }
     expect_no_children();
@@ -508,7 +586,7 @@ static int once(void (*scenario)(void))
 static const struct {
     const char *name;
     void (*run)(void);
-} scenarios[] = {{"library", library}, {"faces", faces}};
+} scenarios[] = {{"library", library}, {"journal", with_journal}, {"faces", faces}};
 enum { N_SCENARIOS = sizeof scenarios / sizeof *scenarios };
 
 static unsigned n_runs, n_bad;

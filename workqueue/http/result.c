@@ -269,8 +269,8 @@ static int answer_unsatisfiable(h2o_req_t *req, result *r)
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-/* Reads up to `size` bytes of what is left; how many, or -1: there are none, so the file has become
- * shorter, or cannot be read. */
+/* Reads up to `size` bytes of what is left; how many, or -1 and errno; ENODATA: there are none, so
+ * the file has become shorter. */
 static ssize_t read_some(result *r, size_t size)
 {
     ssize_t n;
@@ -278,6 +278,8 @@ static ssize_t read_some(result *r, size_t size)
     do
         n = pread(r->output.fd, r->buffer, size, (off_t)r->at);
     while (n < 0 && errno == EINTR);
+    if (n == 0)
+        errno = ENODATA;
     if (n <= 0)
         return -1;
     r->at += (uint64_t)n;
@@ -448,7 +450,7 @@ static int send_small(wq_http *http, h2o_req_t *req, int status, result *r)
     for (ssize_t more = 0; n < size; n += (size_t)more) {
         r->buffer = body + n;
         if ((more = read_some(r, size - n)) < 0)
-            return wq_problem(req, 500, "The output cannot be read in full.");
+            return wq_problem(req, 500, "The output cannot be read in full: %s.", strerror(errno));
     }
     r->at -= size;
     r->left = size;
