@@ -367,6 +367,38 @@ static void test_a_disk_without_room_for_a_job(void **state)
     close_small(b, queue);
 }
 
+/* What a program has written is in place, or its job has failed; what was there before stays. */
+static void test_a_disk_that_is_full_when_outputs_are_published(void **state)
+{
+    bed *b = *state;
+    const char *fill = "echo again >\"$4\"; f=${4%/*}/filler; [ -e \"$f\" ] || "
+                       "cat /dev/zero >\"$f\" 2>/dev/null; exit 0";
+    const wq_params params = {fill, "1", "token"};
+    wq_queue *queue = open_small(b, "size=256k");
+    wq_snapshot snapshot;
+    if (queue == NULL)
+        return skip();
+    run(queue, fill, &snapshot);
+    assert_true(is_there(b, "filler"));
+    if (snapshot.state == WQ_STATE_FAILED)
+        assert_non_null(strstr(snapshot.error, "No space left on device"));
+    else
+        assert_int_equal(snapshot.state, WQ_STATE_SUCCEEDED);
+    int fd, result = wq_output_open(queue, &params, &fd, NULL);
+    assert_int_equal(result == WQ_OK, snapshot.state == WQ_STATE_SUCCEEDED);
+    if (result == WQ_OK) {
+        char text[16] = "";
+        assert_int_equal(read(fd, text, sizeof text), 6);
+        assert_string_equal(text, "again\n");
+        close(fd);
+    }
+    wq_snapshot_clear(&snapshot);
+    expect_no_space(queue, "export LC_ALL=C; head -c 100000 /dev/zero >\"$4\"");
+    assert_int_equal(unlink(path_of(b, "filler")), 0);
+    expect_success(queue, "head -c 100000 /dev/zero >\"$4\"");
+    close_small(b, queue);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -384,6 +416,7 @@ int main(void)
         TEST(test_more_than_are_remembered),
         TEST(test_a_program_that_fills_the_disk_fails_alone),
         TEST(test_a_disk_without_room_for_a_job),
+        TEST(test_a_disk_that_is_full_when_outputs_are_published),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

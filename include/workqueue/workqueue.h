@@ -157,7 +157,9 @@ typedef struct wq_options {
     const char *cgroup_dir;
 
     /* What goes from storage_dir by itself, by a thread; nothing is removed while a descriptor of
-     * wq_output_open() or wq_job_output() is open. Used is what was published, found or opened. */
+     * wq_output_open() or wq_job_output() is open. Used is what was published, found or opened. A clock
+     * that is set ahead makes nothing old that was in use before, unless the queue is opened anew
+     * within `retain_age_s`. */
     unsigned retain_age_s;   /**< outputs that were not used for so long; default 0: none */
     uint64_t retain_bytes;   /**< the least recently used ones, while all together have more bytes
                                   than that, but none used within a minute; default 0: none */
