@@ -39,7 +39,7 @@ static void insert(model *m, uint64_t rank)
     wq_order_node *node = malloc(sizeof *node);
     assert_non_null(node);
     memset(node, 0xa5, sizeof *node); /* what was in it before must not matter */
-    wq_order_insert(&m->order, node, rank);
+    wq_order_insert(&m->order, node, rank, (int)draw(m, 2));
     for (; at > 0 && m->nodes[at - 1]->rank > rank; at--)
         m->nodes[at] = m->nodes[at - 1];
     m->nodes[at] = node;
@@ -57,9 +57,17 @@ static void take_out(model *m, size_t at)
 
 static void check(const model *m)
 {
+    size_t n_ready = 0;
+    wq_order_node *first_ready = NULL;
     assert_ptr_equal(wq_order_first(&m->order), m->n ? m->nodes[0] : NULL);
-    for (size_t i = 0; i < m->n; i++)
+    for (size_t i = 0; i < m->n; i++) {
         assert_int_equal(wq_order_position(m->nodes[i]), i);
+        n_ready += (size_t)m->nodes[i]->ready;
+        if (first_ready == NULL && m->nodes[i]->ready)
+            first_ready = m->nodes[i];
+    }
+    assert_int_equal(wq_order_n_ready(&m->order), n_ready);
+    assert_ptr_equal(wq_order_first_ready(&m->order), first_ready);
 }
 
 static void end(model *m)
@@ -115,6 +123,8 @@ static void test_leaving_from_the_middle(void **state)
             insert(&m, rank++);
         else
             take_out(&m, draw(&m, m.n));
+        if (m.n > 0)
+            wq_order_set_ready(m.nodes[draw(&m, m.n)], (int)draw(&m, 2));
         check(&m);
     }
     end(&m);
@@ -153,7 +163,7 @@ static void test_the_tree_stays_flat(void **state)
     wq_order_node *nodes = calloc(MANY, sizeof *nodes);
     assert_non_null(nodes);
     for (size_t i = 0; i < MANY; i++)
-        wq_order_insert(&order, &nodes[i], i);
+        wq_order_insert(&order, &nodes[i], i, 1);
     size_t deepest = 0;
     for (size_t i = 0; i < MANY; i++) {
         size_t depth = depth_of(&nodes[i]);

@@ -6,9 +6,15 @@ static size_t size_of(const wq_order_node *node)
     return node ? node->size : 0;
 }
 
+static size_t n_ready(const wq_order_node *node)
+{
+    return node ? node->n_ready : 0;
+}
+
 static void count(wq_order_node *node)
 {
     node->size = size_of(node->left) + size_of(node->right) + 1;
+    node->n_ready = n_ready(node->left) + n_ready(node->right) + (size_t)node->ready;
 }
 
 static void replace_child(wq_order *order, wq_order_node *old, wq_order_node *new)
@@ -55,16 +61,21 @@ static uint32_t next_random(wq_order *order)
     return (uint32_t)(x >> 32);
 }
 
-void wq_order_insert(wq_order *order, wq_order_node *node, uint64_t rank)
+void wq_order_insert(wq_order *order, wq_order_node *node, uint64_t rank, int ready)
 {
     wq_order_node *parent = NULL, **slot = &order->root;
     while (*slot != NULL) {
         parent = *slot;
         parent->size++;
+        parent->n_ready += (size_t)ready;
         slot = rank < parent->rank ? &parent->left : &parent->right;
     }
-    *node =
-        (wq_order_node){.parent = parent, .size = 1, .rank = rank, .priority = next_random(order)};
+    *node = (wq_order_node){.parent = parent,
+                            .size = 1,
+                            .n_ready = (size_t)ready,
+                            .ready = ready,
+                            .rank = rank,
+                            .priority = next_random(order)};
     *slot = node;
     while (node->parent != NULL && node->parent->priority < node->priority)
         rotate_up(order, node);
@@ -76,8 +87,10 @@ void wq_order_remove(wq_order *order, wq_order_node *node)
         rotate_up(order, node->left->priority > node->right->priority ? node->left : node->right);
     wq_order_node *parent = node->parent;
     replace_child(order, node, node->left ? node->left : node->right);
-    for (; parent != NULL; parent = parent->parent)
+    for (; parent != NULL; parent = parent->parent) {
         parent->size--;
+        parent->n_ready -= (size_t)node->ready;
+    }
     node->size = 0;
 }
 
@@ -89,17 +102,26 @@ wq_order_node *wq_order_first(const wq_order *order)
     return node;
 }
 
-wq_order_node *wq_order_next(const wq_order_node *node)
+void wq_order_set_ready(wq_order_node *node, int ready)
 {
-    if (node->right != NULL) {
-        wq_order_node *next = node->right;
-        while (next->left != NULL)
-            next = next->left;
-        return next;
-    }
-    while (node->parent != NULL && node->parent->right == node)
-        node = node->parent;
-    return node->parent;
+    if (node->ready == ready)
+        return;
+    node->ready = ready;
+    for (; node != NULL; node = node->parent)
+        count(node);
+}
+
+size_t wq_order_n_ready(const wq_order *order)
+{
+    return n_ready(order->root);
+}
+
+wq_order_node *wq_order_first_ready(const wq_order *order)
+{
+    wq_order_node *node = order->root;
+    while (n_ready(node) > 0 && (n_ready(node->left) > 0 || !node->ready))
+        node = n_ready(node->left) > 0 ? node->left : node->right;
+    return n_ready(node) > 0 ? node : NULL;
 }
 
 size_t wq_order_position(const wq_order_node *node)
