@@ -75,7 +75,7 @@ static void end(wq_queue *queue, wq_job *job)
 static void drain(wq_queue *queue)
 {
     wq_job *job;
-    while ((job = wq_queue_take(queue, 0, 0)) != NULL)
+    while ((job = wq_queue_take(queue, 0)) != NULL)
         end(queue, job);
     assert_int_equal(queue->queued, 0);
     assert_null(queue->users.table);
@@ -171,7 +171,7 @@ static void take(model *m)
         if (!e->runs && !e->follows && (first == NULL || is_before(e, first)))
             first = e;
     }
-    wq_job *job = wq_queue_take(m->queue, 0, 0);
+    wq_job *job = wq_queue_take(m->queue, 0);
     assert_ptr_equal(job, first ? first->job : NULL);
     if (first == NULL)
         return;
@@ -242,7 +242,7 @@ static void add_many(wq_queue *queue, unsigned user, unsigned n)
 
 static wq_job *take_next(wq_queue *queue)
 {
-    wq_job *job = wq_queue_take(queue, 0, 0);
+    wq_job *job = wq_queue_take(queue, 0);
     assert_non_null(job);
     return job;
 }

@@ -51,14 +51,23 @@ int wq_watchers_any(wq_watchers *watchers)
     return any;
 }
 
+/* An asynchronous runner may like to know. */
+static void be_interested(wq_job *job)
+{
+    if (job->queue->wants_interest)
+        wq_dispatch_interest(job);
+}
+
 static int add_watch(wq_watchers *watchers, wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
 {
     wq_watch *watch = malloc(sizeof *watch);
     if (watch == NULL)
         return WQ_ERROR_NO_MEMORY;
     *watch = (wq_watch){.watchers = watchers, .job = job, .cb = cb, .user = user};
-    if (job != NULL)
+    if (job != NULL) {
         wq_job_ref(job);
+        atomic_fetch_add(&job->n_watching, 1);
+    }
     pthread_mutex_lock(&watchers->lock);
     LIST_INSERT_HEAD(&watchers->list, watch, link);
     pthread_mutex_unlock(&watchers->lock);
@@ -69,7 +78,9 @@ static int add_watch(wq_watchers *watchers, wq_job *job, wq_watch_cb cb, void *u
 int wq_job_watch(wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
 {
     assert(job != NULL);
-    return add_watch(&job->watchers, job, cb, user, out);
+    int result = add_watch(&job->watchers, job, cb, user, out);
+    be_interested(job);
+    return result;
 }
 
 int wq_queue_watch(wq_queue *queue, wq_watch_cb cb, void *user, wq_watch **out)
@@ -84,6 +95,8 @@ void wq_watch_cancel(wq_watch *watch)
     pthread_mutex_lock(&watch->watchers->lock);
     LIST_REMOVE(watch, link);
     pthread_mutex_unlock(&watch->watchers->lock);
+    if (watch->job != NULL)
+        atomic_fetch_sub(&watch->job->n_watching, 1);
     wq_job_unref(watch->job);
     free(watch);
 }
@@ -197,6 +210,19 @@ static double rate_per_ms_locked(const wq_job *job)
     return ms > 0 ? (job->fraction - job->first_fraction) / (double)ms : 0;
 }
 
+/* Who tells it from far away may tell it again, or have begun again. */
+static void take_progress_locked(wq_job *job, const wq_progress *progress)
+{
+    job->heard_mono = wq_monotonic_ms();
+    if (job->queue->asynchronous && progress->fraction < job->fraction)
+        return;
+    note_growth_locked(job, progress->fraction);
+    job->fraction = progress->fraction;
+    job->has_items = progress->has_items;
+    job->items_done = progress->items_done;
+    job->items_total = progress->items_total;
+}
+
 int wq_job_report(wq_job *job, const char *line, size_t len)
 {
     wq_progress progress;
@@ -206,18 +232,17 @@ int wq_job_report(wq_job *job, const char *line, size_t len)
     if (progress.message != NULL)
         message = wq_text_new(progress.message, progress.message_len);
     pthread_mutex_lock(&job->lock);
-    job->heard_mono = wq_monotonic_ms();
-    note_growth_locked(job, progress.fraction);
-    job->fraction = progress.fraction;
-    job->has_items = progress.has_items;
-    job->items_done = progress.items_done;
-    job->items_total = progress.items_total;
-    old = job->message;
-    job->message = message;
-    job->version++;
+    int ended = job->state >= WQ_STATE_SUCCEEDED; /* here; a runner far away goes on meanwhile */
+    old = ended ? message : job->message;
+    if (!ended) {
+        take_progress_locked(job, &progress);
+        job->message = message;
+        job->version++;
+    }
     pthread_mutex_unlock(&job->lock);
     wq_text_unref(old);
-    wq_watchers_tell(&job->watchers);
+    if (!ended)
+        wq_watchers_tell(&job->watchers);
     return 0;
 }
 
@@ -302,6 +327,8 @@ void wq_job_snapshot(wq_job *job, wq_snapshot *out)
     if (!queued)
         read_job_locked(job, out);
     pthread_mutex_unlock(&job->lock);
+    if (queued || out->state == WQ_STATE_RUNNING)
+        be_interested(job);
     if (!queued)
         return;
     pthread_mutex_lock(&queue->lock); /* comes before the job's, hence the second look */
@@ -349,11 +376,14 @@ int wq_job_wait(wq_job *job, int64_t timeout_ms)
         until.tv_nsec %= 1000000000;
     }
     int r = 0;
+    atomic_fetch_add(&job->n_watching, 1);
+    be_interested(job);
     pthread_mutex_lock(&job->lock);
     while (job->state < WQ_STATE_SUCCEEDED && r == 0)
         r = timeout_ms < 0 ? pthread_cond_wait(&job->has_ended, &job->lock)
                            : pthread_cond_timedwait(&job->has_ended, &job->lock, &until);
     int ended = job->state >= WQ_STATE_SUCCEEDED;
     pthread_mutex_unlock(&job->lock);
+    atomic_fetch_sub(&job->n_watching, 1);
     return ended ? WQ_OK : WQ_ERROR_TIMEOUT;
 }

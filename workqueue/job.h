@@ -89,8 +89,8 @@ struct wq_job {
     wq_end end;                /* while it is decided */
     wq_order_node order;       /* while QUEUED */
     TAILQ_ENTRY(wq_job) ended; /* once ended; before, while QUEUED: in the row by age */
-    STAILQ_ENTRY(wq_job) hand; /* on its way to the publisher */
-    unsigned slot;             /* the worker that runs it, while RUNNING */
+    struct wq_flight *flight;  /* its run, while one is under way */
+    uint64_t estimate_ms;      /* what its runner expects it to take; 0: nothing */
     char *temp_path;           /* owned; between begin and publish */
     wq_member members[2];      /* of its user and of its server, where these are counted */
     wq_job *follower;          /* the rebuild that waits for this one to end; by_key has this one */
@@ -100,13 +100,22 @@ struct wq_job {
     int ending;                /* its run is being cancelled: who asks now needs another */
     int ran;                   /* its run is over: too late to cancel */
 
+    atomic_int warned;            /* a line that makes no sense has been logged */
+    atomic_uint n_watching;       /* watches and waits; for asynchronous runners */
+    atomic_llong interest_mono;   /* when its runner was last told that somebody looks; 0: never */
+
+    /* under the publisher's lock */
+    TAILQ_ENTRY(wq_job) hand; /* on its way to the publisher */
+    int64_t try_at;           /* while the store is away, monotonic */
+    unsigned retry_ms;
+
     pthread_mutex_t lock;
     /* under the job's lock */
     pthread_cond_t has_ended;
     int state;
     uint64_t version;
     double fraction;
-    int has_items, returncode, warned;
+    int has_items, returncode;
     uint64_t items_done, items_total;
     wq_text *message, *error;
     int64_t queued_at_ms, started_at_ms, ended_at_ms; /* Unix time */
@@ -117,7 +126,7 @@ struct wq_job {
 };
 
 TAILQ_HEAD(wq_job_list, wq_job);
-STAILQ_HEAD(wq_job_hand, wq_job);
+TAILQ_HEAD(wq_job_hand, wq_job);
 
 /* Does anybody watch? */
 int wq_watchers_any(wq_watchers *watchers);
@@ -128,6 +137,9 @@ wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key);
 /* Takes in a line of progress and tells the watchers. 0, or -1 if the line is malformed. No lock is
  * held by the caller. */
 int wq_job_report(wq_job *job, const char *line, size_t len);
+
+/* Tells its runner that somebody looks; for one that wants to know. Takes the queue's lock. */
+void wq_dispatch_interest(wq_job *job);
 
 /* Moves to a state that is no end. The caller holds the queue's lock. */
 void wq_job_set_state(wq_job *job, int state);

@@ -441,9 +441,11 @@ static int put_back(wq_journal *j, sqlite3_stmt *s, wq_error *error)
     /* beyond what any watcher has seen of it */
     job->version = (uint64_t)attempts << 32;
     int result = wq_queue_put_back(queue, job, error);
-    if (result == WQ_OK && attempts > 0 && wq_queue_is_in_place(queue, job))
+    /* what runs elsewhere is not why a server died, and its runner knows what has become of it */
+    int ran_here = attempts > 0 && !queue->asynchronous;
+    if (result == WQ_OK && ran_here && wq_queue_is_in_place(queue, job))
         wq_queue_finish(queue, job, WQ_STATE_SUCCEEDED, 0, NULL);
-    else if (result == WQ_OK && attempts >= (int)j->max_attempts)
+    else if (result == WQ_OK && ran_here && attempts >= (int)j->max_attempts)
         give_up(j, job, attempts);
     wq_job_unref(job);
     return result;

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "workqueue/flight.h"
 #include "workqueue/journal.h"
 
 enum { MAX_DECIDED = 256 };
@@ -188,10 +189,9 @@ static int enter_locked(wq_queue *queue, wq_job *job, wq_job *before)
 
 static void line_up_locked(wq_queue *queue, wq_job *job)
 {
-    wq_order_insert(&queue->order, &job->order, job->order.rank);
+    wq_order_insert(&queue->order, &job->order, job->order.rank, !job->blocked);
     TAILQ_INSERT_TAIL(&queue->by_age, job, ended);
     queue->queued++;
-    queue->blocked += (size_t)job->blocked;
     if (!job->blocked)
         pthread_cond_signal(&queue->work);
 }
@@ -209,7 +209,7 @@ int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error
                        "%zu jobs of this server wait or run, as many as may; try again later",
                        queue->max_per_server);
     /* jobs that an idle worker is about to take do not wait */
-    size_t waiting = queue->queued + queue->pending;
+    size_t waiting = queue->queued + queue->pending + queue->put_off;
     if (waiting + queue->running >= queue->max_queue + queue->workers)
         return wq_fail(error, WQ_ERROR_FULL,
                        "%zu jobs are waiting, as many as may; try again later", waiting);
@@ -234,19 +234,9 @@ static wq_job *job_of(wq_order_node *node)
     return (wq_job *)((char *)node - offsetof(wq_job, order));
 }
 
-/* The first that may run. Those that may not are as many as jobs that run or publish at most. */
-static wq_job *next_locked(wq_queue *queue)
+int wq_queue_may_take_locked(const wq_queue *queue)
 {
-    wq_order_node *node = wq_order_first(&queue->order);
-    while (job_of(node)->blocked)
-        node = wq_order_next(node);
-    return job_of(node);
-}
-
-/* Not while the journal is so far behind: what has ended must not gather without bound. */
-static int may_take_locked(const wq_queue *queue)
-{
-    return queue->queued > queue->blocked && queue->decided < MAX_DECIDED;
+    return wq_order_n_ready(&queue->order) > 0 && queue->decided < MAX_DECIDED;
 }
 
 static void note_locked(wq_queue *queue, wq_job *job)
@@ -255,32 +245,44 @@ static void note_locked(wq_queue *queue, wq_job *job)
         wq_journal_note_locked(queue->journal, job);
 }
 
-wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait)
+void wq_queue_start_locked(wq_queue *queue, wq_job *job)
+{
+    wq_order_remove(&queue->order, &job->order);
+    wq_users_taken(&queue->users, job);
+    TAILQ_REMOVE(&queue->by_age, job, ended);
+    queue->queued--;
+    queue->running++;
+    wq_job_set_state(job, WQ_STATE_RUNNING);
+    queue->taken_mono = job->started_mono;
+    count(&queue->waited, job->started_mono - job->queued_mono);
+    note_locked(queue, job);
+}
+
+wq_job *wq_queue_take(wq_queue *queue, int wait)
 {
     wq_job *job = NULL;
     pthread_mutex_lock(&queue->lock);
-    while (wait && !may_take_locked(queue) && !queue->stopping) {
+    while (wait && !wq_queue_may_take_locked(queue) && !queue->stopping) {
         queue->n_idle++;
         pthread_cond_wait(&queue->work, &queue->lock);
         queue->n_idle--;
     }
-    if (may_take_locked(queue)) {
-        job = next_locked(queue);
-        wq_order_remove(&queue->order, &job->order);
-        wq_users_taken(&queue->users, job);
-        TAILQ_REMOVE(&queue->by_age, job, ended);
-        queue->queued--;
-        queue->running++;
-        job->slot = slot;
-        wq_job_set_state(job, WQ_STATE_RUNNING);
-        queue->taken_mono = job->started_mono;
-        count(&queue->waited, job->started_mono - job->queued_mono);
-        note_locked(queue, job);
+    if (wq_queue_may_take_locked(queue)) {
+        job = job_of(wq_order_first_ready(&queue->order));
+        wq_queue_start_locked(queue, job);
     }
     pthread_mutex_unlock(&queue->lock);
     if (job != NULL)
         wq_watchers_tell(&job->watchers);
     return job;
+}
+
+wq_job *wq_queue_send_locked(wq_queue *queue)
+{
+    wq_job *job = job_of(wq_order_first_ready(&queue->order));
+    wq_order_set_ready(&job->order, 0);
+    wq_users_taken(&queue->users, job);
+    return wq_job_ref(job);
 }
 
 static void leave_locked(wq_queue *queue, wq_job *job)
@@ -290,7 +292,6 @@ static void leave_locked(wq_queue *queue, wq_job *job)
         wq_order_remove(&queue->order, &job->order);
         TAILQ_REMOVE(&queue->by_age, job, ended);
         queue->queued--;
-        queue->blocked -= (size_t)job->blocked;
         break;
     case WQ_STATE_RUNNING:
         queue->running--;
@@ -390,9 +391,21 @@ static void leave_key_locked(wq_queue *queue, wq_job *job)
         return;
     job->follower = NULL;
     follower->blocked = 0;
-    queue->blocked -= !follower->pending && !follower->decided;
+    if (!follower->pending && !follower->decided)
+        wq_order_set_ready(&follower->order, 1);
     wq_table_add(&queue->by_key, follower->key); /* never fails: one has just left */
     pthread_cond_signal(&queue->work);
+}
+
+/* Its run is out still: nobody waits for it here any more, and it is to end, unless it is kept. */
+static void part_locked(wq_job *job)
+{
+    wq_flight *flight = job->flight;
+    if (flight == NULL)
+        return;
+    wq_flight_part_locked(flight);
+    if (!job->kept && !flight->told)
+        flight->told = flight->tell(flight);
 }
 
 /* Moves a job to the ended ones and returns what must be unreferenced once the lock is free: the
@@ -422,6 +435,7 @@ static int decide_locked(wq_queue *queue, wq_job *job, int state, int returncode
                          wq_job **surplus)
 {
     leave_locked(queue, job);
+    part_locked(job);
     job->end = wq_end_now(state, returncode, error);
     job->ran = 1;
     int tells = queue->journal == NULL || job->kept;
@@ -458,6 +472,13 @@ void wq_queue_finish(wq_queue *queue, wq_job *job, int state, int returncode, co
     else
         tell_positions(queue, waiting);
     wq_job_unref(job);
+}
+
+void wq_queue_fail(wq_queue *queue, wq_job *job, int returncode, const char *error)
+{
+    wq_log(&queue->logger, WQ_LOG_WARNING, "job %s: %.*s", job->id, (int)strcspn(error, "\n"),
+           error);
+    wq_queue_finish(queue, job, WQ_STATE_FAILED, returncode, error);
 }
 
 static int end_queued(wq_queue *queue, wq_job *job, int state, const char *why)
@@ -503,6 +524,25 @@ static wq_job *put_down_locked(wq_queue *queue, wq_job *job)
     job->kept = 1;
     decide_locked(queue, job, WQ_STATE_CANCELLED, -999, wq_queue_why_stopping(queue), &surplus);
     return surplus;
+}
+
+void wq_queue_put_down_running(wq_queue *queue, wq_job *job)
+{
+    wq_job *surplus = NULL;
+    int tells = 0;
+    pthread_mutex_lock(&queue->lock);
+    const wq_flight *flight = job->state == WQ_STATE_RUNNING ? job->flight : NULL;
+    if (flight != NULL && flight->told) {
+        int state = flight->overdue ? WQ_STATE_FAILED : WQ_STATE_CANCELLED;
+        tells = decide_locked(queue, job, state, WQ_OWN_FAILURE, flight->why, &surplus);
+    } else if (flight != NULL) {
+        surplus = put_down_locked(queue, job);
+        tells = 1;
+    }
+    size_t waiting = queue->queued;
+    pthread_mutex_unlock(&queue->lock);
+    if (tells)
+        tell_end(queue, job, waiting, surplus);
 }
 
 void wq_queue_put_down(wq_queue *queue)
@@ -654,6 +694,14 @@ int wq_job_by_id(wq_queue *queue, const char *id, wq_job **out)
     return WQ_OK;
 }
 
+/* How many run at the same time. Where runs are elsewhere, as many as do so now are all we know. */
+static double at_once_locked(const wq_queue *queue)
+{
+    if (!queue->asynchronous)
+        return queue->workers;
+    return queue->running > 0 ? (double)queue->running : 1;
+}
+
 /* Of one that has not ended. */
 static uint64_t estimate_ms_locked(wq_queue *queue, wq_job *job)
 {
@@ -664,12 +712,13 @@ static uint64_t estimate_ms_locked(wq_queue *queue, wq_job *job)
         /* as many rounds of the workers as it takes until its turn, and its own run */
         int64_t since = job->queued_mono > queue->taken_mono ? job->queued_mono : queue->taken_mono;
         double still = (double)(wq_monotonic_ms() - since);
-        double rounds = (double)wq_queue_ahead_locked(queue, job) / queue->workers + 1;
+        double rounds = (double)wq_queue_ahead_locked(queue, job) / at_once_locked(queue) + 1;
         estimate = rounds * mean;
         if (estimate < still) /* the row has stopped moving: the longer, the less we expect of it */
             estimate = still;
     } else if (job->state == WQ_STATE_RUNNING) {
-        estimate = wq_job_remaining_ms(job, mean);
+        estimate =
+            wq_job_remaining_ms(job, job->estimate_ms ? (double)job->estimate_ms : mean);
     }
     return estimate < 1 ? 1 : (uint64_t)estimate;
 }

@@ -13,12 +13,15 @@
 struct wq_pool;
 struct wq_journal;
 
+enum { WQ_OWN_FAILURE = -999 }; /* the returncode where the program is not to blame */
+
 struct wq_queue {
     atomic_uint refs; /* the handle's, and one for each job */
     wq_logger logger;
     size_t max_queue, max_ended, max_per_user, max_per_server;
     int fair;
     unsigned workers;
+    int asynchronous, wants_interest; /* the runner is, and does */
     int64_t retain_ended_ms;
     unsigned run_timeout_ms, progress_timeout_ms, queue_timeout_ms; /* 0: none */
     uint64_t max_output_bytes;                                      /* likewise */
@@ -40,7 +43,8 @@ struct wq_queue {
     wq_table by_done_key;      /* of those, the latest for each key that succeeded */
     struct wq_job_list by_age; /* queued jobs, those that came first in front */
     struct wq_job_list ended;  /* oldest first; counted */
-    size_t queued, blocked, running, publishing, n_ended; /* blocked ones are queued too */
+    size_t queued, running, publishing, n_ended;
+    size_t put_off; /* publishing ones that wait until the store is back */
     size_t pending;                                       /* admitted, but not in the journal yet */
     size_t n_idle;                                        /* workers that wait for a job */
     size_t decided; /* ends that the journal does not have yet */
@@ -99,10 +103,20 @@ int wq_queue_remember(wq_queue *queue, wq_job *job);
 /* The job for this key that succeeded and is still known, with a new reference, or NULL. */
 wq_job *wq_queue_done_locked(wq_queue *queue, const char *key);
 
-/* Takes a job and makes it RUNNING in `slot`; its reference is the caller's until
- * wq_queue_finish(). If there is none: NULL at once, or with `wait` only when the queue is
- * stopping. */
-wq_job *wq_queue_take(wq_queue *queue, unsigned slot, int wait);
+/* Takes a job and makes it RUNNING; its reference is the caller's until wq_queue_finish(). If there
+ * is none: NULL at once, or with `wait` only when the queue is stopping. */
+wq_job *wq_queue_take(wq_queue *queue, int wait);
+
+/* Is there a job that is ready? Not while the journal is so far behind: what has ended must not gather
+ * without bound. */
+int wq_queue_may_take_locked(const wq_queue *queue);
+
+/* For an asynchronous runner: the first job that is ready, with a new reference. It stays QUEUED,
+ * where it is in the row, but is ready no more. There is one. */
+wq_job *wq_queue_send_locked(wq_queue *queue);
+
+/* QUEUED to RUNNING; watchers are the caller's to tell. */
+void wq_queue_start_locked(wq_queue *queue, wq_job *job);
 
 /* RUNNING to PUBLISHING: frees the place in the row. */
 void wq_queue_publishing(wq_queue *queue, wq_job *job);
@@ -111,11 +125,18 @@ void wq_queue_publishing(wq_queue *queue, wq_job *job);
  * that has it. */
 void wq_queue_finish(wq_queue *queue, wq_job *job, int state, int returncode, const char *error);
 
+/* Likewise, as FAILED, which is logged. */
+void wq_queue_fail(wq_queue *queue, wq_job *job, int returncode, const char *error);
+
 /* Takes a queued job out of the row and ends it as cancelled; 0 if it was not queued any more. */
 int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why);
 
 /* Likewise, but the job has failed. */
 int wq_queue_fail_queued(wq_queue *queue, wq_job *job, const char *why);
+
+/* Ends a RUNNING job that an asynchronous runner has, because the queue stops; nothing if it has
+ * none any more. The journal keeps it, unless it was being cancelled. */
+void wq_queue_put_down_running(wq_queue *queue, wq_job *job);
 
 /* Takes all queued jobs out of the row, because the queue stops. The journal keeps them. */
 void wq_queue_put_down(wq_queue *queue);

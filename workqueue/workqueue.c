@@ -154,6 +154,17 @@ static int open_runner(wq_runner **out, wq_queue *queue, const wq_options *o, wq
     return result;
 }
 
+static void set_runner(wq_queue *queue, const wq_runner *runner)
+{
+    enum { IN_FLIGHT = 1000 };
+    queue->asynchronous = runner->start != NULL;
+    queue->wants_interest = queue->asynchronous && runner->interest != NULL;
+    if (!queue->asynchronous)
+        return;
+    size_t most = runner->max_in_flight ? runner->max_in_flight : IN_FLIGHT;
+    queue->workers = most < UINT_MAX ? (unsigned)most : UINT_MAX;
+}
+
 static void close_given(const wq_options *o)
 {
     if (o->size != sizeof *o)
@@ -200,6 +211,7 @@ int wq_open(wq_queue **out, const wq_options *options, wq_error *error)
         runner->close(runner);
         goto failed;
     }
+    set_runner(queue, runner);
     if (options->journal_path != NULL)
         result = wq_journal_open(&queue->journal, queue, options, error);
     if (result != WQ_OK)

@@ -15,31 +15,79 @@ extern "C" {
 
 /* ---- a runner: how a job is run --------------------------------------------------------------- */
 
-/** One run, as a runner sees it. Everything is borrowed for the call of `run`. */
-typedef struct wq_run {
-    const wq_params *params; /**< what to run for */
-    const char *key;         /**< the key of params, in hex */
-    const char *output_path; /**< an existing empty file, to be overwritten */
-    unsigned slot;           /**< 0 .. workers-1; no two runs at the same time have the same */
-    int cancel_fd;           /**< becomes readable when the run is to end early; do not read it */
-    /** Hands up one line of progress, `len` bytes without newline; call it from within `run`. */
-    void (*report)(void *user, const char *line, size_t len);
-    void *user; /**< handed to report */
-} wq_run;
-
 /** How a run ended. */
 typedef struct wq_outcome {
     int returncode; /**< 0, the exit status, -N for signal N, or -999 for a failure to run */
-    int cancelled;  /**< nonzero if it was ended because cancel_fd was readable */
-    char *error;    /**< from malloc, given to the caller; NULL if returncode is 0 */
+    int cancelled;  /**< nonzero if it was ended before its time, because the queue had asked for it */
+    char *error;    /**< from malloc, given to the queue; NULL if returncode is 0 */
 } wq_outcome;
 
+/**
+ * One run, as a runner sees it. For `run` everything is borrowed for the call. For `start` it stays
+ * as it is until `ended` has returned, and the functions may be called from any thread, also before
+ * `start` has returned; but with no lock held that the runner's own functions take.
+ */
+typedef struct wq_run {
+    const wq_params *params; /**< what to run for */
+    const char *key;         /**< the key of params, in hex */
+    const char *id;          /**< the job's id, which it keeps over restarts if there is a journal */
+    int rebuild;             /**< nonzero: the output replaces one that may be there */
+    int resumed;             /**< nonzero: it comes from the journal, and may have been run before */
+    const char *output_path; /**< an existing empty file, to be overwritten; NULL for `start` */
+    unsigned slot;           /**< for `run`: 0 .. workers-1; no two at the same time have the same */
+    int cancel_fd;           /**< for `run`: becomes readable when the run is to end early; do not
+                                  read it. -1 for `start` */
+    void *user;              /**< handed to each of these */
+
+    /** Hands up one line of progress, `len` bytes without newline. Of a run that `start` began,
+     * progress never goes backwards: a smaller fraction than the last counts as the last. */
+    void (*report)(void *user, const char *line, size_t len);
+
+    /* The rest is NULL for `run`. */
+
+    /** The program runs now (until then the job waits); it will take about so long, 0: not known.
+     * A report, and an end, say so too. */
+    void (*begun)(void *user, uint64_t estimate_ms);
+    /** Makes an empty file for the output and gives its path, borrowed until `ended`: the queue
+     * publishes it if the run succeeds, and removes it. Called again: the same. Touches the disk. */
+    int (*output)(void *user, const char **path, wq_error *error);
+    /** Nonzero if somebody watches the job or waits for it now. Cheap; under any lock. */
+    int (*watched)(void *user);
+    /**
+     * The run is over. Called once, and nothing of the run may be touched afterwards. If it has
+     * succeeded, the output is in what `output` gave, or in the store already: else the job fails.
+     */
+    void (*ended)(void *user, const wq_outcome *outcome);
+} wq_run;
+
+/**
+ * A runner has either `run`, or `start` and `cancel`: it is asynchronous then, and holds as many
+ * runs as it likes without a thread for each. `workers` of the options is for `run`.
+ */
 typedef struct wq_runner {
     void *self;
     /** Runs to the end and fills `*outcome`. Called from several threads at once. */
     void (*run)(void *self, const wq_run *run, wq_outcome *outcome);
-    /** Frees self and the table; no run is under way. */
+    /**
+     * Frees self and the table. With `run`, no run is under way. With `start` and a journal there
+     * may be some that have not ended: they are to be left to themselves, wherever they are, as they
+     * are started again when the queue is open again. No function of theirs may be called any more
+     * when this returns.
+     */
     void (*close)(struct wq_runner *runner);
+
+    /** Begins a run and returns at once; always from the same thread, in the queue's order. Negative:
+     * the job fails with the error, and `ended` is not called. */
+    int (*start)(void *self, const wq_run *run, wq_error *error);
+    /** The run is to end early: `ended` must follow soon. From the thread that starts, at most once
+     * for each; it may come when `ended` has been called already, and then there is nothing to do. */
+    void (*cancel)(void *self, const wq_run *run);
+    /** Somebody looks at the job: watches, waits, or takes a snapshot. At most once a second for
+     * each job, from any thread, any lock of the host's held: it must return at once and call
+     * nothing of the queue but `watched`. NULL if it makes no difference. */
+    void (*interest)(void *self, const wq_run *run);
+    /** How many runs are out at the same time at most; 0: 1000. */
+    size_t max_in_flight;
 } wq_runner;
 
 /* ---- a store: where outputs are --------------------------------------------------------------- */
@@ -88,7 +136,8 @@ typedef struct wq_store {
      * Puts `n` outputs in place, each whole or not at all, and fills in each one's result; they are
      * visible, and durable if asked for, when it returns. One that is in place already and stays
      * counts as WQ_OK. The temporary files are gone afterwards, whatever the result, but for those
-     * with WQ_ERROR_AWAY: they are kept, to be published again or discarded.
+     * with WQ_ERROR_AWAY: they are kept, to be published again or discarded. (The queue tries again,
+     * after half a second at first and half a minute at last, if the store `waits` or `blocks`.)
      */
     void (*publish)(void *self, wq_publish *items, size_t n);
     /** Removes a temporary file of `begin` that will not be published. */
