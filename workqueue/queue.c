@@ -521,7 +521,7 @@ const char *wq_queue_why_stopping(const wq_queue *queue)
 static wq_job *put_down_locked(wq_queue *queue, wq_job *job)
 {
     wq_job *surplus = NULL;
-    job->kept = 1;
+    job->kept = queue->journal != NULL;
     decide_locked(queue, job, WQ_STATE_CANCELLED, -999, wq_queue_why_stopping(queue), &surplus);
     return surplus;
 }
