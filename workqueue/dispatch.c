@@ -76,16 +76,19 @@ static int ask_to_end(wq_flight *flight)
     return 1;
 }
 
-/* The runner's reference goes. */
+/* The runner's reference goes. Once it does not count as out any more, the queue may be closed. */
 static void leave(sent *s)
 {
     wq_dispatch *d = s->dispatch;
-    pthread_mutex_lock(&d->queue->lock);
+    wq_queue *queue = d->queue;
+    pthread_mutex_lock(&queue->lock);
     TAILQ_REMOVE(&d->out, s, link);
-    d->n_out--;
-    pthread_cond_broadcast(&d->queue->work);
-    pthread_mutex_unlock(&d->queue->lock);
+    pthread_mutex_unlock(&queue->lock);
     let_go(s);
+    pthread_mutex_lock(&queue->lock);
+    d->n_out--;
+    pthread_cond_broadcast(&queue->work);
+    pthread_mutex_unlock(&queue->lock);
 }
 
 /* ---- what the runner says -------------------------------------------------------------------- */
