@@ -196,10 +196,12 @@ static int shelf_fail(wq_error *error, int result, const char *message)
     return result;
 }
 
-static int shelf_find(void *self, const char *key, wq_error *error)
+static int shelf_find(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
 {
     shelf *s = self;
     int result = atomic_load(&s->find_result);
+    if (made_at_ms != NULL)
+        *made_at_ms = 0;
     atomic_fetch_add(&s->finds, 1);
     if (result != 0)
         return shelf_fail(error, result, "the shelf is out of reach");
