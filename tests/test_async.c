@@ -1,8 +1,8 @@
 /* test_async.c - asynchronous runners, as who writes one and who waits for jobs see them.
  *
  * "The far" is a runner that does nothing by itself: it keeps the runs it was given, and the test
- * says what becomes of each, in any order and from any thread. "The shelf" is a store that says what
- * the test wants. */
+ * says what becomes of each, in any order and from any thread. "The shelf" is a store that says
+ * what the test wants. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -185,6 +185,7 @@ typedef struct shelf {
     size_t n_keys;
     atomic_int find_result, publish_result; /* where they should fail */
     atomic_int finds, publishes, begun, discarded, closed;
+    pthread_mutex_t hold; /* find waits while it is held */
 } shelf;
 
 static int shelf_fail(wq_error *error, int result, const char *message)
@@ -201,8 +202,10 @@ static int shelf_find(void *self, const char *key, int64_t *made_at_ms, wq_error
     shelf *s = self;
     int result = atomic_load(&s->find_result);
     if (made_at_ms != NULL)
-        *made_at_ms = 0;
+        *made_at_ms = 1234567;
     atomic_fetch_add(&s->finds, 1);
+    pthread_mutex_lock(&s->hold);
+    pthread_mutex_unlock(&s->hold);
     if (result != 0)
         return shelf_fail(error, result, "the shelf is out of reach");
     result = WQ_ERROR_NOT_FOUND;
@@ -261,6 +264,7 @@ static void shelf_init(shelf *s)
 {
     memset(s, 0, sizeof *s);
     pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->hold, NULL);
     s->store = (wq_store){.self = s,
                           .find = shelf_find,
                           .begin = shelf_begin,
@@ -860,13 +864,130 @@ static void test_a_store_that_blocks(void **state)
     assert_int_equal(p->shelf.publishes, 20); /* one each */
 }
 
-/* ---- stop and close -------------------------------------------------------------------------- */
+/* ---- asking without waiting ------------------------------------------------------------------ */
+
+typedef struct answer {
+    atomic_int told;
+    int result;
+    wq_job *job;
+    int64_t made_at_ms;
+    char message[200];
+} answer;
+
+static void take_answer(void *user, int result, wq_job *job, int64_t made_at_ms,
+                        const wq_error *error)
+{
+    answer *a = user;
+    a->result = result;
+    a->job = job;
+    a->made_at_ms = made_at_ms;
+    if (error != NULL)
+        snprintf(a->message, sizeof a->message, "%.199s", error->message);
+    atomic_fetch_add(&a->told, 1);
+}
+
+static int ask_async(wq_queue *queue, const char *set, unsigned flags, wq_job **job, answer *a)
+{
+    wq_params params = {"http://server", set, TOKEN};
+    int64_t made_at_ms;
+    memset(a, 0, sizeof *a);
+    return wq_ensure_run_async(queue, &params, flags, job, &made_at_ms, take_answer, a, NULL);
+}
+
+static void expect(answer *a, int result, int has_job)
+{
+    EVENTUALLY(a->told == 1);
+    assert_int_equal(a->result, result);
+    assert_int_equal(a->job != NULL, has_job);
+    assert_int_equal(a->made_at_ms, result == WQ_DONE ? 1234567 : 0);
+    assert_int_equal(a->message[0] != 0, result < 0);
+    wq_job_unref(a->job);
+}
+
+static void asks_without_waiting(place *p, const char *journal)
+{
+    answer a, b;
+    wq_job *job = NULL, *running;
+    p->shelf.store.blocks = 1;
+    p->far.yields = 1;
+    wq_options options = options_of(p);
+    options.store = &p->shelf.store;
+    options.journal_path = journal;
+    wq_queue *queue = open_queue(&options);
+    pthread_mutex_lock(&p->shelf.hold);
+    assert_int_equal(ask_async(queue, "1", 0, &job, &a), WQ_PENDING);
+    assert_int_equal(ask_async(queue, "1", 0, &job, &b), WQ_PENDING);
+    EVENTUALLY(p->shelf.finds == 2);
+    assert_int_equal(a.told + b.told, 0);
+    pthread_mutex_unlock(&p->shelf.hold);
+    EVENTUALLY(a.told && b.told);
+    assert_true(a.result == WQ_OK || b.result == WQ_OK); /* one begins, one joins */
+    expect(&a, b.result == WQ_OK ? WQ_ATTACHED : WQ_OK, 1);
+    expect(&b, a.result == WQ_OK ? WQ_ATTACHED : WQ_OK, 1);
+    assert_int_equal(ask_async(queue, "1", 0, &running, &a), WQ_ATTACHED); /* at once */
+    assert_int_equal(p->shelf.finds, 2);
+    shelf_put(&p->shelf, wq_job_key(running));
+    end_run(&p->far, out(&p->far, "1"), 0, 0, NULL);
+    ends(running, WQ_STATE_SUCCEEDED, NULL);
+    assert_int_equal(ask_async(queue, "1", 0, &job, &a), WQ_PENDING);
+    expect(&a, WQ_DONE, 0);
+    assert_int_equal(ask_async(queue, "1", WQ_ENSURE_JOB, &job, &a), WQ_PENDING);
+    expect(&a, WQ_DONE, 1);
+    atomic_store(&p->shelf.find_result, WQ_ERROR_AWAY);
+    assert_int_equal(ask_async(queue, "2", 0, &job, &a), WQ_PENDING);
+    expect(&a, WQ_ERROR_AWAY, 0);
+    assert_int_equal(ask_async(queue, "", 0, &job, &a), WQ_ERROR_INVALID_ARGUMENT);
+    assert_null(job);
+    wq_close(queue);
+}
+
+static void test_asking_a_store_that_blocks(void **state)
+{
+    asks_without_waiting(*state, NULL);
+}
+
+static void test_asking_a_store_that_blocks_with_a_journal(void **state)
+{
+    place *p = *state;
+    asks_without_waiting(p, p->journal);
+}
 
 static void *close_it(void *queue)
 {
     wq_close(queue);
     return NULL;
 }
+
+static void test_closed_while_asking(void **state)
+{
+    enum { N = 10 };
+    place *p = *state;
+    answer answers[N], more;
+    wq_job *job;
+    pthread_t closer;
+    p->shelf.store.blocks = 1;
+    p->far.yields = 1;
+    wq_options options = options_of(p);
+    options.store = &p->shelf.store;
+    options.max_queue = N - 4; /* those that the threads have do not wait */
+    wq_queue *queue = open_queue(&options);
+    pthread_mutex_lock(&p->shelf.hold);
+    for (int i = 0; i < N; i++) {
+        char set[16];
+        snprintf(set, sizeof set, "%d", i);
+        assert_int_equal(ask_async(queue, set, 0, &job, &answers[i]), WQ_PENDING);
+        EVENTUALLY(p->shelf.finds == (i < 4 ? i + 1 : 4));
+    }
+    assert_int_equal(ask_async(queue, "more", 0, &job, &more), WQ_ERROR_FULL);
+    wq_stop(queue);
+    pthread_create(&closer, NULL, close_it, queue);
+    pthread_mutex_unlock(&p->shelf.hold);
+    pthread_join(closer, NULL);
+    for (int i = 0; i < N; i++)
+        expect(&answers[i], WQ_ERROR_CLOSING, 0);
+}
+
+/* ---- stop and close -------------------------------------------------------------------------- */
 
 static void test_without_a_journal_what_is_out_is_cancelled(void **state)
 {
@@ -1107,6 +1228,9 @@ int main(void)
         TEST(test_what_waits_for_the_store_is_bounded),
         TEST(test_jobs_that_run_here_wait_for_the_store_too),
         TEST(test_a_store_that_blocks),
+        TEST(test_asking_a_store_that_blocks),
+        TEST(test_asking_a_store_that_blocks_with_a_journal),
+        TEST(test_closed_while_asking),
         TEST(test_without_a_journal_what_is_out_is_cancelled),
         TEST(test_with_a_journal_what_is_out_goes_on),
         TEST(test_with_a_journal_what_waits_for_the_store_is_kept),

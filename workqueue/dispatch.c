@@ -2,12 +2,12 @@
  *
  * One thread makes all calls of `start` and `cancel`, so a run is never cancelled before it is
  * started. A job that was started keeps its place in the row until its program runs. What is out is
- * a `sent`: it lives until the runner has called `ended` for it and nobody calls the runner about it
- * any more, also if its job has ended before, because it was cancelled while it waited or because
- * the queue stops.
+ * a `sent`: it lives until the runner has called `ended` for it and nobody calls the runner about
+ * it any more, also if its job has ended before, because it was cancelled while it waited or
+ * because the queue stops.
  *
- * Whoever takes the job from a `sent`, under the queue's lock, has to end it: `ended`, a cancel of a
- * queued job, or the stop. */
+ * Whoever takes the job from a `sent`, under the queue's lock, has to end it: `ended`, a cancel of
+ * a queued job, or the stop. */
 #include "workqueue/dispatch.h"
 
 #include <assert.h>

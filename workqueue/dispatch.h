@@ -1,5 +1,5 @@
-/* dispatch.h - the dispatcher of an asynchronous runner: sends jobs out, and takes in what becomes of
- * them. */
+/* dispatch.h - the dispatcher of an asynchronous runner: sends jobs out, and takes in what becomes
+ * of them. */
 #ifndef WQ_DISPATCH_H
 #define WQ_DISPATCH_H
 

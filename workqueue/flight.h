@@ -1,5 +1,5 @@
-/* flight.h - a run that is under way, in a worker or out at an asynchronous runner: what it reports,
- * how it is ended early, and how it ends. */
+/* flight.h - a run that is under way, in a worker or out at an asynchronous runner: what it
+ * reports, how it is ended early, and how it ends. */
 #ifndef WQ_FLIGHT_H
 #define WQ_FLIGHT_H
 

@@ -10,8 +10,8 @@
 
 typedef struct wq_order_node {
     struct wq_order_node *left, *right, *parent;
-    size_t size;       /* nodes in this subtree, this one included */
-    size_t n_ready;    /* those of them whose turn may come */
+    size_t size;    /* nodes in this subtree, this one included */
+    size_t n_ready; /* those of them whose turn may come */
     int ready;
     uint64_t rank;     /* what is sorted by; of those alike the one that came first */
     uint32_t priority; /* random; a parent's is at least its children's */
@@ -30,6 +30,6 @@ wq_order_node *wq_order_first(const wq_order *order); /* NULL if empty */
 void wq_order_set_ready(wq_order_node *node, int ready);
 size_t wq_order_n_ready(const wq_order *order);
 wq_order_node *wq_order_first_ready(const wq_order *order); /* NULL if there is none */
-size_t wq_order_position(const wq_order_node *node);     /* how many are in front of it */
+size_t wq_order_position(const wq_order_node *node);        /* how many are in front of it */
 
 #endif

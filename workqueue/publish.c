@@ -6,8 +6,8 @@
  * MAX_HAND jobs gather, then workers wait. A store that blocks is across a network: there some
  * threads publish one output each.
  *
- * What finds the store away is put off, each job by its own clock, and others go on. The publisher's
- * lock is taken last. */
+ * What finds the store away is put off, each job by its own clock, and others go on. The
+ * publisher's lock is taken last. */
 #include "workqueue/publish.h"
 
 #include <errno.h>

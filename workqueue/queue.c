@@ -563,12 +563,16 @@ void wq_queue_put_down(wq_queue *queue)
 
 /* ---- with the journal ------------------------------------------------------------------------ */
 
-static void tell_awaits(struct wq_awaits *awaits, const wq_error *error)
+/* Each gets the job, unless there is an error. */
+static void tell_awaits(struct wq_awaits *awaits, wq_job *job, const wq_error *error)
 {
     wq_await *await;
     while ((await = STAILQ_FIRST(awaits)) != NULL) {
         STAILQ_REMOVE_HEAD(awaits, link); /* it is the callback's to free */
-        await->cb(await->user, error ? error->code : await->result, error);
+        if (error != NULL)
+            await->cb(await->user, error->code, NULL, 0, error);
+        else
+            await->cb(await->user, await->result, wq_job_ref(job), 0, NULL);
     }
 }
 
@@ -594,7 +598,7 @@ void wq_queue_accepted(wq_queue *queue, wq_job *job)
         surplus = put_down_locked(queue, job);
     size_t waiting = queue->queued;
     pthread_mutex_unlock(&queue->lock);
-    tell_awaits(&awaits, NULL);
+    tell_awaits(&awaits, job, NULL);
     if (stops)
         tell_end(queue, job, waiting, surplus);
     else if (queue->fair) /* it may have come in front of others */
@@ -611,7 +615,7 @@ void wq_queue_refused(wq_queue *queue, wq_job *job, const wq_error *error)
     wq_table_remove(&queue->by_id, job->id);
     wq_job_end_locked(job, wq_end_now(WQ_STATE_FAILED, -999, error->message));
     pthread_mutex_unlock(&queue->lock);
-    tell_awaits(&awaits, error);
+    tell_awaits(&awaits, job, error);
     wq_watchers_tell(&job->watchers);
     wq_job_unref(job);
 }
@@ -717,8 +721,7 @@ static uint64_t estimate_ms_locked(wq_queue *queue, wq_job *job)
         if (estimate < still) /* the row has stopped moving: the longer, the less we expect of it */
             estimate = still;
     } else if (job->state == WQ_STATE_RUNNING) {
-        estimate =
-            wq_job_remaining_ms(job, job->estimate_ms ? (double)job->estimate_ms : mean);
+        estimate = wq_job_remaining_ms(job, job->estimate_ms ? (double)job->estimate_ms : mean);
     }
     return estimate < 1 ? 1 : (uint64_t)estimate;
 }

@@ -12,6 +12,7 @@
 
 struct wq_pool;
 struct wq_journal;
+struct wq_lookups;
 
 enum { WQ_OWN_FAILURE = -999 }; /* the returncode where the program is not to blame */
 
@@ -28,6 +29,7 @@ struct wq_queue {
     wq_store *store;
     struct wq_pool *pool;
     struct wq_journal *journal; /* NULL: there is none */
+    struct wq_lookups *lookups; /* NULL: the store does not block */
     wq_watchers watchers;       /* of positions */
     atomic_ullong store_errors, journal_errors;
 
@@ -45,8 +47,8 @@ struct wq_queue {
     struct wq_job_list ended;  /* oldest first; counted */
     size_t queued, running, publishing, n_ended;
     size_t put_off; /* publishing ones that wait until the store is back */
-    size_t pending;                                       /* admitted, but not in the journal yet */
-    size_t n_idle;                                        /* workers that wait for a job */
+    size_t pending; /* admitted, but not in the journal yet */
+    size_t n_idle;  /* workers that wait for a job */
     size_t decided; /* ends that the journal does not have yet */
     uint64_t succeeded, failed, cancelled;
     uint64_t generation; /* counts ends: a key looked up before one must be looked up again */

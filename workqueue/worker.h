@@ -6,8 +6,8 @@
 
 typedef struct wq_pool wq_pool;
 
-/* Starts `queue->workers` threads, or a dispatcher if the runner is asynchronous, and the publisher.
- * Takes over `runner`, also on failure; queue->store stays the queue's. */
+/* Starts `queue->workers` threads, or a dispatcher if the runner is asynchronous, and the
+ * publisher. Takes over `runner`, also on failure; queue->store stays the queue's. */
 int wq_pool_open(wq_pool **out, wq_queue *queue, wq_runner *runner, wq_error *error);
 
 /* Ends a running job early; nothing if it is not running any more. */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "workqueue/journal.h"
+#include "workqueue/lookup.h"
 #include "workqueue/params.h"
 #include "workqueue/queue.h"
 #include "workqueue/run/local.h"
@@ -179,6 +180,8 @@ static void close_given(const wq_options *o)
 static void close_parts(wq_queue *queue)
 {
     wq_queue_put_down(queue);
+    wq_lookups_close(queue->lookups);
+    queue->lookups = NULL;
     if (queue->journal != NULL)
         wq_journal_close(queue->journal);
     queue->journal = NULL;
@@ -214,6 +217,8 @@ int wq_open(wq_queue **out, const wq_options *options, wq_error *error)
     set_runner(queue, runner);
     if (options->journal_path != NULL)
         result = wq_journal_open(&queue->journal, queue, options, error);
+    if (result == WQ_OK && queue->store->blocks)
+        result = wq_lookups_open(&queue->lookups, options->max_queue, error);
     if (result != WQ_OK)
         runner->close(runner);
     else
@@ -251,15 +256,18 @@ static wq_job *join_locked(wq_queue *queue, const char *key, unsigned flags, wq_
     return job;
 }
 
-/* `result`, or WQ_PENDING if the journal does not have this job yet: `await` is told when it has.
- */
-static int await_locked(wq_job *job, wq_await *await, int result)
+/* `result`, and the job, whose reference is taken; or WQ_PENDING if the journal does not have it
+ * yet: `await` is told when it has. */
+static int hand_out_locked(wq_job *job, wq_await *await, int result, wq_job **out)
 {
-    if (job == NULL || !job->pending)
+    if (!job->pending) {
+        *out = job;
         return result;
+    }
     assert(await != NULL);
     await->result = result;
     STAILQ_INSERT_TAIL(&job->awaits, await, link);
+    wq_job_unref(job); /* the queue has it */
     return WQ_PENDING;
 }
 
@@ -281,12 +289,11 @@ static int join_or_begin(wq_queue *queue, wq_job *new, unsigned flags, uint64_t 
         if (result == WQ_OK)
             job = wq_job_ref(new);
     }
-    result = await_locked(job, await, result);
+    if (job != NULL)
+        result = hand_out_locked(job, await, result, out);
     pthread_mutex_unlock(&queue->lock);
     if (result == WQ_OK && queue->fair) /* it may have come in front of others */
         wq_watchers_tell(&queue->watchers);
-    if (job != NULL)
-        *out = job;
     return result;
 }
 
@@ -317,36 +324,38 @@ static int find(wq_queue *queue, const char *key, int64_t *made_at_ms, wq_error 
     return wq_queue_store_said(queue, store->find(store->self, key, made_at_ms, error));
 }
 
-/* One look at the row and at the store: WQ_ATTACHED, WQ_DONE, WQ_ERROR_NOT_FOUND if a job has to
- * begin, or a failure. */
+/* A look at the row: WQ_ATTACHED, WQ_PENDING or WQ_ERROR_NOT_FOUND. */
+static int join(wq_queue *queue, const char *key, unsigned flags, uint64_t *generation,
+                wq_await *await, wq_job **out)
+{
+    wq_job *before;
+    int result = WQ_ERROR_NOT_FOUND;
+    pthread_mutex_lock(&queue->lock);
+    *generation = queue->generation;
+    wq_job *job = join_locked(queue, key, flags, &before);
+    if (job != NULL)
+        result = hand_out_locked(job, await, WQ_ATTACHED, out);
+    pthread_mutex_unlock(&queue->lock);
+    return result;
+}
+
+/* One look at the row and at the store: WQ_ATTACHED, WQ_PENDING, WQ_DONE, WQ_ERROR_NOT_FOUND if a
+ * job has to begin, or a failure. */
 static int look(wq_queue *queue, const wq_params *params, const char *key, unsigned flags,
                 uint64_t *generation, wq_await *await, wq_job **out, int64_t *made_at_ms,
                 wq_error *error)
 {
-    wq_job *before;
-    int result;
-    pthread_mutex_lock(&queue->lock);
-    *generation = queue->generation;
-    wq_job *job = join_locked(queue, key, flags, &before);
-    result = await_locked(job, await, WQ_ATTACHED);
-    pthread_mutex_unlock(&queue->lock);
-    if (job != NULL) {
-        *out = job;
+    int result = join(queue, key, flags, generation, await, out);
+    if (result != WQ_ERROR_NOT_FOUND || (flags & WQ_ENSURE_REBUILD))
         return result;
-    }
-    if (flags & WQ_ENSURE_REBUILD)
-        return WQ_ERROR_NOT_FOUND;
     result = find(queue, key, made_at_ms, error);
     return result == WQ_OK ? done(queue, params, key, flags, out, error) : result;
 }
 
-/* WQ_PENDING: `await` will be told. */
-static int ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_await *await,
-                      wq_job **out, int64_t *made_at_ms, wq_error *error)
+static int check_ask(const wq_params *params, unsigned flags, char key[WQ_KEY_SIZE],
+                     wq_error *error)
 {
     const unsigned known = WQ_ENSURE_REBUILD | WQ_ENSURE_JOB | WQ_ENSURE_TENTATIVE;
-    char key[WQ_KEY_SIZE];
-    uint64_t generation;
     int result = wq_params_check(params, error);
     if (result != WQ_OK)
         return result;
@@ -354,6 +363,18 @@ static int ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, 
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "flags are unknown to this library");
     if (wq_params_key(params, key) != WQ_OK)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    return WQ_OK;
+}
+
+/* WQ_PENDING: `await` will be told. */
+static int ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_await *await,
+                      wq_job **out, int64_t *made_at_ms, wq_error *error)
+{
+    char key[WQ_KEY_SIZE];
+    uint64_t generation;
+    int result = check_ask(params, flags, key, error);
+    if (result != WQ_OK)
+        return result;
     /* The store is asked without a lock, so an end in between sends us round again: else a job
      * could run twice because its first run ended while we looked. */
     wq_job *new = NULL;
@@ -378,15 +399,19 @@ typedef struct waiter {
     pthread_cond_t told;
     /* under the lock */
     int is_told, result;
+    wq_job *job;
     wq_error error;
 } waiter;
 
-static void wake_waiter(void *user, int result, const wq_error *error)
+static void wake_waiter(void *user, int result, wq_job *job, int64_t made_at_ms,
+                        const wq_error *error)
 {
+    (void)made_at_ms;
     waiter *w = user;
     pthread_mutex_lock(&w->lock);
     w->is_told = 1;
     w->result = result;
+    w->job = job;
     if (error != NULL)
         w->error = *error;
     pthread_cond_signal(&w->told);
@@ -407,13 +432,12 @@ int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags,
             pthread_cond_wait(&w.told, &w.lock);
         pthread_mutex_unlock(&w.lock);
         result = w.result;
+        job = w.job;
         if (result < 0 && error != NULL)
             *error = w.error;
     }
     if (result >= 0)
         *out = job;
-    else
-        wq_job_unref(job);
     return result;
 }
 
@@ -423,30 +447,82 @@ int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_j
     return wq_ensure_run_aged(queue, params, flags, out, NULL, error);
 }
 
-/* Somebody else's callback, in memory of ours. */
+/* Somebody else's question and callback, in memory of ours. */
 typedef struct async {
+    wq_lookup lookup; /* first */
     wq_await await;
+    wq_queue *queue;
+    wq_params params; /* behind the structure, for the lookup */
+    unsigned flags;
     wq_accepted_cb cb;
     void *user;
 } async;
 
-static void tell_async(void *user, int result, const wq_error *error)
+static void tell_async(void *user, int result, wq_job *job, int64_t made_at_ms,
+                       const wq_error *error)
 {
     async *a = user;
-    a->cb(a->user, result, error);
+    a->cb(a->user, result, job, made_at_ms, error);
     free(a);
+}
+
+static void ask_store(wq_lookup *lookup, int closing)
+{
+    async *a = (async *)lookup;
+    wq_job *job = NULL;
+    int64_t made_at_ms = 0;
+    wq_error error = {0};
+    int result =
+        closing ? wq_fail(&error, WQ_ERROR_CLOSING, "%s", wq_strerror(WQ_ERROR_CLOSING))
+                : ensure_run(a->queue, &a->params, a->flags, &a->await, &job, &made_at_ms, &error);
+    if (result != WQ_PENDING)
+        tell_async(a, result, job, result == WQ_DONE ? made_at_ms : 0, result < 0 ? &error : NULL);
+}
+
+/* `params` may be NULL. */
+static async *new_async(wq_queue *queue, const wq_params *params, unsigned flags, wq_accepted_cb cb,
+                        void *user)
+{
+    async *a = calloc(1, sizeof *a + (params ? wq_params_bytes(params) : 0));
+    if (a == NULL)
+        return NULL;
+    if (params != NULL)
+        wq_params_copy(&a->params, (char *)(a + 1), params);
+    a->lookup.ask = ask_store;
+    a->await = (wq_await){.cb = tell_async, .user = a};
+    a->queue = queue;
+    a->flags = flags;
+    a->cb = cb;
+    a->user = user;
+    return a;
+}
+
+/* The row is looked at here, as it may have the job; the store by a thread. */
+static int ask_later(wq_queue *queue, async *a, const char *key, wq_job **out, wq_error *error)
+{
+    uint64_t generation;
+    int result = join(queue, key, a->flags, &generation, &a->await, out);
+    if (result != WQ_ERROR_NOT_FOUND)
+        return result;
+    result = wq_lookups_add(queue->lookups, &a->lookup, error);
+    return result == WQ_OK ? WQ_PENDING : result;
 }
 
 int wq_ensure_run_async(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
                         int64_t *made_at_ms, wq_accepted_cb cb, void *user, wq_error *error)
 {
-    if (queue->journal == NULL)
+    char key[WQ_KEY_SIZE];
+    int asks_later = queue->lookups != NULL && !(flags & WQ_ENSURE_REBUILD);
+    if (queue->journal == NULL && !asks_later)
         return ensure_run(queue, params, flags, NULL, out, made_at_ms, error);
-    async *a = malloc(sizeof *a);
+    int result = asks_later ? check_ask(params, flags, key, error) : WQ_OK;
+    if (result != WQ_OK)
+        return result;
+    async *a = new_async(queue, asks_later ? params : NULL, flags, cb, user);
     if (a == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    *a = (async){.await = {.cb = tell_async, .user = a}, .cb = cb, .user = user};
-    int result = ensure_run(queue, params, flags, &a->await, out, made_at_ms, error);
+    result = asks_later ? ask_later(queue, a, key, out, error)
+                        : ensure_run(queue, params, flags, &a->await, out, made_at_ms, error);
     if (result != WQ_PENDING)
         free(a);
     return result;

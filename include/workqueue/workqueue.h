@@ -320,17 +320,19 @@ WQ_API int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned
                               wq_job **out, int64_t *made_at_ms, wq_error *error);
 
 /**
- * Is told what came of a call of wq_ensure_run_async() that returned WQ_PENDING: WQ_OK, WQ_ATTACHED,
- * or negative, and then `error` says why, borrowed for the call. Called once, from the journal's
- * thread, so it must return at once. It must not close the queue.
+ * Is told what came of a call of wq_ensure_run_async() that returned WQ_PENDING, as wq_ensure_run()
+ * would have told it: `job` is owned (wq_job_unref()), and NULL where there is none; `made_at_ms` is
+ * 0 except with WQ_DONE; `error` says why if `result` is negative, borrowed for the call. Called
+ * once, from a thread of the queue, so it must return at once. It must not close the queue.
  */
-typedef void (*wq_accepted_cb)(void *user, int result, const wq_error *error);
+typedef void (*wq_accepted_cb)(void *user, int result, wq_job *job, int64_t made_at_ms,
+                               const wq_error *error);
 
 /**
- * wq_ensure_run_aged() for event loops: does not wait for the journal. WQ_PENDING: `*out` is the job,
- * but nobody must be told of it, and it does not run, before `cb` says that it is accepted; `cb` may
- * have been called already. Any other result is that of wq_ensure_run(), and `cb` is not called;
- * without a journal there is no other. wq_close() does not return before `cb` has.
+ * wq_ensure_run_aged() for event loops: waits neither for the journal nor for a store that blocks.
+ * WQ_PENDING: `cb` is told, or has been told already; `*out` is untouched. Any other result is that of
+ * wq_ensure_run(), and `cb` is not called; without a journal and such a store there is no other.
+ * wq_close() does not return before `cb` has.
  */
 WQ_API int wq_ensure_run_async(wq_queue *queue, const wq_params *params, unsigned flags,
                                wq_job **out, int64_t *made_at_ms, wq_accepted_cb cb, void *user,

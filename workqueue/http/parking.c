@@ -28,8 +28,9 @@ struct parked {
     h2o_req_t *req; /* NULL: it has ended */
     note *note;
     wq_job *job; /* counted */
-    /* the journal's, until it is posted */
+    /* the queue's, until it is posted */
     int result;
+    int64_t made_at_ms;
     wq_error error;
 };
 
@@ -119,12 +120,15 @@ static void arrive(wq_post *post)
     call_again(p->http, req);
 }
 
-/* From the journal's thread. */
-static void on_accepted(void *user, int result, const wq_error *error)
+/* From a thread of the queue's. */
+static void on_accepted(void *user, int result, wq_job *job, int64_t made_at_ms,
+                        const wq_error *error)
 {
     parked *p = user;
     struct wq_parking *parking = p->http->parking;
     p->result = result;
+    p->job = job;
+    p->made_at_ms = made_at_ms;
     if (error != NULL)
         p->error = *error;
     if (wq_post_send(p->http, &p->post) != 0)
@@ -172,13 +176,14 @@ int wq_park(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *para
     int result;
     if (p != NULL) {
         result = p->result;
+        *made_at_ms = p->made_at_ms;
         *error = p->error;
     } else if ((p = park(http, req)) == NULL) {
         snprintf(error->message, sizeof error->message, "%s", wq_strerror(WQ_ERROR_NO_MEMORY));
         return WQ_ERROR_NO_MEMORY;
     } else {
-        result = wq_ensure_run_async(http->queue, params, flags, &p->job, made_at_ms, on_accepted, p,
-                                     error);
+        result = wq_ensure_run_async(http->queue, params, flags, &p->job, made_at_ms, on_accepted,
+                                     p, error);
         if (result == WQ_PENDING)
             return WQ_PENDING;
         p->note->parked = NULL;
