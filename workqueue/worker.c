@@ -10,6 +10,7 @@
  */
 #include "workqueue/worker.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
