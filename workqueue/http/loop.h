@@ -40,7 +40,7 @@ struct wq_http {
     struct wq_lunkwill *lunkwill;
     struct wq_tasks *tasks;
     struct wq_threads *threads;
-    struct wq_parking *parking; /* NULL: there is no journal to wait for */
+    struct wq_parking *parking; /* NULL: there is nothing to wait for */
     atomic_int is_deleting; /* all outputs of somebody */
     atomic_int stopping;
     pthread_mutex_t lock;

@@ -171,10 +171,11 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     http->tasks = wq_tasks_new();
     http->threads = wq_threads_new(http);
     wq_queue_stats(queue, &stats);
-    if (stats.has_journal)
+    const int parks = stats.has_journal || wq_outputs_block(queue);
+    if (parks)
         http->parking = wq_parking_new();
     if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL ||
-        (stats.has_journal && http->parking == NULL)) {
+        (parks && http->parking == NULL)) {
         wq_http_free(http);
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
