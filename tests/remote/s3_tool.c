@@ -149,7 +149,7 @@ static void put_again(const wq_params *params, const char *key, const char *sour
     do {
         store->publish(store->self, &item, 1);
         tell(item.result, &item.error, kept(&item));
-    } while (item.result == WQ_ERROR_AWAY);
+    } while (item.result == WQ_ERROR_AWAY && usleep(100000) == 0);
 }
 
 typedef struct racer {

@@ -51,15 +51,18 @@ class Store:
             self.environment["S3_URL"] += f"/{os.urandom(8).hex()}/{prefix}"
 
     def start(self, *arguments, **environment):
-        return subprocess.Popen([TOOL, *map(str, arguments)], text=True,
-                                env={**self.environment, **environment},
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        # Its log goes to a file: a pipe that nobody reads would hold it up.
+        with open(self.folder / "log", "a") as log:
+            return subprocess.Popen([TOOL, *map(str, arguments)], text=True,
+                                    env={**self.environment, **environment},
+                                    stdout=subprocess.PIPE, stderr=log)
 
     def do(self, *arguments, expect=None, **environment):
         with self.start(*arguments, **environment) as process:
-            out, err = process.communicate(timeout=120 * SLOW)
-        assert process.returncode == 0, err
-        assert SECRET not in out + err
+            out, _ = process.communicate(timeout=120 * SLOW)
+        log = (self.folder / "log").read_text()
+        assert process.returncode == 0, log
+        assert SECRET not in out + log
         answer = json.loads(out)
         assert expect is None or answer["result"] == expect, answer
         return answer
