@@ -611,7 +611,6 @@ static void test_refusals(void **state)
     open_store(b);
     static const char *const refusals[][2] = {
         {TEXT("403", "<Error><Code>SignatureDoesNotMatch</Code></Error>"), "secret key"},
-        {TEXT("404", "<Error><Code>NoSuchBucket</Code></Error>"), "no such bucket"},
         {TEXT("403", "<Error><Code>RequestTimeTooSkewed</Code></Error>"), "clock"},
         {TEXT("400", "<Error><Code>" SECRET "\n</Code></Error>"), "400"},
         {TEXT("400", "<html>"), "400"}};
@@ -626,6 +625,20 @@ static void test_refusals(void **state)
         assert_int_equal(count_files(b), 0);
         free(temp);
     }
+}
+
+/* Swift says so, too, while it is coming up. */
+static void test_no_bucket_keeps_the_output(void **state)
+{
+    bed *b = *state;
+    open_store(b);
+    SAY(b, TEXT("404", "<Error><Code>NoSuchBucket</Code></Error>"), ANSWER("200"));
+    char *temp = make_temp(b, 3);
+    assert_int_equal(publish(b, temp, 0), WQ_ERROR_AWAY);
+    assert_non_null(strstr(b->error.message, "no such bucket"));
+    assert_int_equal(asked(b), 1);
+    assert_int_equal(publish(b, temp, 0), WQ_OK);
+    free(temp);
 }
 
 static void test_what_is_no_output(void **state)
@@ -812,6 +825,7 @@ int main(void)
         TEST(test_a_store_without_conditions),
         TEST(test_away_and_back),
         TEST(test_refusals),
+        TEST(test_no_bucket_keeps_the_output),
         TEST(test_what_is_no_output),
         TEST(test_several_at_once),
         TEST(test_parts_whose_end_fails),

@@ -64,6 +64,7 @@ WQ_API void wq_s3_options_init(wq_s3_options *options, size_t size);
  * not at all. One that is in place stays, by `If-None-Match: *`; where the store does not know that
  * (it answers 501) by looking first, so that of two that publish the same at the same moment
  * the later one may win. The same holds for outputs in parts where the store ignores the header.
+ * A bucket that is not there counts as away (WQ_ERROR_AWAY), so that outputs wait until it is.
  * Parts of an upload that was cut off by a crash stay in the bucket: give it a lifecycle rule
  * (AbortIncompleteMultipartUpload).
  */

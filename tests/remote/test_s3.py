@@ -204,8 +204,9 @@ class Cases:
         self.assertNotIn("wr0ngs3cret", answer["message"])
         answer = store.do(*put, expect=SYSTEM, AWS_ACCESS_KEY_ID="nobody:knows")
         self.assertIn("403", answer["message"])
-        answer = store.do(*put, "replace", expect=SYSTEM, S3_URL="s3://there-is-none-of-this-name")
+        answer = store.do(*put, "replace", expect=AWAY, S3_URL="s3://there-is-none-of-this-name")
         self.assertIn("NoSuchBucket", answer["message"])
+        self.assertTrue(answer["kept"])
 
     def test_a_job_of_a_queue_with_such_a_store(self):
         store = self.store("some where")
@@ -238,7 +239,7 @@ class Cases:
             store.service.start()
         for line in process.stdout:
             answer = json.loads(line)
-            self.assertIn(answer["result"], [AWAY, OK])
+            self.assertIn(answer["result"], [AWAY, OK], answer)
         self.assertEqual([answer["result"], answer["kept"]], [OK, False])
         self.assertEqual(store.read(), "before")
         self.assertEqual(store.read(("http://a", "1", "t")), "in between")

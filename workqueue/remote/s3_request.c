@@ -539,9 +539,10 @@ static const char *advice(const wq_s3_answer *answer)
 int wq_s3_refused(wq_s3_client *client, const wq_s3_request *request, const wq_s3_answer *answer,
                   wq_error *error)
 {
-    return wq_fail(error, WQ_ERROR_SYSTEM, "the S3 store refuses %s %s%s: %ld%s%s%s",
-                   request->method, client->base, request->path, answer->status,
-                   *answer->code ? " " : "", answer->code, advice(answer));
+    int result = strcmp(answer->code, "NoSuchBucket") == 0 ? WQ_ERROR_AWAY : WQ_ERROR_SYSTEM;
+    return wq_fail(error, result, "the S3 store refuses %s %s%s: %ld%s%s%s", request->method,
+                   client->base, request->path, answer->status, *answer->code ? " " : "",
+                   answer->code, advice(answer));
 }
 
 void wq_s3_answer_dispose(wq_s3_answer *answer)

@@ -58,8 +58,9 @@ typedef struct wq_s3_answer {
 int wq_s3_ask(wq_s3_client *client, const wq_s3_request *request, wq_s3_answer *answer,
               wq_error *error);
 
-/* Says that the store has refused, with the reason if it is a common one; returns
- * WQ_ERROR_SYSTEM. */
+/* Says that the store has refused, with the reason if it is a common one; returns WQ_ERROR_SYSTEM,
+ * or WQ_ERROR_AWAY if there is no such bucket: Swift says so too while it cannot look it up, and
+ * outputs must not be lost by that. */
 int wq_s3_refused(wq_s3_client *client, const wq_s3_request *request, const wq_s3_answer *answer,
                   wq_error *error);
 
