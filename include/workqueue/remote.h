@@ -1,6 +1,6 @@
-/* remote.h - the queue across machines: outputs in an S3-compatible store.
+/* remote.h - the queue across machines: jobs over a STOMP broker, outputs in an S3-compatible store.
  *
- * In a library of its own, libworkqueue-remote, on libcurl. The conventions are those of
+ * In a library of its own, libworkqueue-remote, on libcurl and OpenSSL. The conventions are those of
  * workqueue.h.
  */
 #ifndef WORKQUEUE_REMOTE_H
@@ -69,6 +69,56 @@ WQ_API void wq_s3_options_init(wq_s3_options *options, size_t size);
  * (AbortIncompleteMultipartUpload).
  */
 WQ_API int wq_s3_store_open(wq_store **out, const wq_s3_options *options, wq_error *error);
+
+/* ---- jobs over a broker ---------------------------------------------------------------------- */
+
+/**
+ * How jobs are sent to packagers. Fill it with wq_stomp_options_init(). Strings are borrowed during
+ * wq_stomp_runner_open() only. Destinations are sent to the broker as they are; the defaults suit
+ * RabbitMQ, where a slash within a name is "%2F".
+ */
+typedef struct wq_stomp_options {
+    size_t size;         /**< sizeof(wq_stomp_options) of the caller */
+    const char *urls;    /**< "stomp[s]://[user:password@]host[:port][/vhost]", percent-encoded; several
+                              with commas between are tried in turn */
+    const char *ca_file; /**< PEM, for stomps; NULL: the system's */
+    const char *queue_package; /**< where jobs go; default "/queue/docsets%2Fpackage" */
+    const char *queue_reply;   /**< where a job's answers come, with "{id}" in it, or else the id is
+                                    put behind it; default "/queue/package%2F{id}" */
+    const char *queue_delete;  /**< where deletions are told; default "/queue/docsets%2Fdelete" */
+    const char *topic; /**< what packagers and servers tell each other; default "/topic/workqueue" */
+    unsigned heartbeat_ms;     /**< asked of the broker, and promised; default 10000; 0: none */
+    unsigned reply_expires_ms; /**< a queue of answers that nobody reads goes after this long (on
+                                    RabbitMQ; elsewhere by configuration); default 1800000 */
+    unsigned linger_ms;      /**< answers are read so long after somebody has last looked; 10000 */
+    unsigned check_ms;       /**< and for a moment so often while nobody does; default 60000 */
+    unsigned resend_ms;      /**< a job that nobody has accepted for so long is sent again, then after
+                                  twice as long, and so on; default 600000 */
+    unsigned quiet_ms;       /**< likewise one that was accepted by a packager that promises no signs
+                                  of life, or four times as long as it said, if that is longer;
+                                  default 60000. Those that do promise: three of them missed */
+    unsigned cancel_wait_ms; /**< a cancelled job's packager has so long to answer; default 10000 */
+    uint64_t max_fetch_bytes; /**< of outputs that a packager keeps elsewhere; default 0: any size */
+    size_t max_in_flight;     /**< jobs that are at the broker at a time; default 1000 */
+    wq_log_cb log;            /**< NULL: no log */
+    void *log_user;           /**< handed to log */
+} wq_stomp_options;
+
+/** Fills `options` with the defaults; `size` as in wq_options_init(). */
+WQ_API void wq_stomp_options_init(wq_stomp_options *options, size_t size);
+
+/**
+ * Opens a runner for the `runner` of wq_options, which owns it from then on; else call its `close`.
+ * Waits for no connection: jobs wait while there is none. Fails with WQ_ERROR_INVALID_ARGUMENT,
+ * WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY.
+ *
+ * Jobs are sent in the queue's order, and wait (in the sense of WQ_STATE_QUEUED) until a packager has
+ * accepted them; n_ahead_in_queue counts the jobs of this queue, not those of other servers at
+ * the same broker. The store must be the packagers' too; of a packager that is not one of ours, the
+ * output is downloaded from where it says it is.
+ */
+WQ_API int wq_stomp_runner_open(struct wq_runner **out, const wq_stomp_options *options,
+                                wq_error *error);
 
 #ifdef __cplusplus
 }

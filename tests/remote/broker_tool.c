@@ -91,9 +91,9 @@ static int take_words(char *line, word *words)
 
 /* ---- what happens ---------------------------------------------------------------------------- */
 
-static void on_connected(void *user, uint64_t generation)
+static void on_connected(void *user, uint64_t generation, const char *server)
 {
-    (void)user;
+    (void)user, (void)server;
     begin_line("connected");
     printf(" %d", (int)generation);
     end_line();

@@ -100,6 +100,7 @@ struct wq_broker {
     uint64_t farewell; /* the receipt of DISCONNECT, once that is queued */
     int64_t farewell_by;
     int answered, said_farewell; /* CONNECT, by CONNECTED; DISCONNECT is written */
+    char server[64];             /* what it calls itself; empty if it does not say */
     int left;                    /* DISCONNECT is confirmed */
     int blamed;                  /* ERROR has come */
     int gives_back;              /* unsubscribing settles what is not: ActiveMQ */
@@ -767,7 +768,8 @@ static int on_answer(wq_broker *broker, const wq_stomp_frame *frame, wq_error *e
         return wq_fail(error, -1, "the broker does not speak STOMP 1.2");
     if (agree_heartbeats(broker, wq_stomp_get(frame, "heart-beat")) != 0)
         return wq_fail(error, -1, "the broker's heart-beat header is malformed");
-    broker->gives_back = server != NULL && strncmp(server, "ActiveMQ", 8) == 0;
+    snprintf(broker->server, sizeof broker->server, "%s", server ? server : "");
+    broker->gives_back = strncmp(broker->server, "ActiveMQ", 8) == 0;
     broker->answered = 1;
     return 0;
 }
@@ -890,7 +892,7 @@ static int enter(wq_broker *broker, wq_error *error)
     if (r != 0)
         return wq_fail(error, -1, "out of memory");
     if (broker->options.connected != NULL)
-        broker->options.connected(broker->options.user, generation);
+        broker->options.connected(broker->options.user, generation, broker->server);
     return 0;
 }
 

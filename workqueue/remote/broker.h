@@ -27,8 +27,9 @@ typedef struct wq_broker_options {
     size_t max_outgoing_bytes;  /* sent and not yet confirmed, or not yet sent; 16 MiB */
     size_t max_outgoing_frames; /* the same in frames; 100,000 */
     wq_logger log;
-    /* A new connection: subscriptions and kept frames are on their way. NULL: not told. */
-    void (*connected)(void *user, uint64_t generation);
+    /* A new connection: subscriptions and kept frames are on their way. `server` is what the broker
+     * calls itself, such as "RabbitMQ/3.10.8". NULL: not told. */
+    void (*connected)(void *user, uint64_t generation, const char *server);
     void (*disconnected)(void *user, const char *why);
     void *user;
 } wq_broker_options;

@@ -1,0 +1,884 @@
+/* remote.c - the server's side of a broker: a runner that sends jobs to packagers.
+ *
+ * A job goes to the permanent queue with the name of a transient one, which has been subscribed to
+ * before, so that it exists. What a packager answers there becomes begun, report and ended of the
+ * run. The transient queue is read only while somebody looks at the job, and now and then for a
+ * moment, so that an end does not stay unknown; when nobody reads it for long the broker collects
+ * it. Whatever is lost, by that, by a broker or by a packager that dies, shows as silence, and
+ * after a silence the job is sent again: packagers answer for an id that they know instead of
+ * running it twice.
+ *
+ * One thread does all this. Everybody else - the broker's thread, the queue's, those who look -
+ * only puts something into a job's mail. Of progress the mail keeps the latest line, so it is
+ * bounded however fast a packager talks. Outputs that are elsewhere (of packagers that are not
+ * ours) are downloaded by a second thread.
+ *
+ * The lock guards the table, the mail, and the lists; no other is taken under it and nothing is
+ * called. What is in a job besides is the thread's.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <search.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <time.h>
+#include <workqueue/remote.h>
+
+#include "workqueue/remote/broker.h"
+#include "workqueue/remote/fetch.h"
+#include "workqueue/remote/messages.h"
+#include "workqueue/util/util.h"
+
+enum {
+    TICK_MS = 250,
+    OWN_FAILURE = -999,
+    SILENT_ALIVES = 3,      /* so many promised signs of life missed are a death */
+    SILENT_ESTIMATES = 4,   /* of packagers that promise none: so many times as long as they said */
+    UNKNOWN_QUIET_MS = 1000 /* a look at the queue of one that promises no signs of life */
+};
+
+/* What has come for a job; bits of mail.what. */
+enum {
+    MAIL_NEW = 1,
+    MAIL_CANCEL = 2,
+    MAIL_INTEREST = 4,
+    MAIL_REFUSED = 8, /* the broker takes no such message */
+    MAIL_HEARD = 16,
+    MAIL_ACCEPTED = 32,
+    MAIL_END = 64,
+    MAIL_FETCHED = 128,
+    MAIL_OTHER = 256, /* a message that is no answer */
+};
+
+typedef struct mail {
+    unsigned what;
+    char *line; /* owned; the latest progress */
+    size_t line_len;
+    uint64_t estimate_ms;
+    unsigned alive_ms; /* how often it promises a sign of life; 0: it does not */
+    wq_reply_kind end;
+    char *text; /* owned; the reason, or the URL */
+    int returncode, has_size, is_ours;
+    uint64_t size_bytes;
+    int fetched; /* a wq_result */
+    wq_error error;
+} mail;
+
+typedef struct remote remote;
+
+typedef struct remote_job {
+    char id[WQ_ID_SIZE]; /* first: the table compares pointers to it */
+    atomic_uint refs;    /* the table's, and one for each message that is not confirmed */
+    remote *remote;
+    const wq_run *run;
+
+    /* under the lock */
+    mail mail;
+    int has_mail;
+    TAILQ_ENTRY(remote_job) link; /* in mailed */
+    int is_subscribed;            /* a copy, for those who are interested */
+
+    /* the thread's */
+    LIST_ENTRY(remote_job) all;
+    STAILQ_ENTRY(remote_job) fetch; /* under the lock */
+    wq_subscription *subscription;
+    int is_sent, is_accepted, is_ours, is_over, is_fetching;
+    unsigned alive_ms, n_sent, warned;
+    uint64_t estimate_ms;
+    int64_t sent_at, heard_at, looked_at; /* monotonic; looked: subscribed or unsubscribed */
+    int64_t interest_at, cancel_at;       /* 0: never */
+    mail end;                             /* what is being fetched for */
+} remote_job;
+
+struct remote {
+    wq_runner runner;
+    wq_logger logger;
+    wq_stomp_options o; /* its strings are owned */
+    wq_broker *broker;
+    pthread_t thread, fetcher;
+    int has_thread, has_fetcher;
+    LIST_HEAD(, remote_job) jobs; /* the thread's */
+    int has_met;                  /* a broker, whose kind is known; the thread's */
+    atomic_int stop;              /* of downloads */
+
+    pthread_mutex_t lock;
+    /* under the lock */
+    pthread_cond_t news, to_fetch;
+    void *by_id; /* tsearch */
+    size_t n;
+    TAILQ_HEAD(, remote_job) mailed;
+    STAILQ_HEAD(, remote_job) fetches;
+    int closing, is_connected, has_connected; /* has: since the thread last looked */
+    int is_rabbitmq;
+};
+
+static int compare(const void *a, const void *b)
+{
+    return strcmp(a, b); /* a job begins with its id */
+}
+
+static void unref(remote_job *job)
+{
+    if (atomic_fetch_sub(&job->refs, 1) != 1)
+        return;
+    free(job->mail.line);
+    free(job->mail.text);
+    free(job->end.text);
+    free(job);
+}
+
+/* ---- mail ------------------------------------------------------------------------------------ */
+
+static void post_locked(remote *r, remote_job *job, unsigned what)
+{
+    job->mail.what |= what;
+    if (job->has_mail)
+        return;
+    job->has_mail = 1;
+    TAILQ_INSERT_TAIL(&r->mailed, job, link);
+    pthread_cond_signal(&r->news);
+}
+
+static void post_by_id(remote *r, const char *id, unsigned what)
+{
+    pthread_mutex_lock(&r->lock);
+    remote_job **found = tfind(id, &r->by_id, compare);
+    if (found != NULL && !(what == MAIL_INTEREST && (*found)->is_subscribed))
+        post_locked(r, *found, what);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static unsigned header_number(const wq_stomp_frame *frame, const char *name)
+{
+    const char *value = wq_stomp_get(frame, name);
+    return value != NULL && strlen(value) < 8 ? (unsigned)strtoul(value, NULL, 10) : 0;
+}
+
+static char *copy_bytes(const char *bytes, size_t n)
+{
+    char *copy = malloc(n + 1);
+    if (copy == NULL)
+        return NULL;
+    for (size_t i = 0; i < n; i++)
+        copy[i] = bytes[i] != '\0' ? bytes[i] : '?';
+    copy[n] = '\0';
+    return copy;
+}
+
+/* The first end counts. */
+static void put_end_locked(mail *m, const wq_stomp_frame *frame, const wq_reply *reply)
+{
+    const char *code = wq_stomp_get(frame, "workqueue-returncode");
+    if (m->what & MAIL_END)
+        return;
+    m->end = reply->kind;
+    m->is_ours = wq_stomp_get(frame, "workqueue-packager") != NULL;
+    m->has_size = reply->has_size;
+    m->size_bytes = reply->size_bytes;
+    m->returncode = code != NULL ? (int)strtol(code, NULL, 10) : OWN_FAILURE;
+    if (reply->kind == WQ_REPLY_COMPLETE)
+        m->text = copy_bytes(reply->url, reply->url_len);
+    else if (reply->kind == WQ_REPLY_FAILED)
+        m->text = copy_bytes(reply->reason, reply->reason_len);
+    m->what |= MAIL_END;
+}
+
+static void put_reply_locked(mail *m, const wq_stomp_frame *frame, const wq_reply *reply)
+{
+    switch (reply->kind) {
+    case WQ_REPLY_ACCEPTED:
+        m->estimate_ms = reply->estimate_ms;
+        m->alive_ms = header_number(frame, "workqueue-alive-ms");
+        m->what |= MAIL_ACCEPTED;
+        break;
+    case WQ_REPLY_PROGRESS:
+        free(m->line);
+        m->line = copy_bytes(reply->line, reply->line_len);
+        m->line_len = m->line != NULL ? reply->line_len : 0;
+        break;
+    case WQ_REPLY_COMPLETE:
+    case WQ_REPLY_FAILED:
+    case WQ_REPLY_CANCELLED:
+        put_end_locked(m, frame, reply);
+        break;
+    case WQ_REPLY_OTHER:
+        m->what |= MAIL_OTHER;
+        break;
+    }
+}
+
+/* On the broker's thread. */
+static void on_reply(void *user, const wq_broker_message *message)
+{
+    remote_job *job = user;
+    remote *r = job->remote;
+    wq_reply reply;
+    wq_reply_read(&reply, message->frame->body, message->frame->body_len);
+    pthread_mutex_lock(&r->lock);
+    put_reply_locked(&job->mail, message->frame, &reply);
+    post_locked(r, job, MAIL_HEARD);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void on_refused(void *user, const char *why)
+{
+    remote_job *job = user;
+    remote *r = job->remote;
+    pthread_mutex_lock(&r->lock);
+    wq_fail(&job->mail.error, WQ_ERROR_INVALID_ARGUMENT, "the broker refuses: %s", why);
+    post_locked(r, job, MAIL_REFUSED);
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* A job has been confirmed by the broker, or refused. */
+static void on_sent(void *user, int result, const char *why)
+{
+    remote_job *job = user;
+    if (result == WQ_ERROR_INVALID_ARGUMENT)
+        on_refused(job, why);
+    unref(job);
+}
+
+static void on_connected(void *user, uint64_t generation, const char *server)
+{
+    remote *r = user;
+    (void)generation;
+    pthread_mutex_lock(&r->lock);
+    r->is_connected = r->has_connected = 1;
+    r->is_rabbitmq = server != NULL && strncmp(server, "RabbitMQ", 8) == 0;
+    pthread_cond_signal(&r->news);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void on_disconnected(void *user, const char *why)
+{
+    remote *r = user;
+    (void)why;
+    pthread_mutex_lock(&r->lock);
+    r->is_connected = 0;
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* ---- sending --------------------------------------------------------------------------------- */
+
+static int subscribe(remote *r, remote_job *job)
+{
+    char destination[WQ_DESTINATION_SIZE], expires[24];
+    snprintf(expires, sizeof expires, "%u", r->o.reply_expires_ms);
+    const wq_stomp_header headers[] = {{"x-expires", expires}};
+    const wq_subscribe subscribe = {
+        .destination = destination,
+        .headers = headers,
+        .n_headers = r->is_rabbitmq ? 1 : 0, /* others do not know it */
+        .ack = WQ_ACK_AUTO,
+        .message = on_reply,
+        .refused = on_refused,
+        .user = job,
+    };
+    if (job->subscription != NULL ||
+        wq_destination(destination, sizeof destination, r->o.queue_reply, job->id) != WQ_OK ||
+        wq_broker_subscribe(&job->subscription, r->broker, &subscribe, NULL) != WQ_OK)
+        return job->subscription != NULL ? 0 : -1;
+    job->looked_at = job->heard_at = wq_monotonic_ms();
+    pthread_mutex_lock(&r->lock);
+    job->is_subscribed = 1;
+    pthread_mutex_unlock(&r->lock);
+    return 0;
+}
+
+static void unsubscribe(remote *r, remote_job *job)
+{
+    if (job->subscription == NULL)
+        return;
+    wq_broker_unsubscribe(job->subscription);
+    job->subscription = NULL;
+    job->looked_at = wq_monotonic_ms();
+    pthread_mutex_lock(&r->lock);
+    job->is_subscribed = 0;
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* Where packagers answer: RabbitMQ would declare a plain name again, without x-expires, and refuse
+ * that; by this name it only looks it up. */
+static int reply_to(const remote *r, const char *id, char *buf, size_t size)
+{
+    char plain[WQ_DESTINATION_SIZE];
+    if (wq_destination(plain, sizeof plain, r->o.queue_reply, id) != WQ_OK)
+        return -1;
+    int declares = r->is_rabbitmq && strncmp(plain, "/queue/", 7) == 0;
+    return snprintf(buf, size, "%s%s", declares ? "/amq" : "", plain) < (int)size ? 0 : -1;
+}
+
+/* Sends the job, for the first time or again. Nothing is sent before the first connection, which
+ * tells what kind of broker it is. */
+static void send_job(remote *r, remote_job *job)
+{
+    char reply[WQ_DESTINATION_SIZE];
+    if (subscribe(r, job) != 0 || reply_to(r, job->id, reply, sizeof reply) != 0)
+        return; /* too much is on its way; later */
+    const wq_stomp_header headers[] = {
+        {"content-type", "text/plain"},
+        {"persistent", "true"},
+        {"reply-to", reply},
+        {"correlation-id", job->id},
+    };
+    char *text = wq_job_message_text(job->id, job->run->params, job->run->rebuild);
+    if (text == NULL)
+        return;
+    atomic_fetch_add(&job->refs, 1);
+    if (wq_broker_send(r->broker, r->o.queue_package, headers, 4, text, strlen(text), on_sent, job,
+                       NULL) == WQ_OK) {
+        job->is_sent = 1;
+        job->n_sent++;
+        job->is_accepted = 0;
+    } else {
+        unref(job);
+    }
+    free(text);
+    job->sent_at = job->heard_at = wq_monotonic_ms();
+}
+
+/* It is kept until the broker has it, and that is all. */
+static void on_cancel_sent(void *user, int result, const char *why)
+{
+    (void)user, (void)result, (void)why;
+}
+
+static void send_cancel(remote *r, const remote_job *job)
+{
+    wq_notice notice = {.kind = WQ_NOTICE_CANCEL};
+    char text[512];
+    const wq_stomp_header headers[] = {{"content-type", "text/plain"}};
+    snprintf(notice.id, sizeof notice.id, "%s", job->id);
+    size_t n = wq_notice_text(text, sizeof text, &notice);
+    wq_broker_send(r->broker, r->o.topic, headers, 1, text, n, on_cancel_sent, NULL, NULL);
+}
+
+/* ---- the end of a job ------------------------------------------------------------------------ */
+
+/* The run is the queue's again; late messages find nobody. */
+static void end(remote *r, remote_job *job, const wq_outcome *outcome)
+{
+    const wq_run *run = job->run;
+    unsubscribe(r, job);
+    LIST_REMOVE(job, all);
+    pthread_mutex_lock(&r->lock);
+    tdelete(job->id, &r->by_id, compare);
+    r->n--;
+    if (job->has_mail)
+        TAILQ_REMOVE(&r->mailed, job, link);
+    job->has_mail = 0;
+    pthread_mutex_unlock(&r->lock);
+    job->is_over = 1;
+    unref(job);
+    run->ended(run->user, outcome);
+}
+
+static void end_badly(remote *r, remote_job *job, int returncode, const char *why)
+{
+    const wq_outcome outcome = {.returncode = returncode == 0 ? OWN_FAILURE : returncode,
+                                .error = strdup(why != NULL ? why : "out of memory")};
+    end(r, job, &outcome);
+}
+
+static void end_cancelled(remote *r, remote_job *job)
+{
+    const wq_outcome outcome = {
+        .returncode = OWN_FAILURE, .cancelled = 1, .error = strdup("cancelled")};
+    end(r, job, &outcome);
+}
+
+static void end_well(remote *r, remote_job *job)
+{
+    const wq_outcome outcome = {.returncode = 0};
+    end(r, job, &outcome);
+}
+
+/* ---- outputs that are elsewhere -------------------------------------------------------------- */
+
+static void fetch(remote *r, remote_job *job)
+{
+    const char *path;
+    wq_error error;
+    uint64_t size = job->end.has_size ? job->end.size_bytes : UINT64_MAX;
+    pthread_mutex_unlock(&r->lock);
+    int result = job->run->output(job->run->user, &path, &error);
+    if (result >= 0)
+        result = wq_fetch(job->end.text, path, r->o.max_fetch_bytes, size, &r->stop, &error);
+    pthread_mutex_lock(&r->lock);
+    job->mail.fetched = result;
+    job->mail.error = error;
+    post_locked(r, job, MAIL_FETCHED);
+}
+
+static void *fetcher_main(void *arg)
+{
+    remote *r = arg;
+    remote_job *job;
+    pthread_mutex_lock(&r->lock);
+    while (!r->closing) {
+        if ((job = STAILQ_FIRST(&r->fetches)) == NULL) {
+            pthread_cond_wait(&r->to_fetch, &r->lock);
+            continue;
+        }
+        STAILQ_REMOVE_HEAD(&r->fetches, fetch);
+        fetch(r, job);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return NULL;
+}
+
+static void start_fetch(remote *r, remote_job *job)
+{
+    job->is_fetching = 1;
+    pthread_mutex_lock(&r->lock);
+    if (!r->has_fetcher)
+        r->has_fetcher = wq_thread_start(&r->fetcher, "wq-fetch", fetcher_main, r) == 0;
+    if (r->has_fetcher) {
+        STAILQ_INSERT_TAIL(&r->fetches, job, fetch);
+        pthread_cond_signal(&r->to_fetch);
+    } else {
+        job->mail.fetched = wq_fail(&job->mail.error, WQ_ERROR_NO_MEMORY, "cannot start a thread");
+        post_locked(r, job, MAIL_FETCHED);
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* ---- answers --------------------------------------------------------------------------------- */
+
+/* A job that is cancelled is not run again by those who did not hear of it. */
+static void take_accepted(remote *r, remote_job *job, const mail *m)
+{
+    job->is_accepted = 1;
+    job->alive_ms = m->alive_ms;
+    job->estimate_ms = m->estimate_ms;
+    if (job->cancel_at != 0)
+        send_cancel(r, job);
+    else
+        job->run->begun(job->run->user, m->estimate_ms);
+}
+
+/* Ours put the output where the queue looks for it; others tell where it is. */
+static void take_complete(remote *r, remote_job *job, mail *m)
+{
+    const char *url = m->text;
+    if (m->is_ours || url == NULL || strncmp(url, "http", 4) != 0) {
+        end_well(r, job);
+        return;
+    }
+    free(job->end.text);
+    job->end = *m;
+    job->end.line = NULL;
+    m->text = NULL;
+    start_fetch(r, job);
+}
+
+static void take_end(remote *r, remote_job *job, mail *m)
+{
+    if (m->end == WQ_REPLY_COMPLETE)
+        take_complete(r, job, m);
+    else if (m->end == WQ_REPLY_CANCELLED || job->cancel_at != 0)
+        end_cancelled(r, job);
+    else
+        end_badly(r, job, m->returncode,
+                  m->text != NULL && *m->text ? m->text : "the packager failed without a reason");
+}
+
+static void take_fetched(remote *r, remote_job *job, const mail *m)
+{
+    job->is_fetching = 0;
+    if (job->cancel_at != 0)
+        end_cancelled(r, job);
+    else if (m->fetched >= 0)
+        end_well(r, job);
+    else
+        end_badly(r, job, OWN_FAILURE, m->error.message);
+}
+
+static void take_cancel(remote *r, remote_job *job)
+{
+    if (job->cancel_at != 0)
+        return;
+    job->cancel_at = wq_monotonic_ms();
+    if (job->is_sent)
+        send_cancel(r, job);
+    else
+        end_cancelled(r, job);
+}
+
+static void take_news(remote *r, remote_job *job, const mail *m)
+{
+    int64_t now = wq_monotonic_ms();
+    if (m->what & MAIL_NEW)
+        LIST_INSERT_HEAD(&r->jobs, job, all);
+    if (m->what & MAIL_INTEREST)
+        job->interest_at = now;
+    if (m->what & MAIL_HEARD)
+        job->heard_at = now;
+    if ((m->what & MAIL_OTHER) && !job->warned++)
+        wq_log(&r->logger, WQ_LOG_WARNING, "job %s: a message that is no answer was passed over",
+               job->id);
+    if (m->what & MAIL_ACCEPTED)
+        take_accepted(r, job, m);
+    if (m->line == NULL || job->cancel_at != 0)
+        return;
+    job->is_accepted = 1;
+    job->run->report(job->run->user, m->line, m->line_len);
+}
+
+/* What came together is taken in its natural order. While an output is being fetched, nothing but
+ * that ends the job. */
+static void take_mail(remote *r, remote_job *job, mail *m)
+{
+    take_news(r, job, m);
+    if (m->what & MAIL_FETCHED)
+        take_fetched(r, job, m);
+    else if (m->what & MAIL_CANCEL)
+        take_cancel(r, job);
+    if (job->is_over || job->is_fetching)
+        return;
+    if (m->what & MAIL_END)
+        take_end(r, job, m);
+    else if (m->what & MAIL_REFUSED)
+        end_badly(r, job, OWN_FAILURE, m->error.message);
+    else if ((m->what & MAIL_NEW) && r->has_met)
+        send_job(r, job);
+}
+
+/* ---- time ------------------------------------------------------------------------------------ */
+
+/* How long a silence is taken for work, while we listen. */
+static int64_t patience_ms(const remote *r, const remote_job *job)
+{
+    if (!job->is_accepted) /* it waits in the broker's queue: doubling, as it may be long */
+        return (int64_t)r->o.resend_ms << (job->n_sent < 8 ? job->n_sent - 1 : 7);
+    if (job->alive_ms > 0)
+        return (int64_t)job->alive_ms * SILENT_ALIVES + 1000;
+    int64_t estimate = (int64_t)job->estimate_ms * SILENT_ESTIMATES;
+    return estimate > r->o.quiet_ms ? estimate : r->o.quiet_ms;
+}
+
+static int is_watched(const remote *r, const remote_job *job, int64_t now)
+{
+    return job->run->watched(job->run->user) || job->cancel_at != 0 ||
+           (job->interest_at != 0 && now - job->interest_at < r->o.linger_ms);
+}
+
+/* Nobody looks: after all that has gathered has come, and a sign of life if one was promised. */
+static int has_looked(const remote *r, const remote_job *job, int64_t now)
+{
+    if (now - job->looked_at < (job->n_sent <= 1 ? r->o.linger_ms : UNKNOWN_QUIET_MS))
+        return 0;
+    return !job->is_accepted || job->alive_ms == 0 ? now - job->heard_at >= UNKNOWN_QUIET_MS
+                                                   : job->heard_at > job->looked_at;
+}
+
+static void tick_job(remote *r, remote_job *job, int64_t now)
+{
+    if (job->is_fetching)
+        return;
+    if (job->cancel_at != 0 && now - job->cancel_at >= r->o.cancel_wait_ms) {
+        end_cancelled(r, job);
+    } else if (!job->is_sent) {
+        send_job(r, job);
+    } else if (job->subscription == NULL) {
+        if (is_watched(r, job, now) || now - job->looked_at >= r->o.check_ms)
+            subscribe(r, job);
+    } else if (now - (job->is_accepted ? job->heard_at : job->sent_at) >= patience_ms(r, job)) {
+        wq_log(&r->logger, WQ_LOG_WARNING, "job %s: nothing was heard of it; it is sent again",
+               job->id);
+        send_job(r, job);
+    } else if (!is_watched(r, job, now) && has_looked(r, job, now)) {
+        unsubscribe(r, job);
+    }
+}
+
+/* What was not heard while there was no broker is no silence. */
+static void forgive(remote *r, int64_t now)
+{
+    remote_job *job;
+    LIST_FOREACH(job, &r->jobs, all)
+    job->heard_at = job->sent_at = now;
+}
+
+static void tick(remote *r, int64_t now)
+{
+    remote_job *job = LIST_FIRST(&r->jobs), *next;
+    for (; job != NULL; job = next) {
+        next = LIST_NEXT(job, all);
+        tick_job(r, job, now);
+    }
+}
+
+/* ---- the thread ------------------------------------------------------------------------------ */
+
+/* Moves a job's mail out. */
+static remote_job *next_mail_locked(remote *r, mail *m)
+{
+    remote_job *job = TAILQ_FIRST(&r->mailed);
+    if (job == NULL)
+        return NULL;
+    TAILQ_REMOVE(&r->mailed, job, link);
+    job->has_mail = 0;
+    *m = job->mail;
+    memset(&job->mail, 0, sizeof job->mail);
+    return job;
+}
+
+static void wait_locked(remote *r)
+{
+    struct timespec until;
+    if (r->n == 0) {
+        pthread_cond_wait(&r->news, &r->lock);
+        return;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += TICK_MS * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_cond_timedwait(&r->news, &r->lock, &until);
+}
+
+static void process_mail_locked(remote *r)
+{
+    remote_job *job;
+    mail m;
+    while ((job = next_mail_locked(r, &m)) != NULL) {
+        pthread_mutex_unlock(&r->lock);
+        atomic_fetch_add(&job->refs, 1);
+        take_mail(r, job, &m);
+        unref(job);
+        free(m.line);
+        free(m.text);
+        pthread_mutex_lock(&r->lock);
+    }
+}
+
+static void *thread_main(void *arg)
+{
+    remote *r = arg;
+    int64_t ticked = 0;
+    pthread_mutex_lock(&r->lock);
+    while (!r->closing) {
+        if (TAILQ_EMPTY(&r->mailed) && !r->has_connected)
+            wait_locked(r);
+        process_mail_locked(r);
+        int connected = r->is_connected, anew = r->has_connected;
+        r->has_connected = 0;
+        pthread_mutex_unlock(&r->lock);
+        int64_t now = wq_monotonic_ms();
+        r->has_met |= connected;
+        if (anew || !connected)
+            forgive(r, now);
+        if (r->has_met && (anew || now - ticked >= TICK_MS)) {
+            ticked = now;
+            tick(r, now);
+        }
+        pthread_mutex_lock(&r->lock);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return NULL;
+}
+
+/* ---- the runner ------------------------------------------------------------------------------ */
+
+static int remote_start(void *self, const wq_run *run, wq_error *error)
+{
+    remote *r = self;
+    remote_job *job = calloc(1, sizeof *job);
+    if (job == NULL)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    snprintf(job->id, sizeof job->id, "%s", run->id);
+    atomic_init(&job->refs, 1);
+    job->remote = r;
+    job->run = run;
+    pthread_mutex_lock(&r->lock);
+    int entered = tsearch(job, &r->by_id, compare) != NULL;
+    if (entered) {
+        r->n++;
+        post_locked(r, job, MAIL_NEW);
+    }
+    pthread_mutex_unlock(&r->lock);
+    if (entered)
+        return WQ_OK;
+    free(job);
+    return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+}
+
+static void remote_cancel(void *self, const wq_run *run)
+{
+    post_by_id(self, run->id, MAIL_CANCEL);
+}
+
+static void remote_interest(void *self, const wq_run *run)
+{
+    post_by_id(self, run->id, MAIL_INTEREST);
+}
+
+static void free_strings(wq_stomp_options *o)
+{
+    free((char *)o->queue_package);
+    free((char *)o->queue_reply);
+    free((char *)o->queue_delete);
+    free((char *)o->topic);
+}
+
+static void free_jobs(remote *r)
+{
+    remote_job *job;
+    TAILQ_FOREACH(job, &r->mailed, link)
+    if (job->mail.what & MAIL_NEW) /* the thread has not seen it */
+        LIST_INSERT_HEAD(&r->jobs, job, all);
+    while ((job = LIST_FIRST(&r->jobs)) != NULL) {
+        LIST_REMOVE(job, all);
+        tdelete(job->id, &r->by_id, compare);
+        unref(job);
+    }
+}
+
+static void free_remote(remote *r)
+{
+    free_jobs(r);
+    pthread_cond_destroy(&r->news);
+    pthread_cond_destroy(&r->to_fetch);
+    pthread_mutex_destroy(&r->lock);
+    free_strings(&r->o);
+    free(r);
+}
+
+static void remote_close(wq_runner *runner)
+{
+    remote *r = runner->self;
+    pthread_mutex_lock(&r->lock);
+    r->closing = 1;
+    atomic_store(&r->stop, 1);
+    pthread_cond_broadcast(&r->news);
+    pthread_cond_broadcast(&r->to_fetch);
+    pthread_mutex_unlock(&r->lock);
+    if (r->has_thread)
+        pthread_join(r->thread, NULL);
+    if (r->has_fetcher)
+        pthread_join(r->fetcher, NULL);
+    if (r->broker != NULL)
+        wq_broker_close(r->broker);
+    free_remote(r);
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+void wq_stomp_options_init(wq_stomp_options *options, size_t size)
+{
+    if (size != sizeof *options) {
+        memset(options, 0, size);
+        return;
+    }
+    *options = (wq_stomp_options){
+        .size = size,
+        .queue_package = "/queue/docsets%2Fpackage",
+        .queue_reply = "/queue/package%2F{id}",
+        .queue_delete = "/queue/docsets%2Fdelete",
+        .topic = "/topic/workqueue",
+        .heartbeat_ms = 10000,
+        .reply_expires_ms = 1800000,
+        .linger_ms = 10000,
+        .check_ms = 60000,
+        .resend_ms = 600000,
+        .quiet_ms = 60000,
+        .cancel_wait_ms = 10000,
+        .max_in_flight = 1000,
+    };
+}
+
+static int check_options(const wq_stomp_options *o, wq_error *error)
+{
+    const char *wrong = NULL;
+    if (o->size != sizeof *o)
+        wrong = "options are not initialised by wq_stomp_options_init()";
+    else if (o->urls == NULL || *o->urls == '\0')
+        wrong = "options: urls is missing";
+    else if (!o->queue_package || !o->queue_reply || !o->queue_delete || !o->topic)
+        wrong = "options: a destination is missing";
+    else if (o->max_in_flight == 0 || o->max_in_flight > 100000)
+        wrong = "options: max_in_flight must be from 1 to 100000";
+    else if (o->reply_expires_ms < 1000 || o->check_ms >= o->reply_expires_ms)
+        wrong = "options: reply_expires_ms must be at least 1000, and more than check_ms";
+    if (wrong != NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "%s", wrong);
+    return WQ_OK;
+}
+
+static int copy_options(remote *r, const wq_stomp_options *options)
+{
+    wq_stomp_options *o = &r->o;
+    *o = *options;
+    o->queue_package = strdup(options->queue_package);
+    o->queue_reply = strdup(options->queue_reply);
+    o->queue_delete = strdup(options->queue_delete);
+    o->topic = strdup(options->topic);
+    return o->queue_package && o->queue_reply && o->queue_delete && o->topic ? 0 : -1;
+}
+
+static int open_broker(remote *r, const wq_stomp_options *options, wq_error *error)
+{
+    wq_broker_options o;
+    wq_broker_options_init(&o);
+    o.urls = options->urls;
+    o.ca_file = options->ca_file;
+    o.heartbeat_ms = options->heartbeat_ms;
+    o.log = r->logger;
+    o.connected = on_connected;
+    o.disconnected = on_disconnected;
+    o.user = r;
+    return wq_broker_open(&r->broker, &o, error);
+}
+
+static void init(remote *r, const wq_stomp_options *options)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->news, &attr);
+    pthread_cond_init(&r->to_fetch, NULL);
+    pthread_condattr_destroy(&attr);
+    TAILQ_INIT(&r->mailed);
+    STAILQ_INIT(&r->fetches);
+    LIST_INIT(&r->jobs);
+    r->logger = (wq_logger){options->log, options->log_user};
+    r->runner = (wq_runner){
+        .self = r,
+        .close = remote_close,
+        .start = remote_start,
+        .cancel = remote_cancel,
+        .interest = remote_interest,
+        .max_in_flight = options->max_in_flight,
+    };
+}
+
+int wq_stomp_runner_open(wq_runner **out, const wq_stomp_options *options, wq_error *error)
+{
+    int result = check_options(options, error);
+    if (result != WQ_OK)
+        return result;
+    remote *r = calloc(1, sizeof *r);
+    if (r == NULL)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    init(r, options);
+    if (copy_options(r, options) != 0)
+        result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    else
+        result = open_broker(r, options, error);
+    if (result == WQ_OK) {
+        r->has_thread = wq_thread_start(&r->thread, "wq-remote", thread_main, r) == 0;
+        if (!r->has_thread)
+            result = wq_fail(error, WQ_ERROR_NO_MEMORY, "cannot start a thread");
+    }
+    if (result == WQ_OK)
+        *out = &r->runner;
+    else
+        remote_close(&r->runner);
+    return result;
+}
