@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <workqueue/extend.h>
+
 #include "options.h"
 #include "plugin.h"
 #include "sample.h"
@@ -184,6 +186,21 @@ static int serve(struct plugin *plugin, struct options *options, const sigset_t 
     return 0;
 }
 
+/* Where outputs are and where programs run, if that is not here. */
+static int go_remote(struct options *options, wq_error *error)
+{
+    int r = WQ_OK;
+    options->s3.log = options->stomp.log = on_log;
+    options->s3.cache_dir = options->queue.storage_dir;
+    if (options->s3.url != NULL)
+        r = wq_s3_store_open(&options->queue.store, &options->s3, error);
+    if (r == WQ_OK && options->stomp.urls != NULL)
+        r = wq_stomp_runner_open(&options->queue.runner, &options->stomp, error);
+    if (r != WQ_OK && options->queue.store != NULL)
+        options->queue.store->close(options->queue.store);
+    return r;
+}
+
 static int run(struct options *options)
 {
     struct plugin plugin = {0};
@@ -200,7 +217,8 @@ static int run(struct options *options)
     if (plugin.search == NULL) {
         snprintf(error.message, sizeof error.message, "cannot start threads");
         r = refuse(&error);
-    } else if (wq_open(&plugin.queue, &options->queue, &error) != WQ_OK) {
+    } else if (go_remote(options, &error) != WQ_OK ||
+               wq_open(&plugin.queue, &options->queue, &error) != WQ_OK) {
         r = refuse(&error);
     } else {
         r = serve(&plugin, options, &stop);

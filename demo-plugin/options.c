@@ -113,6 +113,29 @@ static const struct row {
      "refuse any server that is not below this one; may be given several times"},
     {"sample", "DIR", KIND_TEXT, AT(sample), 0, 0,
      "be an Overview server too, its documents the text files in DIR"},
+    {"broker", "URL[,URL]", KIND_TEXT, AT(stomp.urls), 0, 0,
+     "send jobs to packagers over stomp[s]://user:password@host:port, or WORKQUEUE_BROKER"},
+    {"broker-ca", "FILE", KIND_TEXT, AT(stomp.ca_file), 0, 0, "who may sign for stomps brokers"},
+    {"broker-heartbeat-ms", "N", KIND_UNSIGNED, AT(stomp.heartbeat_ms), 0, 3600000,
+     "how often both sides show that they are there (10000)"},
+    {"queue-package", "DEST", KIND_TEXT, AT(stomp.queue_package), 0, 0,
+     "where jobs go (/queue/docsets%2Fpackage)"},
+    {"queue-reply", "DEST", KIND_TEXT, AT(stomp.queue_reply), 0, 0,
+     "where their answers come (/queue/package%2F{id})"},
+    {"queue-delete", "DEST", KIND_TEXT, AT(stomp.queue_delete), 0, 0,
+     "where deletions are told (/queue/docsets%2Fdelete)"},
+    {"topic", "DEST", KIND_TEXT, AT(stomp.topic), 0, 0,
+     "what packagers and servers tell each other (/topic/workqueue)"},
+    {"store", "DIR|s3://BUCKET/PREFIX", KIND_TEXT, AT(store), 0, 0,
+     "where outputs are, if not in --storage"},
+    {"s3-endpoint", "URL", KIND_TEXT, AT(s3.endpoint), 0, 0,
+     "where the S3 store is (AWS_ENDPOINT_URL)"},
+    {"s3-region", "NAME", KIND_TEXT, AT(s3.region), 0, 0, "its region (AWS_REGION, us-east-1)"},
+    {"s3-ca", "FILE", KIND_TEXT, AT(s3.ca_file), 0, 0, "who may sign for it (AWS_CA_BUNDLE)"},
+    {"s3-virtual-host", NULL, KIND_OFF, AT(s3.path_style), 0, 0,
+     "the bucket is in the host's name"},
+    {"s3-public", "URL", KIND_TEXT, AT(s3.public_base), 0, 0,
+     "clients are sent here for outputs, and not served by us"},
     {"help", NULL, KIND_HELP, 0, 0, 0, "show this and exit"},
     {"version", NULL, KIND_VERSION, 0, 0, 0, "show the version and exit"},
 };
@@ -360,6 +383,12 @@ static int use_defaults(struct options *options)
         options->serve.listen = "127.0.0.1:8080";
     if (options->queue.program == NULL)
         options->queue.program = options->program = find_program();
+    if (options->stomp.urls == NULL)
+        options->stomp.urls = getenv("WORKQUEUE_BROKER"); /* as ps shows what is in --broker */
+    if (options->store != NULL && strncmp(options->store, "s3://", 5) == 0)
+        options->s3.url = options->store;
+    else if (options->store != NULL)
+        options->queue.storage_dir = options->store;
     int r = make_storage(options);
     return r == OPTIONS_RUN ? choose_journal(options) : r;
 }
@@ -372,6 +401,8 @@ int options_parse(struct options *options, int argc, char **argv)
     options->queue.cgroup_dir = "auto";
     options->queue.environment = everything; /* any program may be tried here, and need any of it */
     wq_serve_options_init(&options->serve, sizeof options->serve);
+    wq_stomp_options_init(&options->stomp, sizeof options->stomp);
+    wq_s3_options_init(&options->s3, sizeof options->s3);
     options->serve.listen = NULL;
     int r = parse_all(options, argc, argv);
     return r == OPTIONS_RUN ? use_defaults(options) : r;

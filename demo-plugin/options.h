@@ -3,10 +3,14 @@
 #define OPTIONS_H
 
 #include <workqueue/http.h>
+#include <workqueue/remote.h>
 
 struct options {
     wq_options queue;         /* with the defaults where nothing is said */
     wq_serve_options serve;   /* likewise */
+    wq_stomp_options stomp;   /* likewise; urls NULL: programs run here */
+    wq_s3_options s3;         /* likewise; url NULL: outputs are in the storage folder */
+    const char *store;        /* as given; NULL: it was not */
     const char *sample;       /* a folder; NULL: no sample server */
     const char *journal;      /* a file, "none", or NULL: beside the storage */
     char *journal_path;       /* what queue.journal_path points to, if it is beside the storage */

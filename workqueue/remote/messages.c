@@ -3,7 +3,6 @@
 
 #include <inttypes.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -251,7 +250,7 @@ static int set_fraction(wq_reply *out, double fraction, span message)
     if (!(fraction >= 0 && fraction <= 1))
         return 0;
     /* in thousand-millionths and by hand: printf obeys the host's locale */
-    unsigned long n = (unsigned long)lround(fraction * 1e9);
+    unsigned long n = (unsigned long)(fraction * 1e9 + 0.5);
     snprintf(head, sizeof head, "%lu.%09lu", n / 1000000000, n % 1000000000);
     return set_line(out, head, message);
 }

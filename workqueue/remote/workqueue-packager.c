@@ -1,0 +1,291 @@
+/* workqueue-packager.c - the command: takes jobs from a broker, runs a program for each, puts the
+ * outputs into a store, and answers. It ends at SIGTERM or SIGINT; what it was at, others take. */
+#include <errno.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include <workqueue/remote.h>
+
+#include "workqueue/remote/packager.h"
+
+typedef struct settings {
+    wq_options queue;
+    wq_packager_options packager;
+    wq_s3_options s3;
+    const char *store, *public_base;
+    char *url_base, *cache_dir;
+} settings;
+
+/* ---- the command line, from one table -------------------------------------------------------- */
+
+typedef enum kind { HELP, VERSION, TEXT, NUMBER, BYTES, ON, OFF } kind;
+
+#define AT(member) offsetof(settings, member)
+
+static const struct row {
+    const char *name, *argument; /* argument NULL: it takes none */
+    kind kind;
+    size_t at;
+    unsigned long long least, most;
+    const char *help;
+} rows[] = {
+    {"broker", "URL[,URL]", TEXT, AT(packager.urls), 0, 0,
+     "stomp[s]://user:password@host:port, or WORKQUEUE_BROKER in the environment"},
+    {"broker-ca", "FILE", TEXT, AT(packager.ca_file), 0, 0, "who may sign for stomps brokers"},
+    {"broker-heartbeat-ms", "N", NUMBER, AT(packager.heartbeat_ms), 0, 3600000,
+     "how often both sides show that they are there (10000)"},
+    {"queue-package", "DEST", TEXT, AT(packager.queue_package), 0, 0,
+     "where jobs come from (/queue/docsets%2Fpackage)"},
+    {"queue-reply", "DEST", TEXT, AT(packager.queue_reply), 0, 0,
+     "where answers go if a job does not say (/queue/package%2F{id})"},
+    {"queue-delete", "DEST", TEXT, AT(packager.queue_delete), 0, 0,
+     "where deletions come from (/queue/docsets%2Fdelete)"},
+    {"topic", "DEST", TEXT, AT(packager.topic), 0, 0,
+     "what packagers and servers tell each other (/topic/workqueue)"},
+    {"name", "NAME", TEXT, AT(packager.name), 0, 0,
+     "tells packagers apart (the host's and a random number)"},
+    {"program", "PATH", TEXT, AT(queue.program), 0, 0, "what to run for a job"},
+    {"workers", "N", NUMBER, AT(queue.workers), 1, 1024, "jobs that run at the same time (2)"},
+    {"store", "DIR|s3://BUCKET/PREFIX", TEXT, AT(store), 0, 0, "where outputs go"},
+    {"state", "DIR", TEXT, AT(packager.state_dir), 0, 0,
+     "existing folder: outputs in the making, long jobs (./packager-state, made if missing)"},
+    {"s3-endpoint", "URL", TEXT, AT(s3.endpoint), 0, 0, "where the S3 store is (AWS_ENDPOINT_URL)"},
+    {"s3-region", "NAME", TEXT, AT(s3.region), 0, 0, "its region (AWS_REGION, us-east-1)"},
+    {"s3-ca", "FILE", TEXT, AT(s3.ca_file), 0, 0, "who may sign for it (AWS_CA_BUNDLE)"},
+    {"s3-virtual-host", NULL, OFF, AT(s3.path_style), 0, 0, "the bucket is in the host's name"},
+    {"s3-public", "URL", TEXT, AT(public_base), 0, 0,
+     "where others may fetch outputs, as told when a job is complete"},
+    {"alive-ms", "N", NUMBER, AT(packager.alive_ms), 100, 600000,
+     "a sign of life for each job so often (5000)"},
+    {"claim-ms", "N", NUMBER, AT(packager.claim_ms), 0, 60000,
+     "how long other packagers may object before a job is run (30)"},
+    {"ack-after-ms", "N", NUMBER, AT(packager.ack_after_ms), 0, UINT32_MAX,
+     "a longer job is taken off the broker, which may not hold it for ever (600000); 0 never"},
+    {"grace-ms", "N", NUMBER, AT(queue.grace_ms), 0, UINT32_MAX,
+     "from SIGTERM to SIGKILL for a program that is to end (5000)"},
+    {"run-timeout-ms", "N", NUMBER, AT(queue.run_timeout_ms), 0, UINT32_MAX,
+     "a program may run so long (0: for ever)"},
+    {"stall-timeout-ms", "N", NUMBER, AT(queue.progress_timeout_ms), 0, UINT32_MAX,
+     "and be so long without progress (0: for ever)"},
+    {"max-output-bytes", "N", BYTES, AT(queue.max_output_bytes), 0, UINT64_MAX,
+     "size of the output, and of each file that a program writes (0: any)"},
+    {"max-memory-bytes", "N", BYTES, AT(queue.max_memory_bytes), 0, UINT64_MAX,
+     "address space of each process of a job (0: any)"},
+    {"max-cpu-s", "N", NUMBER, AT(queue.max_cpu_s), 0, UINT32_MAX,
+     "processor time of each process of a job (0: any)"},
+    {"token-in-environment", NULL, ON, AT(queue.token_in_environment), 0, 0,
+     "the program gets the token in WORKQUEUE_API_TOKEN, where ps does not show it"},
+    {"no-sync", NULL, OFF, AT(queue.sync), 0, 0, "do not wait for the disk before success"},
+    {"help", NULL, HELP, 0, 0, 0, "show this and exit"},
+    {"version", NULL, VERSION, 0, 0, 0, "show the version and exit"},
+};
+
+enum { N_ROWS = sizeof rows / sizeof *rows, GO_ON = -1 };
+
+static int wrong(const char *format, const char *a, const char *b)
+{
+    fputs("workqueue-packager: ", stderr);
+    fprintf(stderr, format, a, b);
+    fputs("; see workqueue-packager --help.\n", stderr);
+    return 2;
+}
+
+static int show_help(void)
+{
+    puts("usage: workqueue-packager --broker URL --store STORE --program PATH [OPTION]...\n"
+         "Takes jobs from a STOMP broker, runs a program for each, and answers.\n");
+    for (size_t i = 0; i < N_ROWS; i++) {
+        char left[48];
+        snprintf(left, sizeof left, "--%s%s%s", rows[i].name, rows[i].argument ? " " : "",
+                 rows[i].argument ? rows[i].argument : "");
+        printf("  %-32s %s\n", left, rows[i].help);
+    }
+    return 0;
+}
+
+static int apply_number(void *at, const struct row *row, const char *text)
+{
+    char *end, range[80];
+    errno = 0;
+    unsigned long long n = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || n < row->least ||
+        n > row->most) {
+        snprintf(range, sizeof range, "--%s takes a number from %llu to %llu", row->name,
+                 row->least, row->most);
+        return wrong("%s, not '%s'", range, text);
+    }
+    if (row->kind == NUMBER)
+        *(unsigned *)at = (unsigned)n;
+    else
+        *(uint64_t *)at = n;
+    return GO_ON;
+}
+
+static int apply(settings *s, const struct row *row, const char *value)
+{
+    void *at = (char *)s + row->at;
+    switch (row->kind) {
+    case HELP:
+        return show_help();
+    case VERSION:
+        printf("workqueue-packager %s\n", wq_version());
+        return 0;
+    case TEXT:
+        if (*value == '\0')
+            return wrong("--%s must not be empty%s", row->name, "");
+        *(const char **)at = value;
+        return GO_ON;
+    case ON:
+    case OFF:
+        *(int *)at = row->kind == ON;
+        return GO_ON;
+    case NUMBER:
+    case BYTES:
+        return apply_number(at, row, value);
+    }
+    return GO_ON;
+}
+
+static int parse(settings *s, int argc, char **argv)
+{
+    struct option table[N_ROWS + 1] = {{0}};
+    int c, r = GO_ON;
+    for (int i = 0; i < N_ROWS; i++)
+        table[i] = (struct option){rows[i].name, rows[i].argument ? required_argument : no_argument,
+                                   NULL, 256 + i};
+    opterr = 0;
+    while (r == GO_ON && (c = getopt_long(argc, argv, ":", table, NULL)) != -1)
+        r = c >= 256 ? apply(s, &rows[c - 256], optarg)
+                     : wrong(c == ':' ? "the option '%s' needs a value%s"
+                                      : "there is no option '%s', or not in this form%s",
+                             argv[optind - 1], "");
+    if (r == GO_ON && optind < argc)
+        r = wrong("'%s' is not an option%s", argv[optind], "");
+    return r;
+}
+
+/* ---- what follows from it -------------------------------------------------------------------- */
+
+static int check(settings *s)
+{
+    if (s->packager.urls == NULL)
+        s->packager.urls = getenv("WORKQUEUE_BROKER");
+    if (s->packager.urls == NULL)
+        return wrong("--broker is missing%s%s", "", "");
+    if (s->store == NULL)
+        return wrong("--store is missing%s%s", "", "");
+    if (s->queue.program == NULL)
+        return wrong("--program is missing%s%s", "", "");
+    if (s->packager.state_dir != NULL)
+        return GO_ON;
+    s->packager.state_dir = "packager-state";
+    if (mkdir(s->packager.state_dir, 0700) == 0 || errno == EEXIST)
+        return GO_ON;
+    return wrong("cannot make the folder packager-state (%s%s), give one by --state",
+                 strerror(errno), "");
+}
+
+/* "URL/" in front of keys, as the world may find them. */
+static char *make_url_base(const settings *s)
+{
+    char *base = NULL;
+    int n, is_s3 = strncmp(s->store, "s3://", 5) == 0;
+    if (s->public_base != NULL)
+        n = asprintf(&base, "%s/", s->public_base);
+    else if (is_s3 && s->s3.endpoint != NULL)
+        n = asprintf(&base, "%s/%s/", s->s3.endpoint, s->store + 5);
+    else
+        n = asprintf(&base, "%s/", s->store);
+    return n < 0 ? NULL : base;
+}
+
+static int open_store(settings *s, wq_error *error)
+{
+    if (strncmp(s->store, "s3://", 5) != 0) {
+        s->queue.storage_dir = s->store;
+        return WQ_OK;
+    }
+    s->s3.url = s->store;
+    s->s3.cache_dir = s->packager.state_dir;
+    s->s3.log = s->queue.log;
+    s->queue.storage_dir = s->packager.state_dir;
+    return wq_s3_store_open(&s->queue.store, &s->s3, error);
+}
+
+static void on_log(void *user, int level, const char *message)
+{
+    static const char *const names[] = {"error", "warning", "info"};
+    struct timespec now;
+    struct tm utc;
+    char text[32];
+    (void)user;
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &utc);
+    fprintf(stderr, "%s.%03ldZ %s: %s\n", text, now.tv_nsec / 1000000,
+            names[level < 0 || level > 2 ? 2 : level], message);
+}
+
+static int refuse(const wq_error *error)
+{
+    fprintf(stderr, "workqueue-packager: %s\n", error->message);
+    return 2;
+}
+
+static int run(settings *s, const sigset_t *stop)
+{
+    wq_queue *queue;
+    wq_packager *packager;
+    wq_error error;
+    int signal_number;
+    if (open_store(s, &error) != WQ_OK)
+        return refuse(&error);
+    if (wq_open(&queue, &s->queue, &error) != WQ_OK)
+        return refuse(&error);
+    if (wq_packager_open(&packager, queue, &s->packager, &error) != WQ_OK) {
+        wq_close(queue);
+        return refuse(&error);
+    }
+    puts("ready");
+    fflush(stdout);
+    while (sigwait(stop, &signal_number) != 0)
+        continue;
+    pthread_sigmask(SIG_UNBLOCK, stop, NULL); /* a second one ends us at once */
+    wq_packager_close(packager);
+    wq_close(queue);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    settings s = {0};
+    sigset_t stop, all;
+    static const char *const everything[] = {"*", NULL};
+    wq_options_init(&s.queue, sizeof s.queue);
+    wq_packager_options_init(&s.packager);
+    wq_s3_options_init(&s.s3, sizeof s.s3);
+    s.queue.environment = everything; /* any program may need any of it */
+    s.queue.log = s.packager.log = on_log;
+    int r = parse(&s, argc, argv);
+    if (r == GO_ON)
+        r = check(&s);
+    if (r != GO_ON)
+        return r;
+    s.packager.workers = s.queue.workers;
+    s.packager.url_base = s.url_base = make_url_base(&s);
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTERM);
+    sigaddset(&stop, SIGINT);
+    all = stop;
+    sigaddset(&all, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    r = run(&s, &stop);
+    free(s.url_base);
+    return r;
+}
