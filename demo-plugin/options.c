@@ -118,6 +118,20 @@ static const struct row {
     {"broker-ca", "FILE", KIND_TEXT, AT(stomp.ca_file), 0, 0, "who may sign for stomps brokers"},
     {"broker-heartbeat-ms", "N", KIND_UNSIGNED, AT(stomp.heartbeat_ms), 0, 3600000,
      "how often both sides show that they are there (10000)"},
+    {"broker-jobs", "N", KIND_SIZE, AT(stomp.max_in_flight), 1, 100000,
+     "jobs that are at the broker at the same time (1000)"},
+    {"reply-expires-ms", "N", KIND_UNSIGNED, AT(stomp.reply_expires_ms), 1000, INT32_MAX,
+     "a queue of answers that nobody reads goes after this long (1800000)"},
+    {"reply-linger-ms", "N", KIND_UNSIGNED, AT(stomp.linger_ms), 0, UINT32_MAX,
+     "answers are read so long after somebody has last looked (10000)"},
+    {"reply-check-ms", "N", KIND_UNSIGNED, AT(stomp.check_ms), 1, UINT32_MAX,
+     "and for a moment so often while nobody does (60000)"},
+    {"resend-ms", "N", KIND_UNSIGNED, AT(stomp.resend_ms), 1, INT32_MAX,
+     "a job that no packager accepts is sent again after this long (600000)"},
+    {"quiet-ms", "N", KIND_UNSIGNED, AT(stomp.quiet_ms), 1, INT32_MAX,
+     "and one whose packager, not ours, is silent for this long (60000)"},
+    {"cancel-wait-ms", "N", KIND_UNSIGNED, AT(stomp.cancel_wait_ms), 0, INT32_MAX,
+     "a packager has so long to say that a job is cancelled (10000)"},
     {"queue-package", "DEST", KIND_TEXT, AT(stomp.queue_package), 0, 0,
      "where jobs go (/queue/docsets%2Fpackage)"},
     {"queue-reply", "DEST", KIND_TEXT, AT(stomp.queue_reply), 0, 0,
@@ -385,6 +399,7 @@ static int use_defaults(struct options *options)
         options->queue.program = options->program = find_program();
     if (options->stomp.urls == NULL)
         options->stomp.urls = getenv("WORKQUEUE_BROKER"); /* as ps shows what is in --broker */
+    options->stomp.max_fetch_bytes = options->queue.max_output_bytes;
     if (options->store != NULL && strncmp(options->store, "s3://", 5) == 0)
         options->s3.url = options->store;
     else if (options->store != NULL)

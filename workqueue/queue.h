@@ -23,6 +23,7 @@ struct wq_queue {
     int fair;
     unsigned workers;
     int asynchronous, wants_interest; /* the runner is, and does */
+    wq_runner *runner; /* to be told of deletions; the pool's or the dispatcher's */
     int64_t retain_ended_ms;
     unsigned run_timeout_ms, progress_timeout_ms, queue_timeout_ms; /* 0: none */
     uint64_t max_output_bytes;                                      /* likewise */

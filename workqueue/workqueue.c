@@ -155,9 +155,10 @@ static int open_runner(wq_runner **out, wq_queue *queue, const wq_options *o, wq
     return result;
 }
 
-static void set_runner(wq_queue *queue, const wq_runner *runner)
+static void set_runner(wq_queue *queue, wq_runner *runner)
 {
     enum { IN_FLIGHT = 1000 };
+    queue->runner = runner;
     queue->asynchronous = runner->start != NULL;
     queue->wants_interest = queue->asynchronous && runner->interest != NULL;
     if (!queue->asynchronous)
@@ -686,8 +687,11 @@ int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error)
 {
     char key[WQ_KEY_SIZE];
     int result = key_of(params, key, error);
-    if (result == WQ_OK)
-        result = queue->store->remove(queue->store->self, key, error);
+    if (result != WQ_OK)
+        return wq_queue_store_said(queue, result);
+    result = queue->store->remove(queue->store->self, key, error);
+    if (queue->runner->removed != NULL)
+        queue->runner->removed(queue->runner->self, params, key);
     return wq_queue_store_said(queue, result);
 }
 

@@ -88,6 +88,9 @@ typedef struct wq_runner {
     void (*interest)(void *self, const wq_run *run);
     /** How many runs are out at the same time at most; 0: 1000. */
     size_t max_in_flight;
+    /** wq_output_delete() has been called, for a runner that knows of more places where the output
+     * may be; must return at once. NULL: there are none. */
+    void (*removed)(void *self, const wq_params *params, const char *key);
 } wq_runner;
 
 /* ---- a store: where outputs are --------------------------------------------------------------- */

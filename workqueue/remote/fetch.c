@@ -1,20 +1,37 @@
-/* fetch.c - a file from an http or https URL, by libcurl, in constant memory. */
+/* fetch.c - files from http and https URLs, by libcurl, in constant memory, on a few threads.
+ *
+ * The threads are started as they are needed, and stay. The lock guards the queue of what is to be
+ * fetched and the threads; nothing is called with it held. */
 #include "workqueue/remote/fetch.h"
 
 #include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "workqueue/util/util.h"
+
+struct wq_fetcher {
+    uint64_t max_bytes;
+    atomic_int closing;
+    pthread_mutex_t lock;
+    /* under the lock */
+    pthread_cond_t work;
+    STAILQ_HEAD(, wq_fetch) waiting;
+    size_t n_waiting, n_idle, n_threads, max_threads;
+    pthread_t threads[];
+};
+
+/* ---- one file -------------------------------------------------------------------------------- */
 
 enum { CONNECT_MS = 10000, STALL_S = 30, REDIRECTS = 5 };
 
 typedef struct download {
     int fd, write_error, too_long;
     uint64_t bytes, max_bytes;
-    const atomic_int *stop;
+    const atomic_int *stop, *closing;
 } download;
 
 static size_t on_bytes(char *bytes, size_t size, size_t n, void *user)
@@ -43,7 +60,7 @@ static int on_progress(void *user, curl_off_t a, curl_off_t b, curl_off_t c, cur
 {
     const download *d = user;
     (void)a, (void)b, (void)c, (void)e;
-    return atomic_load(d->stop);
+    return atomic_load(d->stop) || atomic_load(d->closing);
 }
 
 static void set_options(CURL *curl, const char *url, download *d, char *why)
@@ -85,19 +102,19 @@ static int judge(CURLcode code, const download *d, uint64_t size_bytes, const ch
     return WQ_OK;
 }
 
-int wq_fetch(const char *url, const char *path, uint64_t max_bytes, uint64_t size_bytes,
-             const atomic_int *stop, wq_error *error)
+static int download_to(const wq_fetcher *f, const wq_fetch *fetch, const char *path,
+                       wq_error *error)
 {
     char why[CURL_ERROR_SIZE] = "";
-    download d = {.max_bytes = max_bytes, .stop = stop};
+    download d = {.max_bytes = f->max_bytes, .stop = &fetch->stop, .closing = &f->closing};
     d.fd = open(path, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
     if (d.fd < 0)
         return wq_fail(error, WQ_ERROR_SYSTEM, "open the output: %s", strerror(errno));
     CURL *curl = curl_easy_init();
     int result;
     if (curl != NULL) {
-        set_options(curl, url, &d, why);
-        result = judge(curl_easy_perform(curl), &d, size_bytes, why, error);
+        set_options(curl, fetch->url, &d, why);
+        result = judge(curl_easy_perform(curl), &d, fetch->size_bytes, why, error);
     } else {
         result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
@@ -105,4 +122,91 @@ int wq_fetch(const char *url, const char *path, uint64_t max_bytes, uint64_t siz
     if (close(d.fd) != 0 && result == WQ_OK)
         result = wq_fail(error, WQ_ERROR_SYSTEM, "write the output: %s", strerror(errno));
     return result;
+}
+
+/* ---- the threads ----------------------------------------------------------------------------- */
+
+static void do_fetch(const wq_fetcher *f, wq_fetch *fetch)
+{
+    const char *path;
+    wq_error error = {0};
+    int result = fetch->path(fetch->user, &path, &error);
+    if (result >= 0)
+        result = download_to(f, fetch, path, &error);
+    fetch->done(fetch->user, result, &error);
+}
+
+static void *thread_main(void *arg)
+{
+    wq_fetcher *f = arg;
+    wq_fetch *fetch;
+    pthread_mutex_lock(&f->lock);
+    while (!atomic_load(&f->closing)) {
+        if ((fetch = STAILQ_FIRST(&f->waiting)) == NULL) {
+            f->n_idle++;
+            pthread_cond_wait(&f->work, &f->lock);
+            f->n_idle--;
+            continue;
+        }
+        STAILQ_REMOVE_HEAD(&f->waiting, link);
+        f->n_waiting--;
+        pthread_mutex_unlock(&f->lock);
+        do_fetch(f, fetch);
+        pthread_mutex_lock(&f->lock);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return NULL;
+}
+
+/* One more thread, if it has something to do. */
+static void start_thread_locked(wq_fetcher *f)
+{
+    if (f->n_waiting < f->n_idle || f->n_threads == f->max_threads)
+        return;
+    if (wq_thread_start(&f->threads[f->n_threads], "wq-fetch", thread_main, f) == 0)
+        f->n_threads++;
+}
+
+int wq_fetcher_add(wq_fetcher *f, wq_fetch *fetch, wq_error *error)
+{
+    pthread_mutex_lock(&f->lock);
+    start_thread_locked(f);
+    int started = f->n_threads > 0;
+    if (started) {
+        STAILQ_INSERT_TAIL(&f->waiting, fetch, link);
+        f->n_waiting++;
+        pthread_cond_signal(&f->work);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return started ? WQ_OK : wq_fail(error, WQ_ERROR_NO_MEMORY, "cannot start a thread");
+}
+
+int wq_fetcher_open(wq_fetcher **out, size_t max_threads, uint64_t max_bytes, wq_error *error)
+{
+    wq_fetcher *f = calloc(1, sizeof *f + max_threads * sizeof *f->threads);
+    if (f == NULL || curl_global_init(CURL_GLOBAL_DEFAULT) != 0) {
+        free(f);
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    }
+    f->max_bytes = max_bytes;
+    f->max_threads = max_threads;
+    atomic_init(&f->closing, 0);
+    pthread_mutex_init(&f->lock, NULL);
+    pthread_cond_init(&f->work, NULL);
+    STAILQ_INIT(&f->waiting);
+    *out = f;
+    return WQ_OK;
+}
+
+void wq_fetcher_close(wq_fetcher *f)
+{
+    pthread_mutex_lock(&f->lock);
+    atomic_store(&f->closing, 1);
+    pthread_cond_broadcast(&f->work);
+    pthread_mutex_unlock(&f->lock);
+    for (size_t i = 0; i < f->n_threads; i++)
+        pthread_join(f->threads[i], NULL);
+    pthread_cond_destroy(&f->work);
+    pthread_mutex_destroy(&f->lock);
+    free(f);
 }

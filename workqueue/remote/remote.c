@@ -8,10 +8,15 @@
  * after a silence the job is sent again: packagers answer for an id that they know instead of
  * running it twice.
  *
+ * Answers are acknowledged as they are put into the mail, but an end only when the run has ended,
+ * so that a server that dies meanwhile finds it again. A job that comes from the journal was
+ * probably sent before: its transient queue is read first, and it is sent again only if that is
+ * silent.
+ *
  * One thread does all this. Everybody else - the broker's thread, the queue's, those who look -
  * only puts something into a job's mail. Of progress the mail keeps the latest line, so it is
  * bounded however fast a packager talks. Outputs that are elsewhere (of packagers that are not
- * ours) are downloaded by a second thread.
+ * ours) are downloaded by threads of fetch.c.
  *
  * The lock guards the table, the mail, and the lists; no other is taken under it and nothing is
  * called. What is in a job besides is the thread's.
@@ -35,9 +40,10 @@
 enum {
     TICK_MS = 250,
     OWN_FAILURE = -999,
-    SILENT_ALIVES = 3,      /* so many promised signs of life missed are a death */
-    SILENT_ESTIMATES = 4,   /* of packagers that promise none: so many times as long as they said */
-    UNKNOWN_QUIET_MS = 1000 /* a look at the queue of one that promises no signs of life */
+    SILENT_ALIVES = 3,    /* so many promised signs of life missed are a death */
+    SILENT_ESTIMATES = 4, /* of packagers that promise none: so many times as long as they said */
+    LOOK_MS = 1000,       /* until what has gathered in a queue has come, if nothing says so */
+    FETCHERS = 4
 };
 
 /* What has come for a job; bits of mail.what. */
@@ -63,7 +69,8 @@ typedef struct mail {
     char *text; /* owned; the reason, or the URL */
     int returncode, has_size, is_ours;
     uint64_t size_bytes;
-    int fetched; /* a wq_result */
+    wq_delivery *delivery; /* owned; of the end */
+    int fetched;           /* a wq_result */
     wq_error error;
 } mail;
 
@@ -79,18 +86,18 @@ typedef struct remote_job {
     mail mail;
     int has_mail;
     TAILQ_ENTRY(remote_job) link; /* in mailed */
-    int is_subscribed;            /* a copy, for those who are interested */
+    int is_over;                  /* nothing is posted any more */
 
     /* the thread's */
     LIST_ENTRY(remote_job) all;
-    STAILQ_ENTRY(remote_job) fetch; /* under the lock */
     wq_subscription *subscription;
-    int is_sent, is_accepted, is_ours, is_over, is_fetching;
+    int is_sent, is_accepted, is_fetching;
     unsigned alive_ms, n_sent, warned;
     uint64_t estimate_ms;
     int64_t sent_at, heard_at, looked_at; /* monotonic; looked: subscribed or unsubscribed */
     int64_t interest_at, cancel_at;       /* 0: never */
-    mail end;                             /* what is being fetched for */
+    wq_delivery *delivery;                /* of its end; NULL: acknowledged */
+    wq_fetch fetch;
 } remote_job;
 
 struct remote {
@@ -98,21 +105,21 @@ struct remote {
     wq_logger logger;
     wq_stomp_options o; /* its strings are owned */
     wq_broker *broker;
-    pthread_t thread, fetcher;
-    int has_thread, has_fetcher;
-    LIST_HEAD(, remote_job) jobs; /* the thread's */
-    int has_met;                  /* a broker, whose kind is known; the thread's */
-    atomic_int stop;              /* of downloads */
+    wq_fetcher *fetcher;
+    pthread_t thread;
+    int has_thread;
+    /* the thread's */
+    LIST_HEAD(, remote_job) jobs;
+    int has_met, is_rabbitmq; /* met a broker, so that its kind is known */
 
     pthread_mutex_t lock;
     /* under the lock */
-    pthread_cond_t news, to_fetch;
+    pthread_cond_t news;
     void *by_id; /* tsearch */
     size_t n;
     TAILQ_HEAD(, remote_job) mailed;
-    STAILQ_HEAD(, remote_job) fetches;
     int closing, is_connected, has_connected; /* has: since the thread last looked */
-    int is_rabbitmq;
+    int met_rabbitmq;
 };
 
 static int compare(const void *a, const void *b)
@@ -120,13 +127,20 @@ static int compare(const void *a, const void *b)
     return strcmp(a, b); /* a job begins with its id */
 }
 
+static void free_mail(mail *m)
+{
+    free(m->line);
+    free(m->text);
+    free(m->delivery);
+}
+
 static void unref(remote_job *job)
 {
     if (atomic_fetch_sub(&job->refs, 1) != 1)
         return;
-    free(job->mail.line);
-    free(job->mail.text);
-    free(job->end.text);
+    free_mail(&job->mail);
+    free((char *)job->fetch.url);
+    free(job->delivery);
     free(job);
 }
 
@@ -135,7 +149,7 @@ static void unref(remote_job *job)
 static void post_locked(remote *r, remote_job *job, unsigned what)
 {
     job->mail.what |= what;
-    if (job->has_mail)
+    if (job->has_mail || job->is_over)
         return;
     job->has_mail = 1;
     TAILQ_INSERT_TAIL(&r->mailed, job, link);
@@ -146,7 +160,7 @@ static void post_by_id(remote *r, const char *id, unsigned what)
 {
     pthread_mutex_lock(&r->lock);
     remote_job **found = tfind(id, &r->by_id, compare);
-    if (found != NULL && !(what == MAIL_INTEREST && (*found)->is_subscribed))
+    if (found != NULL)
         post_locked(r, *found, what);
     pthread_mutex_unlock(&r->lock);
 }
@@ -168,12 +182,21 @@ static char *copy_bytes(const char *bytes, size_t n)
     return copy;
 }
 
+/* Acknowledges an answer whose delivery was kept, and frees that. */
+static void settle(remote *r, wq_delivery *delivery)
+{
+    if (delivery != NULL)
+        wq_broker_ack(r->broker, delivery, NULL);
+    free(delivery);
+}
+
 /* The first end counts. */
 static void put_end_locked(mail *m, const wq_stomp_frame *frame, const wq_reply *reply)
 {
     const char *code = wq_stomp_get(frame, "workqueue-returncode");
     if (m->what & MAIL_END)
         return;
+    m->what |= MAIL_END;
     m->end = reply->kind;
     m->is_ours = wq_stomp_get(frame, "workqueue-packager") != NULL;
     m->has_size = reply->has_size;
@@ -183,7 +206,6 @@ static void put_end_locked(mail *m, const wq_stomp_frame *frame, const wq_reply 
         m->text = copy_bytes(reply->url, reply->url_len);
     else if (reply->kind == WQ_REPLY_FAILED)
         m->text = copy_bytes(reply->reason, reply->reason_len);
-    m->what |= MAIL_END;
 }
 
 static void put_reply_locked(mail *m, const wq_stomp_frame *frame, const wq_reply *reply)
@@ -191,7 +213,6 @@ static void put_reply_locked(mail *m, const wq_stomp_frame *frame, const wq_repl
     switch (reply->kind) {
     case WQ_REPLY_ACCEPTED:
         m->estimate_ms = reply->estimate_ms;
-        m->alive_ms = header_number(frame, "workqueue-alive-ms");
         m->what |= MAIL_ACCEPTED;
         break;
     case WQ_REPLY_PROGRESS:
@@ -210,6 +231,11 @@ static void put_reply_locked(mail *m, const wq_stomp_frame *frame, const wq_repl
     }
 }
 
+static int is_end(wq_reply_kind kind)
+{
+    return kind == WQ_REPLY_COMPLETE || kind == WQ_REPLY_FAILED || kind == WQ_REPLY_CANCELLED;
+}
+
 /* On the broker's thread. */
 static void on_reply(void *user, const wq_broker_message *message)
 {
@@ -217,10 +243,22 @@ static void on_reply(void *user, const wq_broker_message *message)
     remote *r = job->remote;
     wq_reply reply;
     wq_reply_read(&reply, message->frame->body, message->frame->body_len);
+    wq_delivery *old = is_end(reply.kind) && message->delivery != NULL
+                           ? wq_delivery_copy(message->delivery)
+                           : NULL;
+    if (old == NULL && message->delivery != NULL)
+        wq_broker_ack(r->broker, message->delivery, NULL);
     pthread_mutex_lock(&r->lock);
     put_reply_locked(&job->mail, message->frame, &reply);
+    job->mail.alive_ms = header_number(message->frame, "workqueue-alive-ms");
+    if (old != NULL) { /* the latest is kept */
+        wq_delivery *delivery = old;
+        old = job->mail.delivery;
+        job->mail.delivery = delivery;
+    }
     post_locked(r, job, MAIL_HEARD);
     pthread_mutex_unlock(&r->lock);
+    settle(r, old);
 }
 
 static void on_refused(void *user, const char *why)
@@ -248,7 +286,7 @@ static void on_connected(void *user, uint64_t generation, const char *server)
     (void)generation;
     pthread_mutex_lock(&r->lock);
     r->is_connected = r->has_connected = 1;
-    r->is_rabbitmq = server != NULL && strncmp(server, "RabbitMQ", 8) == 0;
+    r->met_rabbitmq = server != NULL && strncmp(server, "RabbitMQ", 8) == 0;
     pthread_cond_signal(&r->news);
     pthread_mutex_unlock(&r->lock);
 }
@@ -262,7 +300,8 @@ static void on_disconnected(void *user, const char *why)
     pthread_mutex_unlock(&r->lock);
 }
 
-/* ---- sending --------------------------------------------------------------------------------- */
+/* ---- listening ---------------------------------------------------------------------------------
+ */
 
 static int subscribe(remote *r, remote_job *job)
 {
@@ -273,7 +312,7 @@ static int subscribe(remote *r, remote_job *job)
         .destination = destination,
         .headers = headers,
         .n_headers = r->is_rabbitmq ? 1 : 0, /* others do not know it */
-        .ack = WQ_ACK_AUTO,
+        .ack = WQ_ACK_INDIVIDUAL,            /* else what crosses with the end of this was lost */
         .message = on_reply,
         .refused = on_refused,
         .user = job,
@@ -282,79 +321,17 @@ static int subscribe(remote *r, remote_job *job)
         wq_destination(destination, sizeof destination, r->o.queue_reply, job->id) != WQ_OK ||
         wq_broker_subscribe(&job->subscription, r->broker, &subscribe, NULL) != WQ_OK)
         return job->subscription != NULL ? 0 : -1;
-    job->looked_at = job->heard_at = wq_monotonic_ms();
-    pthread_mutex_lock(&r->lock);
-    job->is_subscribed = 1;
-    pthread_mutex_unlock(&r->lock);
+    job->looked_at = wq_monotonic_ms();
     return 0;
 }
 
-static void unsubscribe(remote *r, remote_job *job)
+static void unsubscribe(remote_job *job)
 {
     if (job->subscription == NULL)
         return;
     wq_broker_unsubscribe(job->subscription);
     job->subscription = NULL;
     job->looked_at = wq_monotonic_ms();
-    pthread_mutex_lock(&r->lock);
-    job->is_subscribed = 0;
-    pthread_mutex_unlock(&r->lock);
-}
-
-/* Where packagers answer: RabbitMQ would declare a plain name again, without x-expires, and refuse
- * that; by this name it only looks it up. */
-static int reply_to(const remote *r, const char *id, char *buf, size_t size)
-{
-    char plain[WQ_DESTINATION_SIZE];
-    if (wq_destination(plain, sizeof plain, r->o.queue_reply, id) != WQ_OK)
-        return -1;
-    int declares = r->is_rabbitmq && strncmp(plain, "/queue/", 7) == 0;
-    return snprintf(buf, size, "%s%s", declares ? "/amq" : "", plain) < (int)size ? 0 : -1;
-}
-
-/* Sends the job, for the first time or again. Nothing is sent before the first connection, which
- * tells what kind of broker it is. */
-static void send_job(remote *r, remote_job *job)
-{
-    char reply[WQ_DESTINATION_SIZE];
-    if (subscribe(r, job) != 0 || reply_to(r, job->id, reply, sizeof reply) != 0)
-        return; /* too much is on its way; later */
-    const wq_stomp_header headers[] = {
-        {"content-type", "text/plain"},
-        {"persistent", "true"},
-        {"reply-to", reply},
-        {"correlation-id", job->id},
-    };
-    char *text = wq_job_message_text(job->id, job->run->params, job->run->rebuild);
-    if (text == NULL)
-        return;
-    atomic_fetch_add(&job->refs, 1);
-    if (wq_broker_send(r->broker, r->o.queue_package, headers, 4, text, strlen(text), on_sent, job,
-                       NULL) == WQ_OK) {
-        job->is_sent = 1;
-        job->n_sent++;
-        job->is_accepted = 0;
-    } else {
-        unref(job);
-    }
-    free(text);
-    job->sent_at = job->heard_at = wq_monotonic_ms();
-}
-
-/* It is kept until the broker has it, and that is all. */
-static void on_cancel_sent(void *user, int result, const char *why)
-{
-    (void)user, (void)result, (void)why;
-}
-
-static void send_cancel(remote *r, const remote_job *job)
-{
-    wq_notice notice = {.kind = WQ_NOTICE_CANCEL};
-    char text[512];
-    const wq_stomp_header headers[] = {{"content-type", "text/plain"}};
-    snprintf(notice.id, sizeof notice.id, "%s", job->id);
-    size_t n = wq_notice_text(text, sizeof text, &notice);
-    wq_broker_send(r->broker, r->o.topic, headers, 1, text, n, on_cancel_sent, NULL, NULL);
 }
 
 /* ---- the end of a job ------------------------------------------------------------------------ */
@@ -363,7 +340,9 @@ static void send_cancel(remote *r, const remote_job *job)
 static void end(remote *r, remote_job *job, const wq_outcome *outcome)
 {
     const wq_run *run = job->run;
-    unsubscribe(r, job);
+    settle(r, job->delivery);
+    job->delivery = NULL;
+    unsubscribe(job);
     LIST_REMOVE(job, all);
     pthread_mutex_lock(&r->lock);
     tdelete(job->id, &r->by_id, compare);
@@ -371,8 +350,8 @@ static void end(remote *r, remote_job *job, const wq_outcome *outcome)
     if (job->has_mail)
         TAILQ_REMOVE(&r->mailed, job, link);
     job->has_mail = 0;
-    pthread_mutex_unlock(&r->lock);
     job->is_over = 1;
+    pthread_mutex_unlock(&r->lock);
     unref(job);
     run->ended(run->user, outcome);
 }
@@ -397,54 +376,107 @@ static void end_well(remote *r, remote_job *job)
     end(r, job, &outcome);
 }
 
+/* ---- sending --------------------------------------------------------------------------------- */
+
+/* Where packagers answer: RabbitMQ would declare a plain name again, without x-expires, and refuse
+ * that; by this name it only looks it up. */
+static int reply_to(const remote *r, const char *id, char *buf, size_t size)
+{
+    char plain[WQ_DESTINATION_SIZE];
+    if (wq_destination(plain, sizeof plain, r->o.queue_reply, id) != WQ_OK)
+        return -1;
+    int declares = r->is_rabbitmq && strncmp(plain, "/queue/", 7) == 0;
+    return snprintf(buf, size, "%s%s", declares ? "/amq" : "", plain) < (int)size ? 0 : -1;
+}
+
+static int hand_to_broker(remote *r, remote_job *job, const char *reply, wq_error *error)
+{
+    const wq_stomp_header headers[] = {
+        {"content-type", "text/plain"},
+        {"persistent", "true"},
+        {"reply-to", reply},
+        {"correlation-id", job->id},
+    };
+    char *text = wq_job_message_text(job->id, job->run->params, job->run->rebuild);
+    if (text == NULL)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    atomic_fetch_add(&job->refs, 1);
+    int result = wq_broker_send(r->broker, r->o.queue_package, headers, 4, text, strlen(text),
+                                on_sent, job, error);
+    if (result != WQ_OK)
+        unref(job);
+    free(text);
+    return result;
+}
+
+/* Sends the job, for the first time or again; later, if too much is on its way. */
+static void send_job(remote *r, remote_job *job)
+{
+    char reply[WQ_DESTINATION_SIZE];
+    wq_error error = {0};
+    if (subscribe(r, job) != 0)
+        return;
+    int result = reply_to(r, job->id, reply, sizeof reply) == 0
+                     ? hand_to_broker(r, job, reply, &error)
+                     : wq_fail(&error, WQ_ERROR_INVALID_ARGUMENT, "its name is too long");
+    if (result == WQ_ERROR_INVALID_ARGUMENT)
+        end_badly(r, job, OWN_FAILURE, error.message);
+    if (result != WQ_OK)
+        return;
+    job->is_sent = 1;
+    job->n_sent++;
+    job->is_accepted = 0;
+    job->sent_at = job->heard_at = wq_monotonic_ms();
+}
+
+/* It is kept until the broker has it, and that is all. */
+static void on_told(void *user, int result, const char *why)
+{
+    (void)user, (void)result, (void)why;
+}
+
+static void send_cancel(remote *r, const remote_job *job)
+{
+    wq_notice notice = {.kind = WQ_NOTICE_CANCEL};
+    char text[512];
+    const wq_stomp_header headers[] = {{"content-type", "text/plain"}};
+    snprintf(notice.id, sizeof notice.id, "%s", job->id);
+    size_t n = wq_notice_text(text, sizeof text, &notice);
+    wq_broker_send(r->broker, r->o.topic, headers, 1, text, n, on_told, NULL, NULL);
+}
+
 /* ---- outputs that are elsewhere -------------------------------------------------------------- */
 
-static void fetch(remote *r, remote_job *job)
+/* On a thread of the fetcher's. */
+static int fetch_path(void *user, const char **path, wq_error *error)
 {
-    const char *path;
-    wq_error error;
-    uint64_t size = job->end.has_size ? job->end.size_bytes : UINT64_MAX;
-    pthread_mutex_unlock(&r->lock);
-    int result = job->run->output(job->run->user, &path, &error);
-    if (result >= 0)
-        result = wq_fetch(job->end.text, path, r->o.max_fetch_bytes, size, &r->stop, &error);
+    const remote_job *job = user;
+    return job->run->output(job->run->user, path, error);
+}
+
+static void on_fetched(void *user, int result, const wq_error *error)
+{
+    remote_job *job = user;
+    remote *r = job->remote;
     pthread_mutex_lock(&r->lock);
     job->mail.fetched = result;
-    job->mail.error = error;
+    job->mail.error = *error;
     post_locked(r, job, MAIL_FETCHED);
-}
-
-static void *fetcher_main(void *arg)
-{
-    remote *r = arg;
-    remote_job *job;
-    pthread_mutex_lock(&r->lock);
-    while (!r->closing) {
-        if ((job = STAILQ_FIRST(&r->fetches)) == NULL) {
-            pthread_cond_wait(&r->to_fetch, &r->lock);
-            continue;
-        }
-        STAILQ_REMOVE_HEAD(&r->fetches, fetch);
-        fetch(r, job);
-    }
     pthread_mutex_unlock(&r->lock);
-    return NULL;
 }
 
-static void start_fetch(remote *r, remote_job *job)
+static void start_fetch(remote *r, remote_job *job, mail *m)
 {
+    wq_error error = {0};
+    job->fetch.url = m->text;
+    job->fetch.size_bytes = m->has_size ? m->size_bytes : UINT64_MAX;
+    job->fetch.path = fetch_path;
+    job->fetch.done = on_fetched;
+    job->fetch.user = job;
+    m->text = NULL;
     job->is_fetching = 1;
-    pthread_mutex_lock(&r->lock);
-    if (!r->has_fetcher)
-        r->has_fetcher = wq_thread_start(&r->fetcher, "wq-fetch", fetcher_main, r) == 0;
-    if (r->has_fetcher) {
-        STAILQ_INSERT_TAIL(&r->fetches, job, fetch);
-        pthread_cond_signal(&r->to_fetch);
-    } else {
-        job->mail.fetched = wq_fail(&job->mail.error, WQ_ERROR_NO_MEMORY, "cannot start a thread");
-        post_locked(r, job, MAIL_FETCHED);
-    }
-    pthread_mutex_unlock(&r->lock);
+    if (wq_fetcher_add(r->fetcher, &job->fetch, &error) != WQ_OK)
+        on_fetched(job, error.code, &error);
 }
 
 /* ---- answers --------------------------------------------------------------------------------- */
@@ -452,7 +484,7 @@ static void start_fetch(remote *r, remote_job *job)
 /* A job that is cancelled is not run again by those who did not hear of it. */
 static void take_accepted(remote *r, remote_job *job, const mail *m)
 {
-    job->is_accepted = 1;
+    job->is_accepted = job->is_sent = 1;
     job->alive_ms = m->alive_ms;
     job->estimate_ms = m->estimate_ms;
     if (job->cancel_at != 0)
@@ -469,11 +501,7 @@ static void take_complete(remote *r, remote_job *job, mail *m)
         end_well(r, job);
         return;
     }
-    free(job->end.text);
-    job->end = *m;
-    job->end.line = NULL;
-    m->text = NULL;
-    start_fetch(r, job);
+    start_fetch(r, job, m);
 }
 
 static void take_end(remote *r, remote_job *job, mail *m)
@@ -503,13 +531,22 @@ static void take_cancel(remote *r, remote_job *job)
     if (job->cancel_at != 0)
         return;
     job->cancel_at = wq_monotonic_ms();
-    if (job->is_sent)
+    atomic_store(&job->fetch.stop, 1);
+    if (job->is_sent || job->run->resumed)
         send_cancel(r, job);
     else
         end_cancelled(r, job);
 }
 
-static void take_news(remote *r, remote_job *job, const mail *m)
+/* A job of the journal that is heard of is out already. */
+static void take_line(remote_job *job, const mail *m)
+{
+    job->is_accepted = job->is_sent = 1;
+    if (job->cancel_at == 0)
+        job->run->report(job->run->user, m->line, m->line_len);
+}
+
+static void take_news(remote *r, remote_job *job, mail *m)
 {
     int64_t now = wq_monotonic_ms();
     if (m->what & MAIL_NEW)
@@ -518,15 +555,29 @@ static void take_news(remote *r, remote_job *job, const mail *m)
         job->interest_at = now;
     if (m->what & MAIL_HEARD)
         job->heard_at = now;
+    if (m->alive_ms > 0)
+        job->alive_ms = m->alive_ms;
     if ((m->what & MAIL_OTHER) && !job->warned++)
         wq_log(&r->logger, WQ_LOG_WARNING, "job %s: a message that is no answer was passed over",
                job->id);
     if (m->what & MAIL_ACCEPTED)
         take_accepted(r, job, m);
-    if (m->line == NULL || job->cancel_at != 0)
+    if (m->line != NULL)
+        take_line(job, m);
+    if (m->delivery == NULL)
         return;
-    job->is_accepted = 1;
-    job->run->report(job->run->user, m->line, m->line_len);
+    settle(r, job->delivery); /* it has come again */
+    job->delivery = m->delivery;
+    m->delivery = NULL;
+}
+
+/* Nothing is sent before the first connection, which tells what kind of broker it is. */
+static void begin(remote *r, remote_job *job)
+{
+    if (!job->run->resumed)
+        send_job(r, job);
+    else
+        subscribe(r, job);
 }
 
 /* What came together is taken in its natural order. While an output is being fetched, nothing but
@@ -545,20 +596,43 @@ static void take_mail(remote *r, remote_job *job, mail *m)
     else if (m->what & MAIL_REFUSED)
         end_badly(r, job, OWN_FAILURE, m->error.message);
     else if ((m->what & MAIL_NEW) && r->has_met)
-        send_job(r, job);
+        begin(r, job);
+    else if ((m->what & MAIL_INTEREST) && job->is_sent)
+        subscribe(r, job);
 }
 
 /* ---- time ------------------------------------------------------------------------------------ */
 
-/* How long a silence is taken for work, while we listen. */
+/* Doubling with each time that it was sent, where nobody has promised to speak. */
+static int64_t doubled(int64_t ms, unsigned n_sent)
+{
+    return ms << (n_sent > 8 ? 7 : n_sent > 0 ? n_sent - 1 : 0);
+}
+
+/* How long a silence is taken for work. */
 static int64_t patience_ms(const remote *r, const remote_job *job)
 {
-    if (!job->is_accepted) /* it waits in the broker's queue: doubling, as it may be long */
-        return (int64_t)r->o.resend_ms << (job->n_sent < 8 ? job->n_sent - 1 : 7);
+    int64_t estimate = (int64_t)job->estimate_ms * SILENT_ESTIMATES;
+    if (!job->is_accepted) /* it waits in the broker's queue */
+        return doubled(r->o.resend_ms, job->n_sent);
     if (job->alive_ms > 0)
         return (int64_t)job->alive_ms * SILENT_ALIVES + 1000;
-    int64_t estimate = (int64_t)job->estimate_ms * SILENT_ESTIMATES;
-    return estimate > r->o.quiet_ms ? estimate : r->o.quiet_ms;
+    return doubled(estimate > r->o.quiet_ms ? estimate : r->o.quiet_ms, job->n_sent);
+}
+
+static int64_t later(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What promises signs of life is silent only while we listen. Of others all that they have said
+ * has come when the queue is quiet, and they are as silent while we do not. */
+static int is_lost(const remote *r, const remote_job *job, int64_t now)
+{
+    int64_t since = !job->is_accepted    ? job->sent_at
+                    : job->alive_ms == 0 ? job->heard_at
+                                         : later(job->heard_at, job->looked_at);
+    return now - since >= patience_ms(r, job) && now - job->looked_at >= LOOK_MS;
 }
 
 static int is_watched(const remote *r, const remote_job *job, int64_t now)
@@ -570,30 +644,48 @@ static int is_watched(const remote *r, const remote_job *job, int64_t now)
 /* Nobody looks: after all that has gathered has come, and a sign of life if one was promised. */
 static int has_looked(const remote *r, const remote_job *job, int64_t now)
 {
-    if (now - job->looked_at < (job->n_sent <= 1 ? r->o.linger_ms : UNKNOWN_QUIET_MS))
+    if (now - job->looked_at < (job->n_sent <= 1 && !job->is_accepted ? r->o.linger_ms : LOOK_MS))
         return 0;
-    return !job->is_accepted || job->alive_ms == 0 ? now - job->heard_at >= UNKNOWN_QUIET_MS
-                                                   : job->heard_at > job->looked_at;
+    return !job->is_accepted || job->alive_ms == 0
+               ? now - later(job->heard_at, job->looked_at) >= LOOK_MS
+               : job->heard_at > job->looked_at;
+}
+
+/* One of the journal that nothing was heard of, or one that did not fit. */
+static void tick_unsent(remote *r, remote_job *job, int64_t now)
+{
+    if (!job->run->resumed || job->subscription == NULL)
+        begin(r, job);
+    else if (now - job->looked_at >= LOOK_MS)
+        send_job(r, job);
+}
+
+static void tick_sent(remote *r, remote_job *job, int64_t now)
+{
+    if (job->subscription == NULL) {
+        if (is_watched(r, job, now) || now - job->looked_at >= r->o.check_ms)
+            subscribe(r, job);
+    } else if (is_lost(r, job, now)) {
+        wq_log(&r->logger, WQ_LOG_WARNING, "job %s: nothing was heard of it; it is sent again",
+               job->id);
+        send_job(r, job);
+    } else if (!is_watched(r, job, now) && has_looked(r, job, now)) {
+        unsubscribe(job);
+    }
 }
 
 static void tick_job(remote *r, remote_job *job, int64_t now)
 {
     if (job->is_fetching)
         return;
-    if (job->cancel_at != 0 && now - job->cancel_at >= r->o.cancel_wait_ms) {
+    if (job->cancel_at != 0 && now - job->cancel_at >= r->o.cancel_wait_ms)
         end_cancelled(r, job);
-    } else if (!job->is_sent) {
-        send_job(r, job);
-    } else if (job->subscription == NULL) {
-        if (is_watched(r, job, now) || now - job->looked_at >= r->o.check_ms)
-            subscribe(r, job);
-    } else if (now - (job->is_accepted ? job->heard_at : job->sent_at) >= patience_ms(r, job)) {
-        wq_log(&r->logger, WQ_LOG_WARNING, "job %s: nothing was heard of it; it is sent again",
-               job->id);
-        send_job(r, job);
-    } else if (!is_watched(r, job, now) && has_looked(r, job, now)) {
-        unsubscribe(r, job);
-    }
+    else if (job->cancel_at != 0)
+        subscribe(r, job);
+    else if (job->is_sent)
+        tick_sent(r, job, now);
+    else
+        tick_unsent(r, job, now);
 }
 
 /* What was not heard while there was no broker is no silence. */
@@ -601,7 +693,7 @@ static void forgive(remote *r, int64_t now)
 {
     remote_job *job;
     LIST_FOREACH(job, &r->jobs, all)
-    job->heard_at = job->sent_at = now;
+    job->heard_at = job->sent_at = job->looked_at = now;
 }
 
 static void tick(remote *r, int64_t now)
@@ -651,10 +743,23 @@ static void process_mail_locked(remote *r)
         atomic_fetch_add(&job->refs, 1);
         take_mail(r, job, &m);
         unref(job);
-        free(m.line);
-        free(m.text);
+        free_mail(&m);
         pthread_mutex_lock(&r->lock);
     }
+}
+
+/* `anew`: there is another connection than last time. */
+static void look_at_clock(remote *r, int connected, int anew, int64_t *ticked)
+{
+    int64_t now = wq_monotonic_ms();
+    r->has_met |= connected;
+    if (!anew && now - *ticked < TICK_MS)
+        return;
+    *ticked = now;
+    if (anew || !connected)
+        forgive(r, now);
+    if (r->has_met)
+        tick(r, now);
 }
 
 static void *thread_main(void *arg)
@@ -665,18 +770,12 @@ static void *thread_main(void *arg)
     while (!r->closing) {
         if (TAILQ_EMPTY(&r->mailed) && !r->has_connected)
             wait_locked(r);
-        process_mail_locked(r);
         int connected = r->is_connected, anew = r->has_connected;
+        r->is_rabbitmq = r->met_rabbitmq;
         r->has_connected = 0;
+        process_mail_locked(r);
         pthread_mutex_unlock(&r->lock);
-        int64_t now = wq_monotonic_ms();
-        r->has_met |= connected;
-        if (anew || !connected)
-            forgive(r, now);
-        if (r->has_met && (anew || now - ticked >= TICK_MS)) {
-            ticked = now;
-            tick(r, now);
-        }
+        look_at_clock(r, connected, anew, &ticked);
         pthread_mutex_lock(&r->lock);
     }
     pthread_mutex_unlock(&r->lock);
@@ -693,6 +792,7 @@ static int remote_start(void *self, const wq_run *run, wq_error *error)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     snprintf(job->id, sizeof job->id, "%s", run->id);
     atomic_init(&job->refs, 1);
+    atomic_init(&job->fetch.stop, 0);
     job->remote = r;
     job->run = run;
     pthread_mutex_lock(&r->lock);
@@ -716,6 +816,24 @@ static void remote_cancel(void *self, const wq_run *run)
 static void remote_interest(void *self, const wq_run *run)
 {
     post_by_id(self, run->id, MAIL_INTEREST);
+}
+
+/* It stays at packagers that keep outputs where we do not see them. */
+static void remote_removed(void *self, const wq_params *params, const char *key)
+{
+    remote *r = self;
+    static const wq_stomp_header headers[] = {{"content-type", "text/plain"},
+                                              {"persistent", "true"}};
+    wq_error error;
+    char *text = wq_job_message_text(key, params, 0);
+    int result = WQ_ERROR_NO_MEMORY;
+    if (text != NULL)
+        result = wq_broker_send(r->broker, r->o.queue_delete, headers, 2, text, strlen(text),
+                                on_told, NULL, &error);
+    if (result != WQ_OK)
+        wq_log(&r->logger, WQ_LOG_WARNING, "packagers are not told that an output was deleted: %s",
+               text != NULL ? error.message : "out of memory");
+    free(text);
 }
 
 static void free_strings(wq_stomp_options *o)
@@ -743,7 +861,6 @@ static void free_remote(remote *r)
 {
     free_jobs(r);
     pthread_cond_destroy(&r->news);
-    pthread_cond_destroy(&r->to_fetch);
     pthread_mutex_destroy(&r->lock);
     free_strings(&r->o);
     free(r);
@@ -754,14 +871,12 @@ static void remote_close(wq_runner *runner)
     remote *r = runner->self;
     pthread_mutex_lock(&r->lock);
     r->closing = 1;
-    atomic_store(&r->stop, 1);
     pthread_cond_broadcast(&r->news);
-    pthread_cond_broadcast(&r->to_fetch);
     pthread_mutex_unlock(&r->lock);
     if (r->has_thread)
         pthread_join(r->thread, NULL);
-    if (r->has_fetcher)
-        pthread_join(r->fetcher, NULL);
+    if (r->fetcher != NULL)
+        wq_fetcher_close(r->fetcher);
     if (r->broker != NULL)
         wq_broker_close(r->broker);
     free_remote(r);
@@ -842,10 +957,8 @@ static void init(remote *r, const wq_stomp_options *options)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->news, &attr);
-    pthread_cond_init(&r->to_fetch, NULL);
     pthread_condattr_destroy(&attr);
     TAILQ_INIT(&r->mailed);
-    STAILQ_INIT(&r->fetches);
     LIST_INIT(&r->jobs);
     r->logger = (wq_logger){options->log, options->log_user};
     r->runner = (wq_runner){
@@ -854,6 +967,7 @@ static void init(remote *r, const wq_stomp_options *options)
         .start = remote_start,
         .cancel = remote_cancel,
         .interest = remote_interest,
+        .removed = remote_removed,
         .max_in_flight = options->max_in_flight,
     };
 }
@@ -869,7 +983,8 @@ int wq_stomp_runner_open(wq_runner **out, const wq_stomp_options *options, wq_er
     init(r, options);
     if (copy_options(r, options) != 0)
         result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    else
+    else if ((result = wq_fetcher_open(&r->fetcher, FETCHERS, r->o.max_fetch_bytes, error)) ==
+             WQ_OK)
         result = open_broker(r, options, error);
     if (result == WQ_OK) {
         r->has_thread = wq_thread_start(&r->thread, "wq-remote", thread_main, r) == 0;
