@@ -76,7 +76,7 @@ class Packager(stomp.ConnectionListener):
         self.port, self.names, self.shelf = port, names, shelf or Shelf(test)
         self.jobs, self.notices, self.deletions = queue.Queue(), queue.Queue(), queue.Queue()
         self.ids = []  # of all the jobs that came
-        self.lock = threading.Lock()
+        self.lock, self.closed = threading.Lock(), False
         self.connect()
         test.addCleanup(self.close)
 
@@ -108,7 +108,11 @@ class Packager(stomp.ConnectionListener):
 
     def send(self, destination, body, **headers):
         with self.lock:
-            self.connection.send(destination, body, content_type="text/plain", **headers)
+            try:
+                self.connection.send(destination, body, content_type="text/plain", **headers)
+            except stomp.exception.NotConnectedException:
+                if not self.closed:
+                    raise
 
     def get(self, seconds=SECONDS):
         """The next job."""
@@ -121,6 +125,7 @@ class Packager(stomp.ConnectionListener):
         return job
 
     def close(self):
+        self.closed = True
         try:
             if self.connection.is_connected():
                 self.connection.disconnect()

@@ -308,9 +308,10 @@ static void read_complete(wq_reply *out, span body)
     out->has_size = read_number(value_of(body, "Size"), &out->size_bytes) == 0;
 }
 
-static void read_failed(wq_reply *out, span body)
+/* To its end as it is: it may be that of a program's stderr. */
+static void read_failed(wq_reply *out, const char *at, const char *end)
 {
-    span reason = {body.at + strlen("failed"), body.len - strlen("failed")};
+    span reason = {at + strlen("failed"), (size_t)(end - at) - strlen("failed")};
     while (reason.len > 0 && (reason.at[0] == ':' || reason.at[0] == '.' || reason.at[0] == ' '))
         reason = (span){reason.at + 1, reason.len - 1};
     out->kind = WQ_REPLY_FAILED;
@@ -320,7 +321,8 @@ static void read_failed(wq_reply *out, span body)
 
 void wq_reply_read(wq_reply *out, const char *bytes, size_t len)
 {
-    span body = trim((span){bytes, len < WQ_MESSAGE_BYTES ? len : WQ_MESSAGE_BYTES});
+    len = len < WQ_MESSAGE_BYTES ? len : WQ_MESSAGE_BYTES;
+    span body = trim((span){bytes, len});
     memset(out, 0, offsetof(wq_reply, line));
     out->line_len = out->url_len = out->reason_len = 0;
     out->url = out->reason = NULL;
@@ -332,7 +334,7 @@ void wq_reply_read(wq_reply *out, const char *bytes, size_t len)
     } else if (starts(body, "complete:")) {
         read_complete(out, body);
     } else if (starts(body, "failed")) {
-        read_failed(out, body);
+        read_failed(out, body.at, bytes + len);
     } else if (starts(body, "cancelled")) {
         out->kind = WQ_REPLY_CANCELLED;
     } else if (!read_record(out, body)) {

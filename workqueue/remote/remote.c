@@ -40,9 +40,10 @@
 enum {
     TICK_MS = 250,
     OWN_FAILURE = -999,
-    SILENT_ALIVES = 3,    /* so many promised signs of life missed are a death */
-    SILENT_ESTIMATES = 4, /* of packagers that promise none: so many times as long as they said */
-    LOOK_MS = 1000,       /* until what has gathered in a queue has come, if nothing says so */
+    SILENT_ALIVES = 3,     /* so many promised signs of life missed are a death */
+    SILENT_ESTIMATES = 4,  /* of packagers that promise none: so many times as long as they said */
+    LOOK_MS = 1000,        /* until what has gathered in a queue has come, if nothing says so */
+    SILENT_LOOK_MS = 3000, /* the same, before a job is sent again */
     FETCHERS = 4
 };
 
@@ -626,13 +627,13 @@ static int64_t later(int64_t a, int64_t b)
 }
 
 /* What promises signs of life is silent only while we listen. Of others all that they have said
- * has come when the queue is quiet, and they are as silent while we do not. */
-static int is_lost(const remote *r, const remote_job *job, int64_t now)
+ * comes when we listen, and they are as silent while we do not. */
+static int is_silent(const remote *r, const remote_job *job, int64_t now)
 {
     int64_t since = !job->is_accepted    ? job->sent_at
                     : job->alive_ms == 0 ? job->heard_at
                                          : later(job->heard_at, job->looked_at);
-    return now - since >= patience_ms(r, job) && now - job->looked_at >= LOOK_MS;
+    return now - since >= patience_ms(r, job);
 }
 
 static int is_watched(const remote *r, const remote_job *job, int64_t now)
@@ -665,7 +666,9 @@ static void tick_sent(remote *r, remote_job *job, int64_t now)
     if (job->subscription == NULL) {
         if (is_watched(r, job, now) || now - job->looked_at >= r->o.check_ms)
             subscribe(r, job);
-    } else if (is_lost(r, job, now)) {
+    } else if (is_silent(r, job, now)) {
+        if (now - job->looked_at < SILENT_LOOK_MS)
+            return;
         wq_log(&r->logger, WQ_LOG_WARNING, "job %s: nothing was heard of it; it is sent again",
                job->id);
         send_job(r, job);
