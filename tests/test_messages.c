@@ -165,7 +165,7 @@ static void test_failed_and_cancelled(void **state)
     wq_reply reply;
     wq_reply_read(&reply, text, strlen(text));
     assert_int_equal(reply.kind, WQ_REPLY_FAILED);
-    assert_int_equal(reply.reason_len, strlen("Exited with code 3\nstderr:\nno"));
+    assert_int_equal(reply.reason_len, strlen("Exited with code 3\nstderr:\nno\n"));
     assert_memory_equal(reply.reason, "Exited with code 3", 18);
     assert_int_equal(read_reply("Failed").reason_len, 0);
     assert_int_equal(read_reply("Cancelled\n").kind, WQ_REPLY_CANCELLED);
