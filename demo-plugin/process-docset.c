@@ -5,7 +5,8 @@
  * It is what workqueue runs, and an ordinary command as well. If API_TOKEN is "-", it is taken from
  * WORKQUEUE_API_TOKEN in the environment, which others cannot see. Progress goes to stdout, as in
  * "3/12<TAB>indexing page 3". Whatever goes wrong ends in one sentence on stderr and exit 1 (2 for
- * wrong arguments). The API token is never in either. */
+ * wrong arguments). The API token is never in either. PROCESS_DOCSET_PAUSE_MS in the environment is a
+ * pause after each document, for a server that has other things to do, or somebody who looks on. */
 #include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -128,6 +129,15 @@ static void report_document(struct job *job, database_text title)
 
 /* ---- documents ---- */
 
+static void pause_after_document(void)
+{
+    const char *text = getenv("PROCESS_DOCSET_PAUSE_MS");
+    long ms = text == NULL ? 0 : strtol(text, NULL, 10);
+    const struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
+    if (ms > 0)
+        nanosleep(&pause, NULL);
+}
+
 /* A field that may be null or not there. */
 static database_text text_of(json_t *item, const char *name)
 {
@@ -151,6 +161,7 @@ static int on_item(void *user, json_t *item)
     if (added) {
         job->n_documents++;
         report_document(job, title);
+        pause_after_document();
     }
     return 0;
 }
