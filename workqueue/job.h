@@ -31,7 +31,8 @@ typedef struct wq_await {
     STAILQ_ENTRY(wq_await) link;
     wq_accepted_cb cb;
     void *user;
-    int result; /* if the job is accepted */
+    int result;         /* if the job is accepted */
+    int64_t made_at_ms; /* with WQ_DONE */
 } wq_await;
 
 STAILQ_HEAD(wq_awaits, wq_await);

@@ -67,7 +67,7 @@ static const char *const statements[STATEMENTS] = {
 /* What a batch does for one job. */
 typedef struct record {
     wq_job *job; /* counted */
-    enum { NOTHING, IS_NEW, HAS_STARTED, HAS_STOPPED, HAS_ENDED } what;
+    enum { NOTHING, IS_NEW, IS_DONE, HAS_STARTED, HAS_STOPPED, HAS_ENDED } what;
     wq_end end;
     uint64_t version;
     int64_t started_at;
@@ -527,9 +527,9 @@ static int run(wq_journal *j, enum statement which)
     return r == SQLITE_DONE ? 0 : -1;
 }
 
-static int add_job(wq_journal *j, wq_job *job)
+static int put_token(wq_journal *j, const wq_job *job)
 {
-    sqlite3_stmt *s = j->prepared[ADD], *t = j->prepared[PUT_TOKEN];
+    sqlite3_stmt *t = j->prepared[PUT_TOKEN];
     char bytes[SLOT_BYTES] = "";
     memcpy(bytes, job->params.api_token, strlen(job->params.api_token));
     sqlite3_bind_int64(t, 1, job->note.slot);
@@ -537,6 +537,12 @@ static int add_job(wq_journal *j, wq_job *job)
     int r = run(j, PUT_TOKEN);
     sqlite3_clear_bindings(t);
     explicit_bzero(bytes, sizeof bytes);
+    return r;
+}
+
+static int add_job(wq_journal *j, const wq_job *job)
+{
+    sqlite3_stmt *s = j->prepared[ADD];
     sqlite3_bind_int64(s, 1, job->note.seq);
     sqlite3_bind_text(s, 2, job->id, -1, SQLITE_STATIC);
     sqlite3_bind_text(s, 3, job->key, -1, SQLITE_STATIC);
@@ -545,7 +551,7 @@ static int add_job(wq_journal *j, wq_job *job)
     sqlite3_bind_int64(s, 6, job->note.slot);
     sqlite3_bind_int(s, 7, job->rebuild);
     sqlite3_bind_int64(s, 8, job->queued_at_ms);
-    return r == 0 ? run(j, ADD) : -1;
+    return run(j, ADD);
 }
 
 static int set_started(wq_journal *j, const wq_job *job, int started)
@@ -576,7 +582,9 @@ static int write_record(wq_journal *j, const record *r)
 {
     switch (r->what) {
     case IS_NEW:
-        return add_job(j, r->job);
+        return put_token(j, r->job) == 0 ? add_job(j, r->job) : -1;
+    case IS_DONE: /* its slot is 0, where no token is */
+        return add_job(j, r->job) == 0 ? end_job(j, r) : -1;
     case HAS_STARTED:
         return set_started(j, r->job, 1);
     case HAS_STOPPED:
@@ -623,7 +631,8 @@ static void read_record_locked(wq_journal *j, record *r)
     pthread_mutex_lock(&job->lock);
     int ended = job->decided || (job->state >= WQ_STATE_SUCCEEDED && !job->kept);
     int runs = job->state == WQ_STATE_RUNNING || job->state == WQ_STATE_PUBLISHING;
-    r->what = job->note.written == WQ_UNWRITTEN                  ? IS_NEW
+    int done = job->state >= WQ_STATE_SUCCEEDED;
+    r->what = job->note.written == WQ_UNWRITTEN                  ? (done ? IS_DONE : IS_NEW)
               : ended                                            ? HAS_ENDED
               : runs && job->note.written == WQ_WRITTEN          ? HAS_STARTED
               : !runs && job->note.written == WQ_WRITTEN_STARTED ? HAS_STOPPED
@@ -648,7 +657,7 @@ static void set_written(wq_journal *j, const record *r)
         note->written = WQ_WRITTEN;
     else if (r->what == HAS_STARTED)
         note->written = WQ_WRITTEN_STARTED;
-    else if (r->what == HAS_ENDED)
+    else if (r->what == HAS_ENDED || r->what == IS_DONE)
         note->written = WQ_WRITTEN_END;
     if (r->what == HAS_ENDED)
         give_slot(j, note);
@@ -694,7 +703,7 @@ void wq_journal_note_locked(wq_journal *j, wq_job *job)
     list_locked(j, job, starts);
     if (starts)
         at = now + START_MS;
-    else if (job->state >= WQ_STATE_SUCCEEDED)
+    else if (job->state >= WQ_STATE_SUCCEEDED && !job->pending)
         at = now + STOP_MS;
     else if (j->queue->n_idle == 0 && j->begun + PAUSE_MS > now)
         at = j->begun + PAUSE_MS;
@@ -777,8 +786,11 @@ static void settle(wq_journal *j, record *r, int result, const wq_error *error)
         wq_queue_refused(j->queue, r->job, error);
     else if (result != WQ_OK && r->what != NOTHING)
         put_off(j, r);
-    if (r->is_awaited) /* also if it could not be written, for nothing can be done about that */
+    /* also if it could not be written, for nothing can be done about that */
+    if (r->is_awaited)
         wq_queue_ended(j->queue, r->job);
+    else if (r->what == IS_DONE)
+        wq_queue_known(j->queue, r->job);
     wq_text_unref(r->end.error);
     wq_job_unref(r->job);
 }

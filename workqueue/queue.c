@@ -572,16 +572,21 @@ static void tell_awaits(struct wq_awaits *awaits, wq_job *job, const wq_error *e
         if (error != NULL)
             await->cb(await->user, error->code, NULL, 0, error);
         else
-            await->cb(await->user, await->result, wq_job_ref(job), 0, NULL);
+            await->cb(await->user, await->result, wq_job_ref(job), await->made_at_ms, NULL);
     }
+}
+
+static void take_awaits_locked(wq_job *job, struct wq_awaits *awaits)
+{
+    job->pending = 0;
+    STAILQ_INIT(awaits);
+    STAILQ_CONCAT(awaits, &job->awaits);
 }
 
 static void end_pending_locked(wq_queue *queue, wq_job *job, struct wq_awaits *awaits)
 {
-    job->pending = 0;
+    take_awaits_locked(job, awaits);
     queue->pending--;
-    STAILQ_INIT(awaits);
-    STAILQ_CONCAT(awaits, &job->awaits);
 }
 
 void wq_queue_accepted(wq_queue *queue, wq_job *job)
@@ -618,6 +623,15 @@ void wq_queue_refused(wq_queue *queue, wq_job *job, const wq_error *error)
     tell_awaits(&awaits, job, error);
     wq_watchers_tell(&job->watchers);
     wq_job_unref(job);
+}
+
+void wq_queue_known(wq_queue *queue, wq_job *job)
+{
+    struct wq_awaits awaits;
+    pthread_mutex_lock(&queue->lock);
+    take_awaits_locked(job, &awaits);
+    pthread_mutex_unlock(&queue->lock);
+    tell_awaits(&awaits, job, NULL);
 }
 
 void wq_queue_ended(wq_queue *queue, wq_job *job)
@@ -673,6 +687,11 @@ int wq_queue_remember(wq_queue *queue, wq_job *job)
     if (wq_table_add(&queue->by_id, job->id) == 0) {
         remember_locked(queue, wq_job_ref(job));
         result = WQ_OK;
+    }
+    if (result == WQ_OK && queue->journal != NULL) {
+        job->note.seq = (int64_t)queue->next_rank++;
+        job->pending = 1;
+        wq_journal_note_locked(queue->journal, job);
     }
     wq_job *surplus = oldest_surplus_locked(queue);
     if (surplus != NULL)

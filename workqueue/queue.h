@@ -86,6 +86,9 @@ void wq_queue_accepted(wq_queue *queue, wq_job *job);
 /* The journal could not take a pending job, which never was: who waits for it is told why. */
 void wq_queue_refused(wq_queue *queue, wq_job *job, const wq_error *error);
 
+/* The journal has a job that had succeeded already, or cannot have it now: its askers are told. */
+void wq_queue_known(wq_queue *queue, wq_job *job);
+
 /* The journal has the end of a job that was decided, or cannot have it now: everybody is told. The
  * caller has a reference of his own. */
 void wq_queue_ended(wq_queue *queue, wq_job *job);
@@ -100,7 +103,8 @@ int wq_queue_is_in_place(wq_queue *queue, const wq_job *job);
 /* What is said to those whose jobs end because the queue stops; always the same pointer. */
 const char *wq_queue_why_stopping(const wq_queue *queue);
 
-/* Remembers a new job as one that has succeeded already. */
+/* Remembers a new job as one that has succeeded already. With a journal it is pending until that
+ * has it, so that its id is known after a restart, too. */
 int wq_queue_remember(wq_queue *queue, wq_job *job);
 
 /* The job for this key that succeeded and is still known, with a new reference, or NULL. */
@@ -110,8 +114,8 @@ wq_job *wq_queue_done_locked(wq_queue *queue, const char *key);
  * is none: NULL at once, or with `wait` only when the queue is stopping. */
 wq_job *wq_queue_take(wq_queue *queue, int wait);
 
-/* Is there a job that is ready? Not while the journal is so far behind: what has ended must not gather
- * without bound. */
+/* Is there a job that is ready? Not while the journal is so far behind: what has ended must not
+ * gather without bound. */
 int wq_queue_may_take_locked(const wq_queue *queue);
 
 /* For an asynchronous runner: the first job that is ready, with a new reference. It stays QUEUED,

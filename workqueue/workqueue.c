@@ -300,11 +300,12 @@ static int join_or_begin(wq_queue *queue, wq_job *new, unsigned flags, uint64_t 
 
 /* The output is there: a job that says so, if one is wanted. */
 static int done(wq_queue *queue, const wq_params *params, const char *key, unsigned flags,
-                wq_job **out, wq_error *error)
+                wq_await *await, wq_job **out, wq_error *error)
 {
-    *out = NULL;
-    if (!(flags & WQ_ENSURE_JOB))
+    if (!(flags & WQ_ENSURE_JOB)) {
+        *out = NULL;
         return WQ_DONE;
+    }
     pthread_mutex_lock(&queue->lock);
     wq_job *job = wq_queue_done_locked(queue, key);
     pthread_mutex_unlock(&queue->lock);
@@ -315,8 +316,10 @@ static int done(wq_queue *queue, const wq_params *params, const char *key, unsig
             return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
         }
     }
-    *out = job;
-    return WQ_DONE;
+    pthread_mutex_lock(&queue->lock);
+    int result = hand_out_locked(job, await, WQ_DONE, out);
+    pthread_mutex_unlock(&queue->lock);
+    return result;
 }
 
 static int find(wq_queue *queue, const char *key, int64_t *made_at_ms, wq_error *error)
@@ -349,8 +352,15 @@ static int look(wq_queue *queue, const wq_params *params, const char *key, unsig
     int result = join(queue, key, flags, generation, await, out);
     if (result != WQ_ERROR_NOT_FOUND || (flags & WQ_ENSURE_REBUILD))
         return result;
-    result = find(queue, key, made_at_ms, error);
-    return result == WQ_OK ? done(queue, params, key, flags, out, error) : result;
+    int64_t made_at = 0;
+    result = find(queue, key, &made_at, error);
+    if (made_at_ms != NULL)
+        *made_at_ms = made_at;
+    if (result != WQ_OK)
+        return result;
+    if (await != NULL)
+        await->made_at_ms = made_at;
+    return done(queue, params, key, flags, await, out, error);
 }
 
 static int check_ask(const wq_params *params, unsigned flags, char key[WQ_KEY_SIZE],

@@ -61,6 +61,21 @@ class JournalTest(FaceTest):
         server.wait()
         self.assertEqual(self.status(self.serve(), task), "FAILURE")
 
+    def test_ids_of_what_was_done_already_stay_known(self):
+        server = self.serve()
+        server.generate("set").last()
+        for _ in range(2):
+            server.kill()
+            server = self.serve()  # which knows the output, and not by whose token it was made
+            head, body = self.post(server, "/start_work", "set")
+            self.assertEqual((head.status, head.get("x-workqueue")), (303, "hit"), body)
+            self.assertLess(int(head.get("age")), 3600)
+            server.kill()
+            server = self.serve()
+            head, body = server.ask("GET", head.get("location"))
+            self.assertEqual((head.status, body), (200, b"output of set\n"))
+            self.assertFalse(self.holds(TOKEN))
+
     def test_streams_join_again(self):
         """Who was cut off asks again, and gets the same job; an EventSource by the id it has."""
         server, job = self.serve(), self.told("set")
