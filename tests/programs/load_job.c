@@ -3,9 +3,9 @@
  *
  *   NAME.ACTION.STEPS.MS    in STEPS steps of MS milliseconds each
  *
- * It is copied into a folder, where it appends "start NAME PID", "end NAME PID" and "twice NAME PID"
- * to the file `runs`, and locks the file `locks/NAME` while it or a process it has started lives.
- * Its output is of a form that can be told from a part of it.
+ * It is copied into a folder, where it appends "start NAME PID", "end NAME PID" and "twice NAME
+ * PID" to the file `runs`, and locks the file `locks/NAME` while it or a process it has started
+ * lives. Its output is of a form that can be told from a part of it.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -61,7 +61,8 @@ static void work(const struct plan *plan)
     }
 }
 
-/* N lines that all say N and whose they are, in pieces, so that there is a middle to be killed in. */
+/* N lines that all say N and whose they are, in pieces, so that there is a middle to be killed in.
+ */
 static int write_output(const struct plan *plan, const char *path)
 {
     int lines = 1 + (int)strlen(plan->name) * 37 + plan->steps * 211;
