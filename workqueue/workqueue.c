@@ -548,12 +548,22 @@ static int has_ended(wq_job *job)
     return ended;
 }
 
+/* It has been cancelled, but the journal does not have that yet. */
+static int is_being_cancelled(wq_queue *queue, wq_job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    int is = job->decided && job->end.state == WQ_STATE_CANCELLED;
+    pthread_mutex_unlock(&queue->lock);
+    return is;
+}
+
 int wq_job_cancel(wq_job *job)
 {
     wq_queue *queue = job->queue;
     if (has_ended(job))
         return WQ_DONE;
-    if (wq_queue_cancel_queued(queue, job, "cancelled") || wq_pool_cancel(queue->pool, job))
+    if (wq_queue_cancel_queued(queue, job, "cancelled") || wq_pool_cancel(queue->pool, job) ||
+        is_being_cancelled(queue, job))
         return WQ_OK;
     return WQ_DONE;
 }
