@@ -594,7 +594,7 @@ class SilenceTest(LunkwillTest):
         stream = server.generate("behind")
         self.assertEqual(stream.record()["n_ahead_in_queue"], 2)
         stream.until(lambda r: r["n_ahead_in_queue"] == 1, "one less in front", SILENCE_S + DEADLINE)
-        self.assertEqual(self.ask(server, id)["status"], "cancelled")
+        self.wait_status(server, id, "cancelled")
         running.succeed()
         behind.succeed()
         self.assertEqual([stays.last()["returncode"], stream.last()["returncode"]], [0, 0])

@@ -113,3 +113,48 @@ wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text)
         wq_problem(req, 404, "There is no job with this id, or it ended too long ago.");
     return job;
 }
+
+/* ---- a cancelled job ------------------------------------------------------------------------- */
+
+enum { CANCEL_MS = 5000 };
+
+static void answer_cancelled(wq_held *held)
+{
+    wq_release(held);
+    wq_send_bytes(held->req, 204, NULL, NULL, 0);
+}
+
+static void on_cancel_news(wq_held *held)
+{
+    if (held->job->snapshot.has_returncode || atomic_load(&held->http->stopping))
+        answer_cancelled(held);
+}
+
+static int is_queued(wq_job *job)
+{
+    wq_snapshot snapshot;
+    wq_job_snapshot(job, &snapshot);
+    int queued = snapshot.state == WQ_STATE_QUEUED;
+    wq_snapshot_clear(&snapshot);
+    return queued;
+}
+
+int wq_answer_cancelled(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    if (!is_queued(job)) {
+        wq_job_unref(job);
+        return wq_send_bytes(req, 204, NULL, NULL, 0);
+    }
+    wq_held *held = h2o_mem_alloc_pool(&req->pool, sizeof *held);
+    *held = (wq_held){.http = http,
+                      .face = WQ_FACE_DELETION,
+                      .req = req,
+                      .news = on_cancel_news,
+                      .timeout = answer_cancelled,
+                      .gone = answer_cancelled};
+    if (wq_hold(held, job) != 0)
+        return 0;
+    wq_held_deadline(held, wq_loop_now() + CANCEL_MS);
+    on_cancel_news(held); /* it may have ended meanwhile */
+    return 0;
+}

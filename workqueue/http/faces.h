@@ -56,6 +56,11 @@ void wq_tell_how(h2o_req_t *req, int result);
 /* The job with the id in `text`; NULL and a 404 problem if it is unknown. */
 wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text);
 
+/* Answers for a job that wq_job_cancel() or wq_job_abandon() has been called for; takes over the
+ * reference. One that waits has ended once the journal has its end, and whoever asks after this
+ * answer is to see that. */
+int wq_answer_cancelled(wq_http *http, h2o_req_t *req, wq_job *job);
+
 /* Is it this method? */
 int wq_is_method(h2o_req_t *req, const char *method);
 

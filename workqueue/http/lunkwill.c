@@ -252,13 +252,14 @@ static void follow(wq_lunkwill *l, h2o_req_t *req, const request *r, wq_job *job
 /* ---- clients that stop asking ---------------------------------------------------------------- */
 
 /* Not under the lock: it calls those who watch the job. */
-static void abandon(wq_lunkwill *l, const char *job_id)
+static int abandon(wq_lunkwill *l, const char *job_id)
 {
     wq_job *job;
     if (wq_job_by_id(l->http->queue, job_id, &job) != WQ_OK)
-        return;
-    wq_job_abandon(job);
+        return WQ_DONE;
+    int result = wq_job_abandon(job);
     wq_job_unref(job);
+    return result;
 }
 
 /* One whose client has been silent for too long: its watch, to be cancelled, and the id of its job.
@@ -421,9 +422,10 @@ static int answer_delete(wq_http *http, h2o_req_t *req, const char *id)
     wq_job *job;
     if (wq_method(req, "DELETE, OPTIONS") || !find(http, req, id, &r, &job))
         return 0;
-    wq_job_unref(job);
     exchange(http->lunkwill, id, NULL);
-    abandon(http->lunkwill, r.job_id);
+    if (abandon(http->lunkwill, r.job_id) == WQ_OK && job != NULL)
+        return wq_answer_cancelled(http, req, job);
+    wq_job_unref(job);
     return wq_send_bytes(req, 204, NULL, NULL, 0);
 }
 

@@ -227,15 +227,14 @@ static int answer_events(wq_http *http, h2o_req_t *req, wq_job *job)
 }
 
 /* Takes over the reference to `job`. */
-static int answer_delete(h2o_req_t *req, wq_job *job)
+static int answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
 {
     wq_snapshot snapshot;
-    int state = WQ_STATE_CANCELLED;
-    if (wq_job_cancel(job) == WQ_DONE) {
-        wq_job_snapshot(job, &snapshot);
-        state = snapshot.state;
-        wq_snapshot_clear(&snapshot);
-    }
+    if (wq_job_cancel(job) == WQ_OK)
+        return wq_answer_cancelled(http, req, job);
+    wq_job_snapshot(job, &snapshot);
+    int state = snapshot.state;
+    wq_snapshot_clear(&snapshot);
     wq_job_unref(job);
     if (state == WQ_STATE_CANCELLED)
         return wq_send_bytes(req, 204, NULL, NULL, 0);
@@ -262,7 +261,7 @@ int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
         (job = wq_find_job(http, req, rest)) == NULL)
         return 0;
     if (wq_is_method(req, "DELETE"))
-        return answer_delete(req, job);
+        return answer_delete(http, req, job);
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, NULL, H2O_STRLIT("Accept"));
     if (wq_is_method(req, "HEAD"))
         return answer(http, req, job);
