@@ -5,42 +5,14 @@
  * what the test wants. */
 #include <dirent.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdatomic.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
-#include <cmocka.h>
+#include "tests/support.h"
 #include <workqueue/extend.h>
 
-#define TOKEN "s3cret0token0of0a0user25x"
-
-enum { DEADLINE_MS = 30000, MAX_RUNS = 4096 };
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* Waits for a condition that must come true. */
-#define EVENTUALLY(condition)                                                                      \
-    do {                                                                                           \
-        int64_t give_up = now_ms() + DEADLINE_MS;                                                  \
-        while (!(condition)) {                                                                     \
-            if (now_ms() > give_up)                                                                \
-                fail_msg("still not: %s", #condition);                                             \
-            usleep(500);                                                                           \
-        }                                                                                          \
-    } while (0)
+enum { MAX_RUNS = 4096 };
 
 /* ---- the far: a runner that does what the test says ------------------------------------------ */
 
@@ -277,7 +249,7 @@ static void shelf_init(shelf *s)
 /* ---- a place for files, and queues ----------------------------------------------------------- */
 
 typedef struct place {
-    char dir[64], storage[80], journal[80];
+    char dir[FOLDER_SIZE], storage[80], journal[80];
     far far;
     shelf shelf;
 } place;
@@ -287,8 +259,7 @@ static int set_up(void **state)
     place *p = calloc(1, sizeof *p);
     if (p == NULL)
         return -1;
-    snprintf(p->dir, sizeof p->dir, "/tmp/test_async.XXXXXX");
-    if (mkdtemp(p->dir) == NULL)
+    if (make_folder(p->dir, "async") != 0)
         return -1;
     snprintf(p->storage, sizeof p->storage, "%s/outputs", p->dir);
     snprintf(p->journal, sizeof p->journal, "%s/journal", p->dir);
@@ -299,20 +270,12 @@ static int set_up(void **state)
     return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 static int tear_down(void **state)
 {
     place *p = *state;
-    nftw(p->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    const int result = remove_folder(p->dir);
     free(p);
-    return 0;
+    return result;
 }
 
 static wq_options options_of(place *p)
@@ -325,33 +288,24 @@ static wq_options options_of(place *p)
     return options;
 }
 
-static wq_queue *open_queue(const wq_options *options)
-{
-    wq_queue *queue;
-    wq_error error = {0};
-    if (wq_open(&queue, options, &error) != WQ_OK)
-        fail_msg("%s", error.message);
-    return queue;
-}
-
 static wq_queue *open_plain(place *p)
 {
     wq_options options = options_of(p);
-    return open_queue(&options);
+    return open_with(&options);
 }
 
 static wq_queue *open_shelf(place *p)
 {
     wq_options options = options_of(p);
     options.store = &p->shelf.store;
-    return open_queue(&options);
+    return open_with(&options);
 }
 
 static wq_queue *open_journal(place *p)
 {
     wq_options options = options_of(p);
     options.journal_path = p->journal;
-    return open_queue(&options);
+    return open_with(&options);
 }
 
 static wq_job *ask(wq_queue *queue, const char *set)
@@ -363,33 +317,6 @@ static wq_job *ask(wq_queue *queue, const char *set)
     if (result != WQ_OK)
         fail_msg("%d: %s", result, error.message);
     return job;
-}
-
-static int state_of(wq_job *job)
-{
-    wq_snapshot snapshot;
-    wq_job_snapshot(job, &snapshot);
-    int state = snapshot.state;
-    wq_snapshot_clear(&snapshot);
-    return state;
-}
-
-static uint64_t ahead_of(wq_job *job)
-{
-    wq_snapshot snapshot;
-    wq_job_snapshot(job, &snapshot);
-    uint64_t ahead = snapshot.n_ahead_in_queue;
-    wq_snapshot_clear(&snapshot);
-    return ahead;
-}
-
-static double fraction_of(wq_job *job)
-{
-    wq_snapshot snapshot;
-    wq_job_snapshot(job, &snapshot);
-    double fraction = snapshot.fraction;
-    wq_snapshot_clear(&snapshot);
-    return fraction;
 }
 
 /* Waits for the end, which is this one, with these words in its error, and lets go of the job. */
@@ -558,7 +485,7 @@ static void test_too_long_an_output(void **state)
     place *p = *state;
     wq_options options = options_of(p);
     options.max_output_bytes = 4;
-    wq_queue *queue = open_queue(&options);
+    wq_queue *queue = open_with(&options);
     wq_job *job = ask(queue, "1");
     write_output(out(&p->far, "1"), "12345");
     end_run(&p->far, out(&p->far, "1"), 0, 0, NULL);
@@ -747,7 +674,7 @@ static void test_time_limits(void **state)
     wq_options options = options_of(p);
     options.run_timeout_ms = 50;
     options.queue_timeout_ms = 150;
-    wq_queue *queue = open_queue(&options);
+    wq_queue *queue = open_with(&options);
     wq_job *runs = ask(queue, "1");
     begin(out(&p->far, "1"), 0);
     ends(runs, WQ_STATE_FAILED, "timed out after 50 ms");
@@ -796,7 +723,7 @@ static void test_what_waits_for_the_store_is_bounded(void **state)
     wq_options options = options_of(p);
     options.store = &p->shelf.store;
     options.max_queue = 2;
-    wq_queue *queue = open_queue(&options);
+    wq_queue *queue = open_with(&options);
     ask_many(queue, jobs, 3);
     atomic_store(&p->shelf.publish_result, WQ_ERROR_AWAY);
     for (size_t i = 0; i < 3; i++) {
@@ -913,7 +840,7 @@ static void asks_without_waiting(place *p, const char *journal)
     wq_options options = options_of(p);
     options.store = &p->shelf.store;
     options.journal_path = journal;
-    wq_queue *queue = open_queue(&options);
+    wq_queue *queue = open_with(&options);
     pthread_mutex_lock(&p->shelf.hold);
     assert_int_equal(ask_async(queue, "1", 0, &job, &a), WQ_PENDING);
     assert_int_equal(ask_async(queue, "1", 0, &job, &b), WQ_PENDING);
@@ -970,7 +897,7 @@ static void test_closed_while_asking(void **state)
     wq_options options = options_of(p);
     options.store = &p->shelf.store;
     options.max_queue = N - 4; /* those that the threads have do not wait */
-    wq_queue *queue = open_queue(&options);
+    wq_queue *queue = open_with(&options);
     pthread_mutex_lock(&p->shelf.hold);
     for (int i = 0; i < N; i++) {
         char set[16];
@@ -1052,7 +979,7 @@ static void test_with_a_journal_what_waits_for_the_store_is_kept(void **state)
     wq_options options = options_of(p);
     options.store = &p->shelf.store;
     options.journal_path = p->journal;
-    wq_queue *queue = open_queue(&options);
+    wq_queue *queue = open_with(&options);
     wq_job *job = ask(queue, "1");
     memcpy(id, wq_job_id(job), sizeof id);
     far_run *r = out(&p->far, "1");
@@ -1066,7 +993,7 @@ static void test_with_a_journal_what_waits_for_the_store_is_kept(void **state)
 
     far_init(&p->far);
     shelf_init(&p->shelf);
-    queue = open_queue(&options);
+    queue = open_with(&options);
     assert_string_equal(out(&p->far, "1")->id, id);
     assert_int_equal(wq_job_by_id(queue, id, &job), WQ_OK);
     shelf_put(&p->shelf, wq_job_key(job));

@@ -3,25 +3,14 @@
  *
  * The programs are tests/programs/shell, whose first argument is the shell command that it does. */
 #include <errno.h>
-#include <fcntl.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include <cmocka.h>
-#include <workqueue/workqueue.h>
-
+#include "tests/support.h"
 #include "workqueue/run/cgroup.h"
-#include "workqueue/util/tree.h"
 
-enum { DEADLINE_MS = 20000, GRACE_MS = 200 };
+enum { GRACE_MS = 200 };
 
 /* One that goes to a session of its own, tells its pid in the file "far" of the current folder and
  * stays. Its parent waits until it has done so. */
@@ -30,33 +19,10 @@ enum { DEADLINE_MS = 20000, GRACE_MS = 200 };
     ">/dev/null 2>&1 &); until [ -s far ]; do sleep 0.01; done; "
 
 typedef struct bed {
-    char folder[64];
+    char folder[FOLDER_SIZE];
     wq_options options;
     wq_queue *queue;
 } bed;
-
-/* Waits for a condition that must come true. */
-#define EVENTUALLY(condition)                                                                      \
-    do {                                                                                           \
-        int64_t give_up = wq_monotonic_ms() + DEADLINE_MS;                                         \
-        while (!(condition)) {                                                                     \
-            if (wq_monotonic_ms() > give_up)                                                       \
-                fail_msg("still not: %s", #condition);                                             \
-            usleep(2000);                                                                          \
-        }                                                                                          \
-    } while (0)
-
-static int is_over(long pid)
-{
-    char path[64], text[256] = "";
-    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-    FILE *f = fopen(path, "re");
-    if (f == NULL)
-        return 1;
-    const char *end = fgets(text, sizeof text, f) != NULL ? strrchr(text, ')') : NULL;
-    fclose(f);
-    return end == NULL || end[2] == 'Z' || end[2] == 'X';
-}
 
 /* Can there be control groups here? Else the test is over. */
 static void need_groups(void)
@@ -76,11 +42,10 @@ static void need_groups(void)
 static void make_bed(bed *b)
 {
     memset(b, 0, sizeof *b);
-    snprintf(b->folder, sizeof b->folder, "/tmp/wq-test-cgroup-XXXXXX");
-    assert_non_null(mkdtemp(b->folder));
+    assert_int_equal(make_folder(b->folder, "cgroup"), 0);
     assert_int_equal(chdir(b->folder), 0);
     wq_options_init(&b->options, sizeof b->options);
-    b->options.program = WQ_TEST_PROGRAMS "/shell";
+    b->options.program = SHELL;
     b->options.storage_dir = b->folder;
     b->options.sync = 0;
     b->options.workers = 1;
@@ -91,20 +56,18 @@ static void make_bed(bed *b)
 
 static void open_bed(bed *b)
 {
-    wq_error error = {0};
-    if (wq_open(&b->queue, &b->options, &error) != WQ_OK)
-        fail_msg("%s", error.message);
+    b->queue = open_with(&b->options);
 }
 
 static void remove_bed(bed *b)
 {
     assert_int_equal(chdir("/"), 0);
-    assert_int_equal(wq_remove_tree(b->folder), 0);
+    assert_int_equal(remove_folder(b->folder), 0);
 }
 
 static wq_job *ask(bed *b, const char *command)
 {
-    wq_params params = {command, "17", "t0ken"};
+    wq_params params = {command, "17", TOKEN};
     wq_job *job = NULL;
     assert_int_equal(wq_ensure_run(b->queue, &params, 0, &job, NULL), WQ_OK);
     return job;
@@ -124,13 +87,8 @@ static void expect_end(wq_job *job, int state)
 /* The one that FAR_AWAY has started. */
 static long far_away(void)
 {
-    char text[32] = "";
-    int fd = open("far", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    if (read(fd, text, sizeof text - 1) < 0)
-        text[0] = '\0';
-    close(fd);
+    char text[32];
+    get_file("far", text, sizeof text);
     return atol(text);
 }
 
@@ -179,10 +137,8 @@ static void run_in_group(bed *b)
 
 static void read_group(char *folder, size_t size)
 {
-    char text[1024] = "";
-    int fd = open("group", O_RDONLY | O_CLOEXEC);
-    assert_true(fd >= 0 && read(fd, text, sizeof text - 1) > 0);
-    close(fd);
+    char text[1024];
+    get_file("group", text, sizeof text);
     const char *at = strstr(text, "/workqueue-");
     assert_non_null(at);
     snprintf(folder, size, "%.*s", (int)strcspn(at + 1, "/"), at + 1);

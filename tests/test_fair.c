@@ -1,15 +1,7 @@
 /* test_fair.c - turns between users, and how many jobs one may have: the queue without threads,
  * against a model that is a plain array. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <cmocka.h>
-
+#include "tests/support.h"
 #include "workqueue/queue.h"
 
 enum { WORKERS = 3, USERS = 7, MANY = 1000, STEPS = 30000, MODEL_MAX = 300 };
@@ -54,16 +46,6 @@ static wq_job *admit(wq_queue *queue, unsigned user, unsigned set, wq_job *befor
     wq_job *job = NULL;
     assert_int_equal(try_admit(queue, user, set, before, &job), WQ_OK);
     return job;
-}
-
-static uint64_t ahead(wq_job *job)
-{
-    wq_snapshot snapshot;
-    memset(&snapshot, 0, sizeof snapshot);
-    wq_job_snapshot(job, &snapshot);
-    uint64_t n = snapshot.n_ahead_in_queue;
-    wq_snapshot_clear(&snapshot);
-    return n;
 }
 
 static void end(wq_queue *queue, wq_job *job)
@@ -129,7 +111,7 @@ static void check(const model *m)
         uint64_t n = m->n_running;
         for (size_t k = 0; k < m->n; k++)
             n += !m->entries[k].runs && is_before(&m->entries[k], &m->entries[i]);
-        assert_int_equal(ahead(m->entries[i].job), m->entries[i].runs ? 0 : n);
+        assert_int_equal(ahead_of(m->entries[i].job), m->entries[i].runs ? 0 : n);
     }
 }
 
@@ -255,10 +237,10 @@ static void test_a_single_job_does_not_wait_for_a_thousand(void **state)
     for (int i = 0; i < 10; i++)
         end(queue, take_next(queue));
     wq_job *job = admit(queue, 2, 0, NULL), *later = admit(queue, 3, 0, NULL);
-    assert_in_range(ahead(job), 0, 1);
-    assert_int_equal(ahead(later), ahead(job) + 1);
+    assert_in_range(ahead_of(job), 0, 1);
+    assert_int_equal(ahead_of(later), ahead_of(job) + 1);
     end(queue, take_next(queue));
-    assert_int_equal(ahead(job), 0);
+    assert_int_equal(ahead_of(job), 0);
     assert_ptr_equal(take_next(queue), job);
     end(queue, job);
     wq_job_unref(job);
@@ -272,7 +254,7 @@ static void test_first_come_first_served_without_it(void **state)
     wq_queue *queue = new_queue(0, 0);
     add_many(queue, 1, MANY);
     wq_job *job = admit(queue, 2, 0, NULL);
-    assert_int_equal(ahead(job), MANY);
+    assert_int_equal(ahead_of(job), MANY);
     wq_job_unref(job);
     drain(queue);
 }
@@ -324,7 +306,7 @@ static void test_cancelled_turns_are_given_back(void **state)
     for (unsigned i = 49; i > 0; i--)
         assert_true(wq_queue_cancel_queued(queue, jobs[i], "cancelled"));
     wq_job *next = admit(queue, 1, MANY, NULL);
-    assert_int_equal(ahead(next), 3); /* one of his own, two of the other's */
+    assert_int_equal(ahead_of(next), 3); /* one of his own, two of the other's */
     wq_job_unref(next);
     for (unsigned i = 0; i < 50; i++)
         wq_job_unref(jobs[i]);

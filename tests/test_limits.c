@@ -2,99 +2,50 @@
  * the harm, ends the job with a sentence of its own; and what of the host a program is given.
  *
  * The programs are tests/programs/shell, whose first argument is the shell command that it does. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
 
-#include <cmocka.h>
-#include <workqueue/workqueue.h>
-
+#include "tests/support.h"
 #include "workqueue/util/tree.h"
 
-#define TOKEN "s3cret0token0of0a0user25x"
-
-enum { DEADLINE_MS = 30000, GRACE_MS = 300 };
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* Waits for a condition that must come true. */
-#define EVENTUALLY(condition)                                                                      \
-    do {                                                                                           \
-        int64_t give_up = now_ms() + DEADLINE_MS;                                                  \
-        while (!(condition)) {                                                                     \
-            if (now_ms() > give_up)                                                                \
-                fail_msg("still not: %s", #condition);                                             \
-            usleep(500);                                                                           \
-        }                                                                                          \
-    } while (0)
+enum { GRACE_MS = 300 };
 
 /* ---- a queue and what its jobs come to ------------------------------------------------------- */
 
 typedef struct bed {
-    char folder[64];
+    char folder[FOLDER_SIZE];
     wq_options options;
     wq_queue *queue;
-    char log[4096]; /* under `lock` */
-    pthread_mutex_t lock;
+    logbook log;
     wq_snapshot last; /* of the latest job that was run to its end */
 } bed;
-
-static void on_log(void *user, int level, const char *message)
-{
-    bed *b = user;
-    (void)level;
-    pthread_mutex_lock(&b->lock);
-    size_t n = strlen(b->log);
-    snprintf(b->log + n, sizeof b->log - n, "%s\n", message);
-    pthread_mutex_unlock(&b->lock);
-}
 
 static void make_bed(bed *b)
 {
     memset(b, 0, sizeof *b);
-    pthread_mutex_init(&b->lock, NULL);
-    snprintf(b->folder, sizeof b->folder, "/tmp/wq-test-limits-XXXXXX");
-    assert_non_null(mkdtemp(b->folder));
+    assert_int_equal(make_folder(b->folder, "limits"), 0);
     wq_options_init(&b->options, sizeof b->options);
-    b->options.program = WQ_TEST_PROGRAMS "/shell";
+    b->options.program = SHELL;
     b->options.storage_dir = b->folder;
     b->options.sync = 0;
     b->options.grace_ms = GRACE_MS;
     b->options.log = on_log;
-    b->options.log_user = b;
+    b->options.log_user = &b->log;
 }
 
 static void open_bed(bed *b)
 {
-    wq_error error = {0};
-    if (wq_open(&b->queue, &b->options, &error) != WQ_OK)
-        fail_msg("%s", error.message);
+    b->queue = open_with(&b->options);
 }
 
 static void close_bed(bed *b)
 {
     wq_snapshot_clear(&b->last);
     wq_close(b->queue);
-    assert_null(strstr(b->log, TOKEN));
-    assert_int_equal(wq_remove_tree(b->folder), 0);
-    pthread_mutex_destroy(&b->lock);
+    assert_false(logged(&b->log, TOKEN));
+    assert_int_equal(remove_folder(b->folder), 0);
 }
 
 static wq_job *ask(bed *b, const char *command)
@@ -124,7 +75,7 @@ static void expect_failed(const bed *b, const char *error)
     assert_string_equal(b->last.error, error);
     assert_int_equal(b->last.state, WQ_STATE_FAILED);
     assert_int_equal(b->last.returncode, -999);
-    assert_non_null(strstr(b->log, error)); /* the operator is told as well */
+    assert_true(logged(&b->log, error)); /* the operator is told as well */
 }
 
 static void expect_success(const bed *b, const char *message)
@@ -135,39 +86,10 @@ static void expect_success(const bed *b, const char *message)
         assert_string_equal(b->last.message, message);
 }
 
-/* The numbers of a snapshot. */
-static wq_snapshot look(wq_job *job)
-{
-    wq_snapshot s, numbers;
-    wq_job_snapshot(job, &s);
-    numbers = s;
-    wq_snapshot_clear(&s);
-    return numbers;
-}
-
-static int is_over(long pid)
-{
-    char path[64], text[256] = "";
-    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-    FILE *f = fopen(path, "re");
-    if (f == NULL)
-        return 1;
-    const char *last = fgets(text, sizeof text, f) != NULL ? strrchr(text, ')') : NULL;
-    fclose(f);
-    return last == NULL || last[2] == 'Z' || last[2] == 'X';
-}
-
-/* Entries of the storage folder but for the lock. */
+/* But for ".", ".." and the lock. */
 static int count_files(const bed *b)
 {
-    int n = 0;
-    DIR *entries = opendir(b->folder);
-    assert_non_null(entries);
-    for (struct dirent *e; (e = readdir(entries)) != NULL;)
-        n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
-             strcmp(e->d_name, ".workqueue.lock") != 0;
-    closedir(entries);
-    return n;
+    return entries_of(b->folder) - 3;
 }
 
 /* ---- time ------------------------------------------------------------------------------------ */
@@ -556,7 +478,7 @@ static void test_a_private_tmpdir_goes_with_the_job(void **state)
     assert_int_equal(wq_job_cancel(job), WQ_OK);
     end(&b, job);
     assert_int_equal(count_files(&b), 1);
-    assert_string_equal(strstr(b.log, "remove ") ? b.log : "", "");
+    assert_false(logged(&b.log, "remove "));
     close_bed(&b);
 }
 
@@ -580,8 +502,8 @@ static void test_a_tmpdir_left_by_a_crash_is_swept(void **state)
 static void test_a_tree_of_any_depth_is_removed(void **state)
 {
     (void)state;
-    char path[] = "/tmp/wq-test-tree-XXXXXX";
-    assert_non_null(mkdtemp(path));
+    char path[FOLDER_SIZE];
+    assert_int_equal(make_folder(path, "tree"), 0);
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (int i = 0; i < 600; i++) { /* longer than any path may be */
         assert_int_equal(mkdirat(fd, "d123456789", 0700), 0);

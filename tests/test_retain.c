@@ -2,27 +2,17 @@
  * disk that is full for a while. */
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <cmocka.h>
-
+#include "tests/support.h"
 #include "workqueue/store/dir.h"
 
 enum { DEADLINE_S = 30, LONG_AGO_S = 100000 };
 
 typedef struct bed {
-    char dir[64];
+    char dir[FOLDER_SIZE];
     wq_store *store;
 } bed;
 
@@ -31,19 +21,16 @@ static int set_up(void **state)
     bed *b = calloc(1, sizeof *b);
     if (b == NULL)
         return -1;
-    strcpy(b->dir, "/tmp/wq-test-retain-XXXXXX");
     *state = b;
-    return mkdtemp(b->dir) ? 0 : -1;
+    return make_folder(b->dir, "retain");
 }
 
 static int tear_down(void **state)
 {
     bed *b = *state;
-    char command[128];
     if (b->store != NULL)
         b->store->close(b->store);
-    snprintf(command, sizeof command, "rm -rf '%s'", b->dir);
-    int r = system(command);
+    const int r = remove_folder(b->dir);
     free(b);
     return r;
 }

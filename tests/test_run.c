@@ -5,25 +5,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include <cmocka.h>
-
+#include "tests/support.h"
 #include "workqueue/run/local.h"
 
-enum { DEADLINE_MS = 20000, GRACE_MS = 300, DRAIN_MS = 300, TAIL_BYTES = 65536, LINE_BYTES = 8192 };
+enum { GRACE_MS = 300, DRAIN_MS = 300, TAIL_BYTES = 65536, LINE_BYTES = 8192 };
 
 /* A runner, one run of it and what came of that. */
 typedef struct bed {
@@ -33,7 +25,7 @@ typedef struct bed {
     char output[64];
     char lines[16384]; /* each followed by "|" */
     size_t lines_len, n_lines;
-    char log[1024];
+    logbook log;
     void (*on_line)(struct bed *bed, const char *line); /* while the program runs */
     int fd;                                             /* for on_line */
     wq_outcome outcome;
@@ -56,13 +48,6 @@ static void on_report(void *user, const char *line, size_t len)
     b->lines_len += len + 1;
 }
 
-static void on_log(void *user, int level, const char *message)
-{
-    bed *b = user;
-    (void)level;
-    snprintf(b->log, sizeof b->log, "%s", message);
-}
-
 static wq_local_options options_for(bed *b, const char *program)
 {
     return (wq_local_options){.program = program,
@@ -71,7 +56,7 @@ static wq_local_options options_for(bed *b, const char *program)
                               .drain_ms = DRAIN_MS,
                               .max_line_bytes = LINE_BYTES,
                               .stderr_tail_bytes = TAIL_BYTES,
-                              .logger = {on_log, b}};
+                              .logger = {on_log, &b->log}};
 }
 
 /* 0, or -1: also used in forked hosts, where an assertion would be lost. */
@@ -90,8 +75,8 @@ static int try_open(bed *b, const char *program)
 
 static void open_bed(bed *b)
 {
-    assert_int_equal(try_open(b, WQ_TEST_PROGRAMS "/shell"), WQ_OK);
-    assert_string_equal(b->log, "");
+    assert_int_equal(try_open(b, SHELL), WQ_OK);
+    assert_string_equal(b->log.text, "");
 }
 
 static void close_bed(bed *b)
@@ -128,30 +113,11 @@ static void cancel(bed *b, const char *line)
         abort();
 }
 
-/* The state of a process as in /proc: 'R', 'S', 'T', 'Z', ...; 0 if there is none. */
-static char state_of(long pid)
-{
-    char path[64], text[256] = "";
-    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-    FILE *f = fopen(path, "re");
-    if (f == NULL)
-        return 0;
-    const char *end = fgets(text, sizeof text, f) != NULL ? strrchr(text, ')') : NULL;
-    fclose(f);
-    return end != NULL ? end[2] : 0;
-}
-
-static int is_over(long pid)
-{
-    char state = state_of(pid);
-    return state == 0 || state == 'Z' || state == 'X';
-}
-
 /* Waits until a process is in one of `states`, or over if that is "". */
 static int reaches(long pid, const char *states)
 {
     int64_t deadline = wq_monotonic_ms() + DEADLINE_MS;
-    while (*states != '\0' ? strchr(states, state_of(pid)) == NULL : !is_over(pid)) {
+    while (*states != '\0' ? strchr(states, process_state(pid)) == NULL : !is_over(pid)) {
         if (wq_monotonic_ms() > deadline)
             return 0;
         usleep(2000);
@@ -195,7 +161,7 @@ static void test_arguments_are_exactly_the_contract(void **state)
     run(&b, "printf '%s\\n' \"$#\" \"$0\" \"$2\" \"$3\" \"$4\"");
     expect(&b, 0, NULL);
     char expected[512];
-    snprintf(expected, sizeof expected, "4|%s|17|s3cret|%s|", WQ_TEST_PROGRAMS "/shell", b.output);
+    snprintf(expected, sizeof expected, "4|%s|17|s3cret|%s|", SHELL, b.output);
     assert_string_equal(b.lines, expected);
     close_bed(&b);
 }
@@ -673,7 +639,7 @@ static int run_without_stdio(int before, int after)
 {
     bed b;
     close_some(before);
-    if (try_open(&b, WQ_TEST_PROGRAMS "/shell") != WQ_OK)
+    if (try_open(&b, SHELL) != WQ_OK)
         return 2;
     close_some(after);
     run(&b, "readlink /proc/self/fd/0; echo out; echo err >&2; ls /proc/self/fd; exit 3");
@@ -716,7 +682,7 @@ static int open_without_guard(bed *b)
     few = before;
     few.rlim_cur = (rlim_t)(next + 2); /* for cancel_fd and /dev/null */
     setrlimit(RLIMIT_NOFILE, &few);
-    int result = try_open(b, WQ_TEST_PROGRAMS "/shell");
+    int result = try_open(b, SHELL);
     setrlimit(RLIMIT_NOFILE, &before);
     return result;
 }
@@ -729,7 +695,7 @@ static void kill_host_during(const char *command, int guarded, char *line, size_
     pid_t host = fork();
     if (host == 0) {
         bed b;
-        if ((guarded ? try_open(&b, WQ_TEST_PROGRAMS "/shell") : open_without_guard(&b)) != WQ_OK)
+        if ((guarded ? try_open(&b, SHELL) : open_without_guard(&b)) != WQ_OK)
             _exit(1);
         unlink(b.output); /* nobody will do so later */
         b.fd = fds[1];
@@ -773,7 +739,7 @@ static void test_without_a_guard_programs_run_and_it_is_said(void **state)
     (void)state;
     bed b;
     assert_int_equal(open_without_guard(&b), WQ_OK);
-    assert_non_null(strstr(b.log, "Too many open files"));
+    assert_true(logged(&b.log, "Too many open files"));
     run(&b, "echo fine");
     expect(&b, 0, NULL);
     assert_string_equal(b.lines, "fine|");
@@ -793,7 +759,7 @@ static void test_the_guard_holds_nothing_of_the_host(void **state)
         stdio[fd] = fcntl(fd, F_DUPFD_CLOEXEC, 10);
         dup2(fds[1], fd);
     }
-    int opened = try_open(&b, WQ_TEST_PROGRAMS "/shell");
+    int opened = try_open(&b, SHELL);
     for (int fd = 0; fd <= 2; fd++) {
         dup2(stdio[fd], fd);
         close(stdio[fd]);

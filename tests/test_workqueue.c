@@ -12,29 +12,19 @@
 #include <malloc.h>
 #include <poll.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdarg.h>
 #include <stdatomic.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <cmocka.h>
+#include "tests/support.h"
 #include <workqueue/extend.h>
 
-#define TOKEN "s3cret0token0of0a0user25x"
-#define SHELL WQ_TEST_PROGRAMS "/shell"
-
-enum { DEADLINE_MS = 30000, GRACE_MS = 300, MAX_GARBAGE = 64 };
+enum { GRACE_MS = 300, MAX_GARBAGE = 64 };
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
@@ -65,22 +55,6 @@ static int64_t clock_ns(clockid_t clock)
     clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
-
-static int64_t now_ms(void)
-{
-    return clock_ns(CLOCK_MONOTONIC) / 1000000;
-}
-
-/* Waits for a condition that must come true. */
-#define EVENTUALLY(condition)                                                                      \
-    do {                                                                                           \
-        int64_t give_up = now_ms() + DEADLINE_MS;                                                  \
-        while (!(condition)) {                                                                     \
-            if (now_ms() > give_up)                                                                \
-                fail_msg("still not: %s", #condition);                                             \
-            usleep(500);                                                                           \
-        }                                                                                          \
-    } while (0)
 
 /* ---- the gate: a runner that does what the test says ----------------------------------------- */
 
@@ -274,8 +248,8 @@ static void shelf_hold(shelf *s, int hold)
 /* ---- the rig --------------------------------------------------------------------------------- */
 
 typedef struct rig {
-    char dir[64];   /* the storage folder */
-    char notes[64]; /* where programs leave word for the test */
+    char dir[FOLDER_SIZE];   /* the storage folder */
+    char notes[FOLDER_SIZE]; /* where programs leave word for the test */
     wq_options options;
     wq_queue *queue;
     gate gate;
@@ -283,49 +257,23 @@ typedef struct rig {
     int fds, threads; /* before the queue was open */
     char *garbage[MAX_GARBAGE];
     size_t n_garbage;
-    pthread_mutex_t log_lock;
-    char log[65536], unclean[2048];
+    logbook log;
+    pthread_mutex_t unclean_lock;
+    char unclean[2048]; /* what should not have been logged */
 } rig;
 
-static void check_log_line(rig *r, const char *message)
-{
-    size_t n = strlen(message), i = 0;
-    while (i < n && message[i] >= 0x20 && message[i] < 0x7f)
-        i++;
-    if (n == 0 || n >= 1024 || i < n || strstr(message, TOKEN) != NULL)
-        snprintf(r->unclean, sizeof r->unclean, "%s", message);
-}
-
-static void on_log(void *user, int level, const char *message)
+static void check_log(void *user, int level, const char *message)
 {
     rig *r = user;
-    pthread_mutex_lock(&r->log_lock);
-    check_log_line(r, message);
-    size_t n = strlen(r->log);
-    snprintf(r->log + n, sizeof r->log - n, "%d %s\n", level, message);
-    pthread_mutex_unlock(&r->log_lock);
-}
-
-/* How often `text` was logged. */
-static int logged(rig *r, const char *text)
-{
-    int n = 0;
-    pthread_mutex_lock(&r->log_lock);
-    for (const char *p = r->log; (p = strstr(p, text)) != NULL; p += strlen(text))
-        n++;
-    pthread_mutex_unlock(&r->log_lock);
-    return n;
-}
-
-static int entries_of(const char *path)
-{
-    int n = 0;
-    DIR *d = opendir(path);
-    while (d != NULL && readdir(d) != NULL)
-        n++;
-    if (d != NULL)
-        closedir(d);
-    return n;
+    size_t n = strlen(message), i = 0;
+    on_log(&r->log, level, message);
+    while (i < n && message[i] >= 0x20 && message[i] < 0x7f)
+        i++;
+    if (n == 0 || n >= 1024 || i < n || strstr(message, TOKEN) != NULL) {
+        pthread_mutex_lock(&r->unclean_lock);
+        snprintf(r->unclean, sizeof r->unclean, "%s", message);
+        pthread_mutex_unlock(&r->unclean_lock);
+    }
 }
 
 static int set_up(void **state)
@@ -334,11 +282,9 @@ static int set_up(void **state)
     if (r == NULL)
         return -1;
     *state = r;
-    strcpy(r->dir, "/tmp/wq-test-storage-XXXXXX");
-    strcpy(r->notes, "/tmp/wq-test-notes-XXXXXX");
-    if (mkdtemp(r->dir) == NULL || mkdtemp(r->notes) == NULL)
+    if (make_folder(r->dir, "storage") != 0 || make_folder(r->notes, "notes") != 0)
         return -1;
-    pthread_mutex_init(&r->log_lock, NULL);
+    pthread_mutex_init(&r->unclean_lock, NULL);
     pthread_mutex_init(&r->gate.lock, NULL);
     pthread_mutex_init(&r->shelf.lock, NULL);
     pthread_cond_init(&r->shelf.changed, NULL);
@@ -350,7 +296,7 @@ static int set_up(void **state)
     r->options.grace_ms = GRACE_MS;
     r->options.drain_ms = 200;
     r->options.sync = 0;
-    r->options.log = on_log;
+    r->options.log = check_log;
     r->options.log_user = r;
     r->fds = entries_of("/proc/self/fd");
     r->threads = entries_of("/proc/self/task");
@@ -413,13 +359,11 @@ static void close_queue(rig *r)
 static int tear_down(void **state)
 {
     rig *r = *state;
-    char command[256];
     if (r->queue != NULL)
         close_queue(r);
     assert_string_equal(r->unclean, "");
     close(r->gate.permits);
-    snprintf(command, sizeof command, "rm -rf '%s' '%s'", r->dir, r->notes);
-    int result = system(command);
+    const int result = remove_folder(r->dir) | remove_folder(r->notes);
     for (size_t i = 0; i < r->n_garbage; i++)
         free(r->garbage[i]);
     free(r);
@@ -482,30 +426,6 @@ static wq_snapshot see(wq_job *job)
     return s;
 }
 
-static int state_of(wq_job *job)
-{
-    wq_snapshot s = see(job);
-    int state = s.state;
-    wq_snapshot_clear(&s);
-    return state;
-}
-
-static double fraction_of(wq_job *job)
-{
-    wq_snapshot s = see(job);
-    double fraction = s.fraction;
-    wq_snapshot_clear(&s);
-    return fraction;
-}
-
-static uint64_t ahead_of(wq_job *job)
-{
-    wq_snapshot s = see(job);
-    uint64_t ahead = s.n_ahead_in_queue;
-    wq_snapshot_clear(&s);
-    return ahead;
-}
-
 static wq_stats stats_of(rig *r)
 {
     wq_stats stats;
@@ -538,36 +458,12 @@ static int ask_again(rig *r, const wq_params *params)
     return result;
 }
 
-static void put_file(const char *path, const char *contents)
-{
-    FILE *f = fopen(path, "we");
-    assert_non_null(f);
-    assert_true(fputs(contents, f) >= 0);
-    assert_int_equal(fclose(f), 0);
-}
-
 /* The contents of a small file, "" if there is none. */
-static const char *get_file(rig *r, const char *path)
+static const char *text_of(rig *r, const char *path)
 {
     char got[8192];
-    FILE *f = fopen(path, "re");
-    size_t n = f ? fread(got, 1, sizeof got - 1, f) : 0;
-    if (f != NULL)
-        fclose(f);
-    got[n] = '\0';
+    get_file(path, got, sizeof got);
     return text(r, "%s", got);
-}
-
-static int is_over(long pid)
-{
-    char path[64], line[512] = "";
-    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
-    FILE *f = fopen(path, "re");
-    if (f == NULL)
-        return 1;
-    const char *end = fgets(line, sizeof line, f) ? strrchr(line, ')') : NULL;
-    fclose(f);
-    return end == NULL || strchr("ZX", end[2]) != NULL;
 }
 
 /* ---- results and options --------------------------------------------------------------------- */
@@ -939,7 +835,7 @@ static void live_a_life(rig *r)
     assert_true(s.message == NULL && s.held[0] == NULL && s.version == 0);
     wq_snapshot_clear(&s);
     wq_snapshot_clear(&e);
-    assert_string_equal(r->log, "");
+    assert_string_equal(r->log.text, "");
 }
 
 static void test_a_life_with_sync(void **state)
@@ -1007,7 +903,7 @@ static void expect_ends(rig *r)
     open_queue(r);
     const char *empty = "invalid program: it should have written to its output file";
     expect_failure(r, ":", -999, empty);
-    assert_int_equal(logged(r, empty), 1);
+    assert_int_equal(logged(&r->log, empty), 1);
     expect_failure(r, "rm \"$4\"", -999, "Failed to stat output file: No such file");
     expect_failure(r, "rm \"$4\"; ln -s /etc/passwd \"$4\"", -999, "invalid program: ");
     expect_failure(r, "rm \"$4\"; mkfifo \"$4\"", -999, "invalid program: ");
@@ -1052,7 +948,7 @@ static void test_an_output_in_place_stays(void **state)
     assert_int_equal(s.state, WQ_STATE_SUCCEEDED);
     wq_snapshot_clear(&s);
     wq_job_unref(job);
-    assert_string_equal(get_file(r, path), "first");
+    assert_string_equal(text_of(r, path), "first");
     assert_int_equal(entries_of(r->dir), 4);
 }
 
@@ -1066,13 +962,13 @@ static void test_lines_that_are_no_progress(void **state)
     assert_int_equal(s.state, WQ_STATE_SUCCEEDED);
     assert_string_equal(s.message, "good");
     wq_snapshot_clear(&s);
-    assert_int_equal(logged(r, "invalid program: stdout must look like '0.25\\tmessage'; got "
-                               "'bad'"),
+    assert_int_equal(logged(&r->log, "invalid program: stdout must look like '0.25\\tmessage'; got "
+                                     "'bad'"),
                      1);
-    assert_int_equal(logged(r, "invalid program"), 1);
+    assert_int_equal(logged(&r->log, "invalid program"), 1);
     s = run_shell(r, "echo again; echo x >\"$4\"");
     wq_snapshot_clear(&s);
-    assert_int_equal(logged(r, "got 'again'"), 1);
+    assert_int_equal(logged(&r->log, "got 'again'"), 1);
 }
 
 static void test_messages_are_utf8(void **state)
@@ -1094,11 +990,11 @@ static void test_the_log_is_escaped_and_bounded(void **state)
     rig *r = *state;
     open_queue(r);
     wq_snapshot s = run_shell(r, "printf '\\033[31m\\377\\001\\n'; exit 3");
-    assert_int_equal(logged(r, "got '\\x1b[31m\\xff\\x01'"), 1);
+    assert_int_equal(logged(&r->log, "got '\\x1b[31m\\xff\\x01'"), 1);
     wq_snapshot_clear(&s);
     s = run_shell(r, "head -c 100000 /dev/zero | tr '\\000' '\\377'; exit 4");
     wq_snapshot_clear(&s);
-    assert_int_equal(logged(r, "Exited with code 4"), 1);
+    assert_int_equal(logged(&r->log, "Exited with code 4"), 1);
     s = run_shell(r, "printf 'on\\ne line' >&2; exit 5");
     wq_snapshot_clear(&s);
 }
@@ -1109,7 +1005,7 @@ static void test_the_token_stays_secret(void **state)
     open_queue(r);
     wq_snapshot s =
         run_shell(r, "echo \"token $3, again $3$3\"; echo \"$0 $* failed for $3\" >&2; exit 1");
-    assert_int_equal(logged(r, "got 'token ***"), 1);
+    assert_int_equal(logged(&r->log, "got 'token ***"), 1);
     assert_non_null(strstr(s.error, "failed for ***"));
     assert_null(strstr(s.error, TOKEN));
     char json[8192];
@@ -1196,7 +1092,7 @@ static void test_a_thousand_ask_and_one_runs(void **state)
     assert_int_equal(c.others, 0);
     assert_int_equal(wq_job_wait(job, -1), WQ_OK);
     wq_job_unref(job);
-    assert_string_equal(get_file(r, text(r, "%s/runs", r->notes)), "run\n");
+    assert_string_equal(text_of(r, text(r, "%s/runs", r->notes)), "run\n");
     assert_int_equal(ask_again(r, &c.params), WQ_DONE);
     assert_int_equal(stats_of(r).succeeded, 1);
 }
@@ -1215,7 +1111,7 @@ static void test_a_thousand_ask_while_it_ends(void **state)
     assert_int_equal(c.begun, 1);
     assert_int_equal(c.begun + c.joined + c.done, CROWD);
     assert_int_equal(c.ended, c.begun + c.joined);
-    assert_string_equal(get_file(r, text(r, "%s/runs", r->notes)), "run\n");
+    assert_string_equal(text_of(r, text(r, "%s/runs", r->notes)), "run\n");
     assert_int_equal(ask_again(r, &c.params), WQ_DONE);
 }
 
@@ -1849,7 +1745,7 @@ static void test_watchers_are_told_each_change(void **state)
     }
     int before = one.told;
     let_say(&r->gate, "this is no progress, and so no news");
-    EVENTUALLY(logged(r, "this is no progress") == 1);
+    EVENTUALLY(logged(&r->log, "this is no progress") == 1);
     assert_int_equal(one.told, before);
     wq_watch_cancel(watches[1]);
     int last = two.told;
@@ -2049,13 +1945,9 @@ static const char *stubborn(rig *r, const char *name)
 static void read_pids(rig *r, const char *name, long pids[2])
 {
     const char *path = text(r, "%s/%s", r->notes, name);
-    char got[64] = "";
+    char got[64];
     EVENTUALLY(({
-        FILE *f = fopen(path, "re");
-        size_t n = f ? fread(got, 1, sizeof got - 1, f) : 0;
-        got[n] = '\0';
-        if (f != NULL)
-            fclose(f);
+        const size_t n = get_file(path, got, sizeof got);
         sscanf(got, "%ld\n%ld\n", &pids[0], &pids[1]) == 2 && got[n - 1] == '\n';
     }));
 }
@@ -2262,7 +2154,7 @@ static void test_after_a_kill_nothing_is_left(void **state)
     close(out);
     assert_string_equal(got, "running\n");
     EVENTUALLY(access(pid_file, F_OK) == 0);
-    long program = atol(get_file(r, pid_file));
+    long program = atol(text_of(r, pid_file));
     assert_true(program > 1 && !is_over(program));
     assert_int_equal(leftovers(r->dir), 1);
     kill(host, SIGKILL);
@@ -2271,7 +2163,7 @@ static void test_after_a_kill_nothing_is_left(void **state)
     open_queue(r);
     assert_int_equal(leftovers(r->dir), 0);
     assert_int_equal(access(pid_file, F_OK), 0); /* what is not ours stays */
-    assert_int_equal(logged(r, "unfinished"), 1);
+    assert_int_equal(logged(&r->log, "unfinished"), 1);
 }
 
 /* ---- your own runner and store --------------------------------------------------------------- */

@@ -1,0 +1,134 @@
+/* support.c - see support.h. */
+#include "tests/support.h"
+
+#include <dirent.h>
+#include <pthread.h>
+#include <time.h>
+
+#include "workqueue/util/tree.h"
+
+int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+int make_folder(char folder[FOLDER_SIZE], const char *name)
+{
+    snprintf(folder, FOLDER_SIZE, "/tmp/wq-test-%s-XXXXXX", name);
+    return mkdtemp(folder) != NULL ? 0 : -1;
+}
+
+int remove_folder(const char *folder)
+{
+    return wq_remove_tree(folder);
+}
+
+int entries_of(const char *folder)
+{
+    int n = 0;
+    DIR *d = opendir(folder);
+    while (d != NULL && readdir(d) != NULL)
+        n++;
+    if (d != NULL)
+        closedir(d);
+    return n;
+}
+
+void put_file(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "we");
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0);
+    assert_int_equal(fclose(f), 0);
+}
+
+size_t get_file(const char *path, char *text, size_t size)
+{
+    FILE *f = fopen(path, "re");
+    size_t n = f != NULL ? fread(text, 1, size - 1, f) : 0;
+    text[n] = '\0';
+    if (f != NULL)
+        fclose(f);
+    return n;
+}
+
+/* ---- processes ------------------------------------------------------------------------------- */
+
+char process_state(long pid)
+{
+    char path[64], text[256];
+    snprintf(path, sizeof path, "/proc/%ld/stat", pid);
+    get_file(path, text, sizeof text);
+    const char *name_end = strrchr(text, ')');
+    return name_end != NULL ? name_end[2] : 0;
+}
+
+int is_over(long pid)
+{
+    const char state = process_state(pid);
+    return state == 0 || state == 'Z' || state == 'X';
+}
+
+/* ---- what is logged -------------------------------------------------------------------------- */
+
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER; /* of every logbook */
+
+void on_log(void *user, int level, const char *message)
+{
+    logbook *log = user;
+    pthread_mutex_lock(&log_lock);
+    const size_t n = strlen(log->text);
+    snprintf(log->text + n, sizeof log->text - n, "%d %s\n", level, message);
+    pthread_mutex_unlock(&log_lock);
+}
+
+int logged(const logbook *log, const char *text)
+{
+    int n = 0;
+    pthread_mutex_lock(&log_lock);
+    for (const char *p = log->text; (p = strstr(p, text)) != NULL; p += strlen(text))
+        n++;
+    pthread_mutex_unlock(&log_lock);
+    return n;
+}
+
+/* ---- queues and jobs ------------------------------------------------------------------------- */
+
+wq_queue *open_with(const wq_options *options)
+{
+    wq_queue *queue = NULL;
+    wq_error error = {0};
+    const int result = wq_open(&queue, options, &error);
+    if (result != WQ_OK)
+        fail_msg("wq_open: %d %s", result, error.message);
+    return queue;
+}
+
+wq_snapshot look(wq_job *job)
+{
+    wq_snapshot s, numbers;
+    wq_job_snapshot(job, &s);
+    numbers = s;
+    wq_snapshot_clear(&s);
+    numbers.message = numbers.error = NULL;
+    return numbers;
+}
+
+int state_of(wq_job *job)
+{
+    return (int)look(job).state;
+}
+
+uint64_t ahead_of(wq_job *job)
+{
+    return look(job).n_ahead_in_queue;
+}
+
+double fraction_of(wq_job *job)
+{
+    return look(job).fraction;
+}
