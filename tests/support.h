@@ -40,7 +40,7 @@ int64_t now_ms(void);
 /* A new folder of the test `name`; 0 or -1. */
 int make_folder(char folder[FOLDER_SIZE], const char *name);
 
-/* With all that is in it; 0 or -1. */
+/* With all that is in it, if it is there; 0 or -1. */
 int remove_folder(const char *folder);
 
 /* How many, with "." and "..". */

@@ -3,18 +3,8 @@
 #include <float.h>
 #include <locale.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-#include <cmocka.h>
-#include <workqueue/workqueue.h>
-
+#include "tests/support.h"
 #include "workqueue/progress.h"
 
 /* Parses a copy of just these bytes, so that a sanitizer sees a read beyond them. */
@@ -382,20 +372,13 @@ static int speak_german(const char *dir)
     return setlocale(LC_ALL, "de_DE.UTF-8") != NULL && *localeconv()->decimal_point == ',';
 }
 
-static void remove_dir(const char *dir)
-{
-    char command[256];
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    assert_int_equal(system(command), 0);
-}
-
 static void test_locale_makes_no_difference(void **state)
 {
     (void)state;
-    char dir[] = "/tmp/wq-test-locale-XXXXXX";
-    assert_non_null(mkdtemp(dir));
+    char dir[FOLDER_SIZE];
+    assert_int_equal(make_folder(dir, "locale"), 0);
     int german = speak_german(dir);
-    remove_dir(dir);
+    assert_int_equal(remove_folder(dir), 0);
     if (!german)
         skip();
     char comma[8];

@@ -5,27 +5,18 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdatomic.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
-#include <unistd.h>
-
-#include <cmocka.h>
 
 #include <workqueue/remote.h>
 
+#include "tests/support.h"
 #include "workqueue/remote/s3_text.h"
 
 #define KEY "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 #define OTHER "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
 #define SECRET "very/secret+key"
-#define TOKEN "tok3nofthetest"
 #define TAG "ETag: \"0123abcd\"\r\n"
 #define CUT "cut" /* the connection ends instead of an answer */
 #define EMPTY "Content-Length: 0\r\nConnection: close\r\n\r\n"
@@ -39,7 +30,8 @@
 enum { MANY = 16, REQUEST_BYTES = 8192 };
 
 typedef struct bed {
-    char dir[64], endpoint[64], log[8192];
+    char dir[FOLDER_SIZE], endpoint[64];
+    logbook log;
     wq_s3_options options;
     wq_store *store;
     wq_error error;
@@ -146,13 +138,6 @@ static int has(bed *b, size_t i, const char *text)
 /* ---- a store of it ----------------------------------------------------------------------------
  */
 
-static void on_log(void *user, int level, const char *message)
-{
-    bed *b = user;
-    size_t n = strlen(b->log);
-    snprintf(b->log + n, sizeof b->log - n, "%d %s\n", level, message);
-}
-
 static void open_store(bed *b)
 {
     int result = wq_s3_store_open(&b->store, &b->options, &b->error);
@@ -165,9 +150,8 @@ static int set_up(void **state)
     bed *b = calloc(1, sizeof *b);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
-    strcpy(b->dir, "/tmp/wq-test-s3-XXXXXX");
     b->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (mkdtemp(b->dir) == NULL || bind(b->listener, (struct sockaddr *)&address, size) != 0 ||
+    if (make_folder(b->dir, "s3") != 0 || bind(b->listener, (struct sockaddr *)&address, size) != 0 ||
         listen(b->listener, 64) != 0 ||
         getsockname(b->listener, (struct sockaddr *)&address, &size) != 0)
         return -1;
@@ -181,7 +165,7 @@ static int set_up(void **state)
     b->options.cache_dir = b->dir;
     b->options.backoff_ms = 1;
     b->options.log = on_log;
-    b->options.log_user = b;
+    b->options.log_user = &b->log;
     *state = b;
     return pthread_create(&b->server, NULL, serve, b);
 }
@@ -189,16 +173,14 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     bed *b = *state;
-    char command[128];
     if (b->store != NULL)
         b->store->close(b->store);
     shutdown(b->listener, SHUT_RDWR);
     pthread_join(b->server, NULL);
     close(b->listener);
-    assert_null(strstr(b->log, SECRET));
+    assert_null(strstr(b->log.text, SECRET));
     assert_null(strstr(b->error.message, SECRET));
-    snprintf(command, sizeof command, "rm -rf '%s'", b->dir);
-    int result = system(command);
+    const int result = remove_folder(b->dir);
     free(b);
     return result;
 }
@@ -498,11 +480,8 @@ static void test_a_copy(void **state)
         "Content-Range: bytes 0-4/5\r\nContent-Length: 5\r\n\r\nright",
         SIZED("5"));
     assert_int_equal(b->store->path(b->store->self, KEY, path, sizeof path, &b->error), WQ_OK);
-    FILE *f = fopen(path, "re");
-    assert_non_null(f);
-    assert_int_equal(fread(buf, 1, sizeof buf, f), 5);
+    assert_int_equal(get_file(path, buf, sizeof buf), 5);
     assert_string_equal(buf, "right");
-    fclose(f);
     assert_int_equal(b->store->path(b->store->self, KEY, path, sizeof path, &b->error), WQ_OK);
     assert_int_equal(asked(b), 3); /* the second time it was there */
     SAY(b, SIZED("5"));
@@ -578,7 +557,7 @@ static void test_a_store_without_conditions(void **state)
     expect_asked(b, 1, "HEAD ");
     expect_asked(b, 2, "PUT ");
     assert_false(has(b, 2, "If-None-Match"));
-    assert_non_null(strstr(b->log, "If-None-Match"));
+    assert_non_null(strstr(b->log.text, "If-None-Match"));
     free(temp);
     SAY(b, SIZED("9"));
     temp = make_temp(b, 3);

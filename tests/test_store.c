@@ -5,18 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <cmocka.h>
-
+#include "tests/support.h"
 #include "workqueue/store/dir.h"
 
 #define KEY_A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
@@ -26,21 +18,14 @@
 /* An open store in a folder of its own. */
 typedef struct bed {
     char dir[PATH_MAX];
-    char log[4096];
+    logbook log;
     wq_store *store;
     int sync;
 } bed;
 
-static void on_log(void *user, int level, const char *message)
-{
-    bed *b = user;
-    size_t n = strlen(b->log);
-    snprintf(b->log + n, sizeof b->log - n, "%d %s\n", level, message);
-}
-
 static int try_open(bed *b, const char *dir, wq_store **out, wq_error *error)
 {
-    wq_logger logger = {on_log, b};
+    wq_logger logger = {on_log, &b->log};
     return wq_dir_open(out, dir, b->sync, &logger, error);
 }
 
@@ -58,8 +43,8 @@ static void close_store(bed *b)
 static int make_bed(void **state, int sync)
 {
     bed *b = calloc(1, sizeof *b);
-    char dir[] = "/tmp/wq-test-store-XXXXXX";
-    if (b == NULL || mkdtemp(dir) == NULL || realpath(dir, b->dir) == NULL)
+    char dir[FOLDER_SIZE];
+    if (b == NULL || make_folder(dir, "store") != 0 || realpath(dir, b->dir) == NULL)
         return -1;
     b->sync = sync;
     *state = b;
@@ -80,11 +65,9 @@ static int set_up_no_sync(void **state)
 static int tear_down(void **state)
 {
     bed *b = *state;
-    char command[PATH_MAX + 16];
     if (b->store != NULL)
         close_store(b);
-    snprintf(command, sizeof command, "rm -rf '%s'", b->dir);
-    int r = system(command);
+    const int r = remove_folder(b->dir);
     free(b);
     return r;
 }
@@ -98,22 +81,11 @@ static const char *in_dir(const bed *b, const char *name)
     return path;
 }
 
-static void write_file(const char *path, const char *text)
-{
-    FILE *f = fopen(path, "we");
-    assert_non_null(f);
-    assert_true(fputs(text, f) >= 0);
-    assert_int_equal(fclose(f), 0);
-}
-
 static void expect_file(const char *path, const char *text)
 {
     char got[256];
-    FILE *f = fopen(path, "re");
-    assert_non_null(f);
-    size_t n = fread(got, 1, sizeof got - 1, f);
-    fclose(f);
-    got[n] = '\0';
+    assert_int_equal(access(path, F_OK), 0);
+    get_file(path, got, sizeof got);
     assert_string_equal(got, text);
 }
 
@@ -175,7 +147,7 @@ static int find(bed *b, const char *key)
 static int put(bed *b, const char *key, const char *text)
 {
     char *temp = begin(b, key);
-    write_file(temp, text);
+    put_file(temp, text);
     int result = publish(b, key, temp).result;
     assert_int_equal(access(temp, F_OK), -1);
     free(temp);
@@ -200,7 +172,7 @@ static void test_what_is_begun_is_empty_and_private(void **state)
     b->store->discard(b->store->self, two);
     expect_names(b, "");
     b->store->discard(b->store->self, one); /* a program may have removed it */
-    assert_string_equal(b->log, "");
+    assert_string_equal(b->log.text, "");
     free(one);
     free(two);
 }
@@ -238,7 +210,7 @@ static void test_what_is_published_is_found(void **state)
     assert_int_equal(read(out.fd, got, sizeof got), 5);
     assert_string_equal(got, "hello");
     close(out.fd);
-    assert_string_equal(b->log, "");
+    assert_string_equal(b->log.text, "");
 }
 
 static void test_paths(void **state)
@@ -282,7 +254,7 @@ static void test_a_rebuild_replaces(void **state)
     free(temp);
     expect_file(in_dir(b, KEY_A), "first");
     item.temp_path = temp = begin(b, KEY_A);
-    write_file(temp, "other");
+    put_file(temp, "other");
     b->store->publish(b->store->self, &item, 1);
     assert_int_equal(item.result, WQ_OK);
     free(temp);
@@ -310,7 +282,7 @@ static void test_outputs_outlive_the_store(void **state)
     open_store(b);
     assert_int_equal(find(b, KEY_A), WQ_OK);
     expect_file(in_dir(b, KEY_A), "kept");
-    assert_string_equal(b->log, "");
+    assert_string_equal(b->log.text, "");
 }
 
 static void test_a_relative_folder_stays_the_same(void **state)
@@ -395,7 +367,7 @@ static void test_many_at_once(void **state)
         char *temp = begin(b, key);
         items[i] = (wq_publish){.key = key, .params = &params, .temp_path = temp, .result = 12345};
         if (i % 3 == 0)
-            write_file(temp, key);
+            put_file(temp, key);
         else if (i % 3 == 1)
             remove_it(temp);
     }
@@ -419,17 +391,17 @@ static void test_leftovers_are_swept(void **state)
     bed *b = *state;
     assert_int_equal(put(b, KEY_A, "kept"), WQ_OK);
     char *temp = begin(b, KEY_A);
-    write_file(temp, "half of it"); /* and never published: a crash */
+    put_file(temp, "half of it"); /* and never published: a crash */
     free(temp);
     free(begin(b, KEY_B));
-    write_file(in_dir(b, "notes.txt"), "somebody else's");
-    write_file(in_dir(b, "x.tmp"), "somebody else's");
+    put_file(in_dir(b, "notes.txt"), "somebody else's");
+    put_file(in_dir(b, "x.tmp"), "somebody else's");
     close_store(b);
     open_store(b);
     expect_names(b, KEY_A " notes.txt x.tmp ");
     expect_file(in_dir(b, KEY_A), "kept");
-    assert_non_null(strstr(b->log, "removed 2 "));
-    assert_non_null(strstr(b->log, b->dir));
+    assert_non_null(strstr(b->log.text, "removed 2 "));
+    assert_non_null(strstr(b->log.text, b->dir));
 }
 
 static void test_the_folder_has_one_owner(void **state)
@@ -465,7 +437,7 @@ static void expect_unusable(bed *b, const char *dir, const char *why)
 static void test_unusable_folders(void **state)
 {
     bed *b = *state;
-    write_file(in_dir(b, "file"), "x");
+    put_file(in_dir(b, "file"), "x");
     char *file = strdup(in_dir(b, "file"));
     expect_unusable(b, "/no/such/folder", "No such file or directory");
     expect_unusable(b, file, "Not a directory");
@@ -483,7 +455,7 @@ static void test_no_link_for_a_lock(void **state)
     bed *b = *state;
     wq_error error;
     close_store(b);
-    write_file(in_dir(b, "precious"), "untouched");
+    put_file(in_dir(b, "precious"), "untouched");
     assert_int_equal(unlink(in_dir(b, LOCK)), 0);
     assert_int_equal(symlink("precious", in_dir(b, LOCK)), 0);
     assert_int_equal(try_open(b, b->dir, &b->store, &error), WQ_ERROR_SYSTEM);
@@ -495,9 +467,8 @@ static void test_the_folder_goes_away(void **state)
 {
     bed *b = *state;
     wq_error error = {0};
-    char *temp = NULL, command[PATH_MAX + 16];
-    snprintf(command, sizeof command, "rm -rf '%s'", b->dir);
-    assert_int_equal(system(command), 0);
+    char *temp = NULL;
+    assert_int_equal(remove_folder(b->dir), 0);
     assert_int_equal(b->store->begin(b->store->self, KEY_A, &temp, &error), WQ_ERROR_SYSTEM);
     assert_null(temp);
     assert_non_null(strstr(error.message, "No such file or directory"));
@@ -512,7 +483,7 @@ static void test_out_of_descriptors_is_said(void **state)
     wq_output out;
     char *temp = begin(b, KEY_A), *second = NULL;
     assert_int_equal(put(b, KEY_B, "there"), WQ_OK);
-    write_file(temp, "x");
+    put_file(temp, "x");
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
     few = before;
     few.rlim_cur = 3;
