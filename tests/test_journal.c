@@ -6,55 +6,23 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#include <cmocka.h>
+#include "tests/support.h"
 #include <sqlite3.h>
 #include <workqueue/workqueue.h>
 
-#define TOKEN "s3cret0token0of0a0user25x"
-#define SHELL WQ_TEST_PROGRAMS "/shell"
-
-enum { DEADLINE_MS = 30000 };
-
 typedef struct place {
-    char folder[64], storage[80], journal[96];
+    char folder[FOLDER_SIZE], storage[80], journal[96];
 } place;
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* Waits for a condition that must come true. */
-#define EVENTUALLY(condition)                                                                      \
-    do {                                                                                           \
-        int64_t give_up = now_ms() + DEADLINE_MS;                                                  \
-        while (!(condition)) {                                                                     \
-            if (now_ms() > give_up)                                                                \
-                fail_msg("still not: %s", #condition);                                             \
-            usleep(500);                                                                           \
-        }                                                                                          \
-    } while (0)
 
 static int set_up(void **state)
 {
     place *p = calloc(1, sizeof *p);
-    strcpy(p->folder, "/tmp/wq-test-journal-XXXXXX");
-    assert_non_null(mkdtemp(p->folder));
+    assert_int_equal(make_folder(p->folder, "journal"), 0);
     snprintf(p->storage, sizeof p->storage, "%s/storage", p->folder);
     snprintf(p->journal, sizeof p->journal, "%s/journal", p->folder);
     assert_int_equal(mkdir(p->storage, 0700), 0);
@@ -65,9 +33,7 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     place *p = *state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", p->folder);
-    assert_int_equal(system(command), 0);
+    assert_int_equal(remove_folder(p->folder), 0);
     free(p);
     return 0;
 }
@@ -124,15 +90,12 @@ static wq_snapshot wait_end(wq_queue *queue, const char *id)
     return snapshot;
 }
 
-static int state_of(wq_queue *queue, const char *id)
+static int state_in(wq_queue *queue, const char *id)
 {
     wq_job *job;
-    wq_snapshot snapshot;
     if (wq_job_by_id(queue, id, &job) != WQ_OK)
         return -1;
-    wq_job_snapshot(job, &snapshot);
-    int state = snapshot.state;
-    wq_snapshot_clear(&snapshot);
+    const int state = state_of(job);
     wq_job_unref(job);
     return state;
 }
@@ -245,21 +208,14 @@ static size_t read_file(const place *p, const char *name, char *text, size_t siz
 {
     char path[128];
     snprintf(path, sizeof path, "%s/%s", p->folder, name);
-    FILE *f = fopen(path, "r");
-    size_t n = f != NULL ? fread(text, 1, size - 1, f) : 0;
-    text[n] = '\0';
-    if (f != NULL)
-        fclose(f);
-    return n;
+    return get_file(path, text, size);
 }
 
 static void make_file(const place *p, const char *name)
 {
     char path[128];
     snprintf(path, sizeof path, "%s/%s", p->folder, name);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fclose(f);
+    put_file(path, "");
 }
 
 static void test_killed(void **state)
@@ -292,8 +248,8 @@ static void test_positions_are_as_before(void **state)
         hear(&h, ids[i], sizeof ids[i]);
     kill_host(&h);
     wq_queue *queue = open_queue(p, 2);
-    EVENTUALLY(state_of(queue, ids[0]) == WQ_STATE_RUNNING);
-    EVENTUALLY(state_of(queue, ids[1]) == WQ_STATE_RUNNING);
+    EVENTUALLY(state_in(queue, ids[0]) == WQ_STATE_RUNNING);
+    EVENTUALLY(state_in(queue, ids[1]) == WQ_STATE_RUNNING);
     for (int i = 2; i < 5; i++) {
         wq_job *job;
         wq_snapshot s;
@@ -471,7 +427,7 @@ static void test_cancelled_stays_cancelled(void **state)
         assert_int_equal(begin(queue, i ? "b" : "a", "sleep 100", 0, ids[i], &error), WQ_OK);
         assert_int_equal(wq_job_by_id(queue, ids[i], &job), WQ_OK);
         if (i == 0)
-            EVENTUALLY(state_of(queue, ids[0]) == WQ_STATE_RUNNING);
+            EVENTUALLY(state_in(queue, ids[0]) == WQ_STATE_RUNNING);
         assert_int_equal(wq_job_cancel(job), WQ_OK);
         assert_int_equal(wq_job_wait(job, DEADLINE_MS), WQ_OK);
         wq_job_unref(job);
@@ -479,7 +435,7 @@ static void test_cancelled_stays_cancelled(void **state)
     wq_close(queue);
     queue = open_queue(p, 1);
     for (int i = 0; i < 2; i++)
-        assert_int_equal(state_of(queue, ids[i]), WQ_STATE_CANCELLED);
+        assert_int_equal(state_in(queue, ids[i]), WQ_STATE_CANCELLED);
     wq_close(queue);
 }
 
@@ -538,15 +494,15 @@ static void test_ended_are_forgotten(void **state)
     wq_options o = options_of(p);
     o.max_ended = 2;
     assert_int_equal(wq_open(&queue, &o, &error), WQ_OK);
-    assert_int_equal(state_of(queue, ids[1]), -1);
-    assert_int_equal(state_of(queue, ids[2]), WQ_STATE_SUCCEEDED);
-    assert_int_equal(state_of(queue, ids[3]), WQ_STATE_SUCCEEDED);
+    assert_int_equal(state_in(queue, ids[1]), -1);
+    assert_int_equal(state_in(queue, ids[2]), WQ_STATE_SUCCEEDED);
+    assert_int_equal(state_in(queue, ids[3]), WQ_STATE_SUCCEEDED);
     wq_close(queue);
     o = options_of(p);
     o.retain_ended_ms = 0;
     usleep(5000);
     assert_int_equal(wq_open(&queue, &o, &error), WQ_OK);
-    assert_int_equal(state_of(queue, ids[3]), -1);
+    assert_int_equal(state_in(queue, ids[3]), -1);
     wq_close(queue);
     assert_false(holds(p, ids[3]));
 }
@@ -587,7 +543,7 @@ static void host_rebuild(const place *p, FILE *say)
     wq_queue *queue = open_queue(p, 2);
     begin(queue, "a", command, 0, id, &error);
     fprintf(say, "%s\n", id);
-    while (state_of(queue, id) != WQ_STATE_RUNNING)
+    while (state_in(queue, id) != WQ_STATE_RUNNING)
         usleep(500);
     begin(queue, "a", command, WQ_ENSURE_REBUILD, id, &error);
     fprintf(say, "%s\n", id);
@@ -701,7 +657,7 @@ static void test_corrupt(void **state)
 
     assert_int_equal(system(kept), 0);
     queue = open_queue(p, 1);
-    assert_int_not_equal(state_of(queue, id), -1);
+    assert_int_not_equal(state_in(queue, id), -1);
     wq_close(queue);
 }
 
@@ -824,7 +780,7 @@ static void host_told(const place *p, FILE *say)
     for (int i = 0; i < 4; i++)
         fprintf(say, "%s\n", wq_job_id(jobs[i]));
     fflush(say);
-    while (state_of(queue, wq_job_id(jobs[2])) != WQ_STATE_RUNNING)
+    while (state_in(queue, wq_job_id(jobs[2])) != WQ_STATE_RUNNING)
         usleep(500);
     wq_job_cancel(jobs[2]);
     wq_job_cancel(jobs[3]);
@@ -848,9 +804,9 @@ static void test_an_end_that_was_told_is_the_only_one(void **state)
     wq_queue *queue = open_queue(p, 2);
     for (int i = 0; i < 4; i++) {
         /* the last one may have been quicker than its cancel */
-        assert_true(state_of(queue, ids[i]) >= WQ_STATE_SUCCEEDED);
+        assert_true(state_in(queue, ids[i]) >= WQ_STATE_SUCCEEDED);
         if (states[i] >= 0)
-            assert_int_equal(state_of(queue, ids[i]), states[i]);
+            assert_int_equal(state_in(queue, ids[i]), states[i]);
     }
     char again[WQ_ID_SIZE];
     assert_int_equal(begin(queue, "last", LOG_RUN "echo x >\"$4\"", 0, again, NULL), WQ_OK);
@@ -873,14 +829,14 @@ static void host_full_at_the_end(const place *p, FILE *say)
     wq_job *job =
         begin_job(queue, "a", "until [ -e \"${4%/*/*}/go\" ]; do sleep 0.01; done; exit 3", 0);
     fprintf(say, "%s\n", wq_job_id(job));
-    while (state_of(queue, wq_job_id(job)) != WQ_STATE_RUNNING)
+    while (state_in(queue, wq_job_id(job)) != WQ_STATE_RUNNING)
         usleep(500);
     setrlimit(RLIMIT_FSIZE, &none);
     make_file(p, "go");
     if (wq_job_wait(job, DEADLINE_MS) != WQ_OK)
         abort();
     wq_queue_stats(queue, &stats);
-    fprintf(say, "%d %d\n", state_of(queue, wq_job_id(job)), stats.journal_errors > 0);
+    fprintf(say, "%d %d\n", state_in(queue, wq_job_id(job)), stats.journal_errors > 0);
     setrlimit(RLIMIT_FSIZE, &unlimited);
     /* written along with the next one */
     while (begin(queue, "b", "sleep 100", 0, id, NULL) < 0)

@@ -151,8 +151,8 @@ static int set_up(void **state)
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     b->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (make_folder(b->dir, "s3") != 0 || bind(b->listener, (struct sockaddr *)&address, size) != 0 ||
-        listen(b->listener, 64) != 0 ||
+    if (make_folder(b->dir, "s3") != 0 ||
+        bind(b->listener, (struct sockaddr *)&address, size) != 0 || listen(b->listener, 64) != 0 ||
         getsockname(b->listener, (struct sockaddr *)&address, &size) != 0)
         return -1;
     snprintf(b->endpoint, sizeof b->endpoint, "http://127.0.0.1:%d", ntohs(address.sin_port));
