@@ -73,6 +73,7 @@ class KillTest(FaceTest):
         super().setUp()
         adopt_orphans(True)
         self.addCleanup(adopt_orphans, False)
+        self.addCleanup(self.end_what_is_left)
         self.program = install(self.folder)
         (self.folder / "tmp").mkdir()
         (self.folder / "runs").touch()
@@ -85,14 +86,22 @@ class KillTest(FaceTest):
 
     def start(self, chance, **more):
         options = dict(workers=chance.choice([2, 4]), grace_ms=150, max_attempts=50,
-                       sync=chance.random() < 0.25, private_tmpdir=chance.random() < 0.5,
-                       fair=chance.random() < 0.5)
+                       cgroup=chance.choice(["auto", "none"]), sync=chance.random() < 0.25,
+                       private_tmpdir=chance.random() < 0.5, fair=chance.random() < 0.5)
         options = {name: value for name, value in options.items() if value or name == "sync"}
         return demo_command(self.program, self.folder / "storage", **{**options, **more})
 
     def serve_command(self, command):
         self.servers += 1
         return KilledServer(self.folder, None, command=command)
+
+    def end_what_is_left(self):
+        """After a failure."""
+        for _ in range(2):  # of the server, then of what it leaves
+            for pid, command in children(os.getpid()).items():
+                if str(self.folder) in command:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
 
     def tally(self, what, n=1):
         self.count[what] = self.count.get(what, 0) + n
