@@ -23,7 +23,7 @@ import unittest
 from harness import SANITIZED, FaceTest, Server, demo_command, wait_for
 from load import ENDLESS, FAILING, GIVEN_UP, MARK, WHOLE, Books, Job, Load, check_output, install
 
-SECONDS = 20 if SANITIZED else 45
+SECONDS = 10 if SANITIZED else 45
 PR_SET_CHILD_SUBREAPER = 36
 MINE = re.compile(r"(storage|storage-journal\.sqlite(-wal)?|program|locks|runs|tmp|told|copy.*|log\.\d+"
                   r"|sanitizer.*)")
