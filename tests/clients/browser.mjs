@@ -4,12 +4,7 @@
 //       a page of another origin watches a job: the preflight and the CORS headers must be right
 //   node browser.mjs '{"show": "http://.../show?...", "query": "word"}'
 //       opens /show, waits until it can be searched, searches
-import {readFileSync} from 'node:fs';
-import {chromium} from 'playwright-core';
-
-const told = JSON.parse(process.argv[2]);
-const say = (what) => process.stdout.write(JSON.stringify(what) + '\n');
-const oboe = new URL('./node_modules/oboe/dist/oboe-browser.min.js', import.meta.url);
+import {runInPage, say, told, withPage} from './page.mjs';
 
 // Runs in the page.
 function watch({client, base, documentSet, token}) {
@@ -43,16 +38,6 @@ function watch({client, base, documentSet, token}) {
   }
 }
 
-async function watchInPage(page) {
-  let end;
-  const ended = new Promise((resolve) => (end = resolve));
-  await page.exposeFunction('say', (what) => { say(what); if (what.end) end(); });
-  await page.goto(told.page);
-  await page.addScriptTag({content: readFileSync(oboe, 'utf8')});
-  await page.evaluate(watch, told);
-  await ended;
-}
-
 // The page's own words are not tested, only that a person gets from an address to a found document.
 async function search(page) {
   const errors = [];
@@ -82,15 +67,5 @@ async function look(page) {
   say({end: 'seen'});
 }
 
-const browser = await chromium.launch({
-  executablePath: told.chromium,
-  args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-});
-try {
-  const page = await browser.newPage();
-  page.setDefaultTimeout(told.timeout);
-  await (told.show ? search(page) : told.look ? look(page) : watchInPage(page));
-} finally {
-  await browser.close();
-}
+await (told.show ? withPage(search) : told.look ? withPage(look)
+       : runInPage(watch, told, 'oboe/dist/oboe-browser.min.js'));

@@ -4,12 +4,7 @@
 //   node tasks_page.mjs '{"page": "http://...", "tasks": "http://.../api/tasks/", "every": 1000, ...}'
 //       begins a task, polls it, says each status and what its progress bar shows, ends at SUCCESS
 //       or FAILURE
-import {readFileSync} from 'node:fs';
-import {chromium} from 'playwright-core';
-
-const told = JSON.parse(process.argv[2]);
-const say = (what) => process.stdout.write(JSON.stringify(what) + '\n');
-const jquery = new URL('./node_modules/jquery/dist/jquery.min.js', import.meta.url);
+import {runInPage, told} from './page.mjs';
 
 // Runs in the page.
 function useTasks({tasks, documentSet, token, every}) {
@@ -40,21 +35,4 @@ function useTasks({tasks, documentSet, token, every}) {
   }).fail(refused);
 }
 
-const browser = await chromium.launch({
-  executablePath: told.chromium,
-  args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-});
-try {
-  const page = await browser.newPage();
-  page.setDefaultTimeout(told.timeout);
-  let end;
-  const ended = new Promise((resolve) => (end = resolve));
-  await page.exposeFunction('say', (what) => { say(what); if (what.end) end(); });
-  await page.goto(told.page);
-  await page.addScriptTag({content: readFileSync(jquery, 'utf8')});
-  await page.evaluate(useTasks, told);
-  await ended;
-} finally {
-  await browser.close();
-}
+await runInPage(useTasks, told, 'jquery/dist/jquery.min.js');

@@ -8,11 +8,8 @@
 // {"refused": status} (ws only), and {"end": code, "reason": "...", "clean": ...}. ws also takes
 // "closeAfter" (messages), "ping" (payload) and "send" (bytes of a message sent at the opening), and
 // tells {"ping": n} and {"pong": "..."}. Chromium takes "page", where it opens the connection.
-import {chromium} from 'playwright-core';
 import WebSocket from 'ws';
-
-const told = JSON.parse(process.argv[2]);
-const say = (what) => process.stdout.write(JSON.stringify(what) + '\n');
+import {runInPage, say, told} from './page.mjs';
 
 // Runs in Node and in the page.
 function protocolsOf({by, token}) {
@@ -61,23 +58,5 @@ function watch({url, protocols, first}) {
   socket.onclose = ({code, reason, wasClean}) => window.say({end: code, reason, clean: wasClean});
 }
 
-async function withChromium() {
-  const browser = await chromium.launch({
-    executablePath: told.chromium,
-    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-           '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-  });
-  try {
-    const page = await browser.newPage();
-    let end;
-    const ended = new Promise((resolve) => (end = resolve));
-    await page.exposeFunction('say', (what) => { say(what); if (what.end) end(); });
-    await page.goto(told.page);
-    await page.evaluate(watch, {url: told.url, protocols: protocolsOf(told), first: firstOf(told)});
-    await ended;
-  } finally {
-    await browser.close();
-  }
-}
-
-await (told.client === 'ws' ? withWs() : withChromium());
+const inPage = {url: told.url, protocols: protocolsOf(told), first: firstOf(told)};
+await (told.client === 'ws' ? withWs() : runInPage(watch, inPage));

@@ -8,6 +8,7 @@ WQ_SLOW    factor on every deadline, for sanitizers (default: 1)
 """
 
 import base64
+import http.server
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 from pathlib import Path
@@ -58,6 +60,17 @@ def wait_for(condition, what, seconds=None, seen=None):
             more = f"; got {seen()!r}" if seen else ""
             raise AssertionError(f"expected within {seconds:g} s: {what}{more}")
         time.sleep(0.002)
+
+
+def serve_http(test, handler):
+    """A server of the test's own on loopback until it ends; the port."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    test.addCleanup(thread.join)
+    test.addCleanup(server.server_close)
+    test.addCleanup(server.shutdown)
+    return server.server_port
 
 
 def basic(token=TOKEN, password="x-auth-token"):

@@ -1,66 +1,11 @@
 """test_clients.py - the clients that people use: Oboe, streaming parsers, EventSource, a browser."""
 
-import http.server
 import json
-import queue
-import shutil
-import subprocess
-import threading
 
-from harness import DEADLINE, ROOT, SANITIZED, TOKEN, FaceTest, plain_only
+from harness import TOKEN, FaceTest, plain_only
+from node import NodeProcess, browse, other_origin
 
-CLIENTS = ROOT / "tests" / "clients"
 ARRAY_CLIENTS = ("oboe !.*", "oboe ![*]", "@streamparser/json", "stream-json")
-
-
-class NodeProcess:
-    """A client in Node; what it prints, line by line, with a deadline."""
-
-    def __init__(self, test, *arguments):
-        self.process = subprocess.Popen(["node", *arguments], cwd=CLIENTS, stdout=subprocess.PIPE)
-        self.lines = queue.Queue()
-        self.thread = threading.Thread(target=self._pump)
-        self.thread.start()
-        test.addCleanup(self._end)
-        self.seen = []
-
-    def _pump(self):
-        for line in self.process.stdout:
-            self.lines.put(json.loads(line))
-        self.lines.put(None)
-
-    def _end(self):
-        self.process.kill()
-        self.process.wait()
-        self.thread.join()
-        self.process.stdout.close()
-
-    def next(self, seconds=3 * DEADLINE):
-        try:
-            line = self.lines.get(timeout=seconds)
-        except queue.Empty:
-            raise AssertionError(f"expected something of the client; got {self.seen}") from None
-        if line is None:
-            raise AssertionError(f"expected something of the client; it ended after {self.seen}")
-        self.seen.append(line)
-        return line
-
-    def until(self, condition, what):
-        while True:
-            line = self.next()
-            if condition(line):
-                return line
-            if "end" in line:
-                raise AssertionError(f"expected {what}; got {self.seen}")
-
-    def until_fraction(self, fraction):
-        return self.until(lambda l: "record" in l and l["record"]["fraction"] == fraction,
-                          f"fraction {fraction}")["record"]
-
-    def end(self):
-        """The last line, and the records before it."""
-        line = self.until(lambda l: "end" in l, "the end")
-        return line, [l["record"] for l in self.seen if "record" in l]
 
 
 class NodeTest(FaceTest):
@@ -192,41 +137,13 @@ class LatTest(FaceTest):
         self.assertEqual(client.end()[0], {"end": "success"})
 
 
-class QuietPages(http.server.SimpleHTTPRequestHandler):
-    """Another origin: an empty page."""
-
-    def do_GET(self):
-        body = b"<!doctype html><title>another origin</title>"
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @plain_only
 class BrowserTest(FaceTest):
     """A page of another origin in headless Chromium."""
 
-    def setUp(self):
-        super().setUp()
-        self.pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), QuietPages)
-        thread = threading.Thread(target=self.pages.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(self.pages.server_close)
-        self.addCleanup(self.pages.shutdown)
-
-    def browse(self, **told):
-        told = {"chromium": shutil.which("chromium"), "timeout": 60000, **told}
-        return NodeProcess(self, "browser.mjs", json.dumps(told))
-
     def watch(self, server, client):
-        return self.browse(page="http://localhost:%d/" % self.pages.server_port, client=client,
-                           base=server.base, documentSet="set", token=TOKEN)
+        return browse(self, "browser.mjs", page=other_origin(self), client=client,
+                      base=server.base, documentSet="set", token=TOKEN)
 
     def test_oboe(self):
         server, job = self.serve(), self.told("set")

@@ -4,10 +4,9 @@ import base64
 import http.server
 import os
 import resource
-import threading
 from unittest import SkipTest
 
-from harness import BUILD, TOKEN, FaceTest, demo_command, is_running, wait_for
+from harness import BUILD, TOKEN, FaceTest, demo_command, is_running, serve_http, wait_for
 
 PROCESS_DOCSET = BUILD / "demo-plugin" / "process-docset"
 SET = (b'{"selectionId":"x","pagination":{"offset":0,"limit":9,"total":1},"items":['
@@ -170,13 +169,7 @@ class TokenTest(ServedTest):
             def log_message(handler, *_):
                 pass
 
-        overview = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Overview)
-        thread = threading.Thread(target=overview.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(overview.server_close)
-        self.addCleanup(overview.shutdown)
-        self.address = f"http://127.0.0.1:{overview.server_port}"
+        self.address = f"http://127.0.0.1:{serve_http(self, Overview)}"
 
     def test_in_the_environment(self):
         program = self.script(f'echo "$3" >{self.folder}/third\nexec {PROCESS_DOCSET} "$@"\n')

@@ -9,8 +9,8 @@ import time
 import unittest
 
 from harness import (BUILD, DEADLINE, SANITIZED, TOKEN, FaceTest, basic, demo_command, is_running,
-                     plain_only, wait_for)
-from test_clients import NodeProcess
+                     plain_only, serve_http, wait_for)
+from node import NodeProcess
 
 SUMMARY_TYPE = "application/vnd.lunkwill.request-summary+json; charset=utf-8"
 RETRY_MS = 2000
@@ -717,14 +717,7 @@ class Relay:
             do_GET = do_POST = answer
 
         self.asked = []
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.base = "http://127.0.0.1:%d" % self.server.server_address[1]
-        thread = threading.Thread(target=self.server.serve_forever)
-        thread.start()
-        test.addCleanup(self.server.server_close)
-        test.addCleanup(thread.join)
-        test.addCleanup(self.server.shutdown)
+        self.base = f"http://127.0.0.1:{serve_http(test, Handler)}"
 
 
 class NodeClientTest(LunkwillTest):

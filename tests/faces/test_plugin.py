@@ -6,10 +6,9 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import threading
 
-from harness import BUILD, DEADLINE, ROOT, FaceTest, basic, plain_only
-from test_clients import NodeProcess
+from harness import BUILD, DEADLINE, ROOT, FaceTest, basic, plain_only, serve_http
+from node import browse
 
 PROCESS_DOCSET = BUILD / "demo-plugin" / "process-docset"
 TEXTS = {"sonnet.txt": "Shall I compare thee to a summer's day?\nThou art more lovely.\n",
@@ -136,17 +135,13 @@ class SearchTest(SampleTest):
 class ShowTest(SampleTest):
     """The page in headless Chromium."""
 
-    def browse(self, **told):
-        told = {"chromium": shutil.which("chromium"), "timeout": 60000, **told}
-        return NodeProcess(self, "browser.mjs", json.dumps(told))
-
     def show(self, server, overview=None, document_set="1"):
         return (f"{server.base}/show?server={overview or server.base}&documentSetId={document_set}"
                 f"&apiToken=sample&origin={server.base}")
 
     def test_from_the_address_to_a_found_document(self):
         server = self.serve_sample()
-        browser = self.browse(show=self.show(server), query="summer's", expect="sonnet.txt")
+        browser = browse(self, "browser.mjs", show=self.show(server), query="summer's", expect="sonnet.txt")
         self.assertEqual(browser.end()[0], {"end": "found", "errors": []})
         self.assertNotIn("apiToken", server.log())
 
@@ -155,7 +150,7 @@ class ShowTest(SampleTest):
         first, job = self.told("first"), self.told("7")
         stream = server.generate("first")
         stream.record()
-        browser = self.browse(look=self.show(server, document_set="7"), until="exit now")
+        browser = browse(self, "browser.mjs", look=self.show(server, document_set="7"), until="exit now")
         browser.until(lambda l: "Waiting for 1" in l["text"], "a place in the queue")
         first.succeed()
         job.progress("0.25\tindexing page 3")
@@ -204,15 +199,7 @@ class ProcessDocsetTest(FaceTest):
 
     def run_against(self, how, document_set="1"):
         handler = type("Handler", (FakeOverview,), {"how": staticmethod(how)})
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            return self.run_program(f"http://127.0.0.1:{server.server_port}", document_set)
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        return self.run_program(f"http://127.0.0.1:{serve_http(self, handler)}", document_set)
 
     def run_program(self, server, document_set="1", token="sample"):
         self.output = self.folder / "output"

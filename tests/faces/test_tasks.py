@@ -1,12 +1,10 @@
 """test_tasks.py - the task-status API: begin a task, one at a time for each user, and poll it."""
 
-import http.server
 import json
-import shutil
 import threading
 
 from harness import SERVER, SLOW, TOKEN, FaceTest, basic, plain_only, wait_for
-from test_clients import NodeProcess, QuietPages
+from node import browse, other_origin
 from test_limits import LibraryTest
 
 FORM = "application/x-www-form-urlencoded"
@@ -421,20 +419,9 @@ class PathTest(TaskTest):
 class PageTest(TaskTest):
     """A jQuery page of another origin in headless Chromium, which polls each second."""
 
-    def setUp(self):
-        super().setUp()
-        self.pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), QuietPages)
-        thread = threading.Thread(target=self.pages.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(self.pages.server_close)
-        self.addCleanup(self.pages.shutdown)
-
     def browse(self, server, token=TOKEN):
-        told = {"chromium": shutil.which("chromium"), "timeout": 60000, "every": 1000,
-                "page": "http://localhost:%d/" % self.pages.server_port, "token": token,
-                "tasks": server.base + self.path, "documentSet": "7"}
-        return NodeProcess(self, "tasks_page.mjs", json.dumps(told))
+        return browse(self, "tasks_page.mjs", page=other_origin(self), token=token, every=1000,
+                      tasks=server.base + self.path, documentSet="7")
 
     def until_percentage(self, page, percentage):
         return page.until(lambda l: l.get("data", {}).get("done_percentage") == percentage,

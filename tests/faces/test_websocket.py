@@ -3,20 +3,17 @@ records, the closes, and clients that break the protocol."""
 
 import base64
 import hashlib
-import http.server
 import json
 import os
 import random
-import shutil
 import socket
 import struct
-import threading
 import time
 import urllib.parse
 
 from harness import (BUILD, DEADLINE, SERVER, TOKEN, Client, FaceTest, basic, plain_only,
                      request_bytes, wait_for)
-import test_clients  # not its classes: their tests would run here, too
+from node import browse, other_origin
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -1030,9 +1027,8 @@ class ForeignTest(WebSocketTest):
     """Clients of other people. The tests in Node are few, for each starts a Node."""
 
     def foreign(self, server, by, client="ws", document_set="set", **more):
-        told = {"client": client, "url": f"ws{server.base[4:]}{path_of(document_set)}",
-                "token": TOKEN, "by": by, **more}
-        return test_clients.NodeProcess(self, "websocket.mjs", json.dumps(told))
+        return browse(self, "websocket.mjs", client=client, token=TOKEN, by=by,
+                      url=f"ws{server.base[4:]}{path_of(document_set)}", **more)
 
     def watch_to_the_end(self, client, job, protocol):
         """What every client should see of a job that is told to succeed."""
@@ -1109,18 +1105,8 @@ class WsTest(ForeignTest):
 class ChromiumTest(ForeignTest):
     """A page of another origin in headless Chromium."""
 
-    def setUp(self):
-        super().setUp()
-        self.pages = http.server.ThreadingHTTPServer(("127.0.0.1", 0), test_clients.QuietPages)
-        thread = threading.Thread(target=self.pages.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(self.pages.server_close)
-        self.addCleanup(self.pages.shutdown)
-
-    def browse(self, server, by, **more):
-        return self.foreign(server, by, client="chromium", chromium=shutil.which("chromium"),
-                            page=f"http://localhost:{self.pages.server_port}/", **more)
+    def browse(self, server, by):
+        return self.foreign(server, by, client="chromium", page=other_origin(self))
 
     def test_subprotocol(self):
         server, job = self.serve(), self.told("set")
