@@ -1,9 +1,11 @@
 /* afar.c - a store for the tests that behaves as one across a network: it blocks, and gives no
- * descriptors. While there is a file .away in its folder it cannot be reached; .url holds where
- * clients may fetch outputs themselves. */
+ * descriptors. While there is a file .away in its folder it cannot be reached; while there is .slow
+ * it answers nothing, and makes .asked when it has been asked; .url holds where clients may fetch
+ * outputs themselves. */
 #include "tests/faces/afar.h"
 
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +17,7 @@ typedef struct afar {
     wq_store store;
     wq_store *dir;
     char *folder;
+    atomic_int stopping;
 } afar;
 
 static int is_there(const afar *a, const char *name)
@@ -24,8 +27,21 @@ static int is_there(const afar *a, const char *name)
     return access(path, F_OK) == 0;
 }
 
+static void wait_while_slow(const afar *a)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/.asked", a->folder);
+    if (is_there(a, ".slow"))
+        close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    while (is_there(a, ".slow") && !atomic_load(&a->stopping))
+        usleep(1000);
+}
+
 static int check(const afar *a, wq_error *error)
 {
+    wait_while_slow(a);
+    if (atomic_load(&a->stopping) && is_there(a, ".slow"))
+        return wq_fail(error, WQ_ERROR_AWAY, "the queue is stopping");
     return is_there(a, ".away") ? wq_fail(error, WQ_ERROR_AWAY, "the store is away") : WQ_OK;
 }
 
@@ -96,6 +112,7 @@ static int afar_begin(void *self, const char *key, char **temp_path, wq_error *e
 static void afar_publish(void *self, wq_publish *items, size_t n)
 {
     afar *a = self;
+    wait_while_slow(a);
     if (!is_there(a, ".away")) {
         a->dir->publish(a->dir->self, items, n);
         return;
@@ -124,6 +141,12 @@ static int afar_remove_set(void *self, const char *server, const char *document_
     int result = check(a, error);
     return result == WQ_OK ? a->dir->remove_set(a->dir->self, server, document_set_id, n, error)
                            : result;
+}
+
+static void afar_stop(void *self)
+{
+    afar *a = self;
+    atomic_store(&a->stopping, 1);
 }
 
 static void afar_close(wq_store *store)
@@ -155,6 +178,7 @@ wq_store *afar_store(const char *folder, wq_error *error)
         .remove = afar_remove,
         .remove_set = afar_remove_set,
         .waits = 1,
+        .stop = afar_stop,
         .close = afar_close,
     };
     return &a->store;

@@ -5,7 +5,7 @@
  *
  * Prints the address that it listens on, and stops in good order at SIGTERM. With own_host=1 the
  * faces are mounted on an h2o server of its own, as somebody would who has one already; with afar=1
- * outputs are as across a network.
+ * outputs are as across a network; with journal=1 there is a journal beside them.
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -25,7 +25,7 @@
 struct settings {
     wq_options queue;
     wq_serve_options serve;
-    unsigned own_host, afar;
+    unsigned own_host, afar, journal;
 };
 
 static void print_log(void *user, int level, const char *message)
@@ -43,6 +43,7 @@ static int set(struct settings *s, const char *name, const char *value)
     } numbers[] = {
         {"own_host", &s->own_host},
         {"afar", &s->afar},
+        {"journal", &s->journal},
         {"workers", &s->queue.workers},
         {"grace_ms", &s->queue.grace_ms},
         {"drain_ms", &s->queue.drain_ms},
@@ -261,6 +262,7 @@ int main(int argc, char **argv)
     wq_queue *queue;
     wq_error error;
     sigset_t term;
+    char journal[4096];
     int result;
 
     wq_options_init(&s.queue, sizeof(s.queue));
@@ -276,6 +278,8 @@ int main(int argc, char **argv)
     s.queue.sync = 0;
     s.queue.log = s.serve.log = print_log;
     s.serve.listen = "127.0.0.1:0";
+    snprintf(journal, sizeof journal, "%s-journal.sqlite", argv[2]);
+    s.queue.journal_path = s.journal ? journal : NULL;
     if (s.afar && (s.queue.store = afar_store(argv[2], &error)) == NULL) {
         fprintf(stderr, "%s\n", error.message);
         return 2;

@@ -1,10 +1,13 @@
 """test_afar.py - outputs across a network look to clients like those on a disk, and hold up nobody."""
 
 import hashlib
+import json
 import os
+import urllib.parse
 
-from harness import DEADLINE, plain_only, wait_for
+from harness import DEADLINE, SERVER, TOKEN, basic, plain_only, wait_for
 from test_limits import LibraryTest
+from test_websocket import TEXT, WebSocket, frame, path_of
 from test_work import LargeTest, ResultTest, WorkTest
 
 
@@ -112,6 +115,201 @@ class AwayTest(Afar, WorkTest):
             self.assertRegex(head.get("location"), "^https://bucket.example/prefix/[0-9a-f]{64}$")
             self.assertEqual(head.get("cache-control"), "no-store")
         (server.storage / ".url").unlink()
+
+
+class SlowStoreTest(Afar, WorkTest):
+    """A store that does not answer keeps only those waiting who need its answer. One loop."""
+
+    #: how each face asks for a job; the WebSocket is below
+    FACES = {
+        "stream": ("POST", "/generate", {}),
+        "lines": ("POST", "/generate", {"Accept": "application/x-ndjson"}),
+        "events": ("GET", "/generate", {"Accept": "text/event-stream"}),
+        "polling": ("POST", "/start_work", {}),
+        "run": ("POST", "/run", {}),
+        "lunkwill": ("POST", "/run", {"X-Lunkwill": "require"}),
+        "tasks": ("POST", "/api/tasks/", {}),
+    }
+
+    def serve(self, **options):
+        return super().serve(loops=1, **options)
+
+    def slow(self, server):
+        (server.storage / ".slow").touch()
+
+    def until_asked(self, server):
+        """Somebody waits for the store; meanwhile others are answered."""
+        asked = server.storage / ".asked"
+        wait_for(asked.exists, "the store to be asked")
+        asked.unlink()
+        for path in ("/health", "/metrics"):
+            self.assertEqual(server.ask("GET", path)[0].status, 200)
+
+    def go_on(self, server):
+        (server.storage / ".slow").unlink()
+
+    def start(self, server, face, document_set, token=TOKEN, **more):
+        method, path, headers = self.FACES[face]
+        fields = urllib.parse.urlencode({"server": SERVER, "documentSetId": document_set, **more})
+        headers = {"Authorization": basic(token), "Connection": "close", **headers}
+        if method == "GET":
+            return server.request(method, f"{path}?{fields}", headers)
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        return server.request(method, path, headers, fields)
+
+    def test_every_face(self):
+        for journal in (0, 1):
+            server = self.serve(journal=journal, workers=8,
+                                storage=self.folder / f"storage{journal}")
+            self.slow(server)
+            clients = {}
+            for face in self.FACES:
+                clients[face] = self.start(server, face, face, f"user{face}")
+                self.until_asked(server) if len(clients) <= 4 else None  # so many threads ask
+            self.assertEqual([f for f, c in clients.items() if c.held or c.head], [])
+            self.go_on(server)
+            for face, client in clients.items():
+                with self.subTest(face, journal=journal):
+                    client.read_all()
+                    self.assertEqual(client.head.status, {"polling": 303, "lunkwill": 201}.get(face, 200))
+                    self.assertEqual(client.head.get("x-workqueue", "started"), "started")
+                    self.assertEqual(len(self.told_runs(face)), 1)
+            server.finish()
+
+    def told_runs(self, name):
+        lines = (self.folder / "started").read_text().splitlines()
+        wanted = [line for line in lines if line.split(" ")[1] == name]
+        (self.folder / "started").write_text("".join(f"{x}\n" for x in lines if x not in wanted))
+        return wanted
+
+    def test_a_rebuild_asks_nobody(self):
+        server = self.serve(journal=1)
+        self.done(server)
+        job = self.told("set")
+        self.slow(server)
+        client = self.start(server, "stream", "set", rebuild=1)
+        self.assertEqual(client.read_head().status, 200)
+        self.assertIsNone(client.record()["returncode"])
+        self.go_on(server)
+        job.succeed()
+        self.assertEqual(client.last()["returncode"], 0)
+
+    def web_socket(self, server, document_set, in_message):
+        headers = {} if in_message else {"Authorization": basic()}
+        ws = WebSocket(server.address, path_of(document_set), headers)
+        self.addCleanup(ws.close)
+        if in_message:
+            ws.opened().send(frame(TEXT, TOKEN))
+        return ws
+
+    def test_web_sockets(self):
+        for journal in (0, 1):
+            server = self.serve(journal=journal, storage=self.folder / f"storage{journal}")
+            for in_message in (0, 1):
+                with self.subTest(in_message=in_message, journal=journal):
+                    name = f"set{journal}{in_message}"
+                    job = self.told(name)
+                    self.slow(server)
+                    ws, left = (self.web_socket(server, name, in_message) for _ in range(2))
+                    self.until_asked(server)
+                    left.close()
+                    self.go_on(server)
+                    self.assertIsNone(ws.record()["returncode"])
+                    job.succeed()
+                    self.assertEqual(ws.records()[-1]["returncode"], 0)
+                    self.assertEqual(ws.closed, (1000, ""))
+                    again = self.web_socket(server, name, in_message)
+                    self.assertEqual(again.records(), [])
+                    self.assertEqual(again.closed[0], 1000)
+            server.finish()
+
+    def test_what_is_there(self):
+        """What there is to be read of an output waits too, and nothing else."""
+        server = self.serve()
+        path = self.done(server)
+        lunkwill = self.start(server, "lunkwill", "set")
+        lunkwill.read_all()
+        summary = "/api/lunkwill/%s/summary" % json.loads(lunkwill.body)["id"]
+        self.slow(server)
+        reader = self.poll(server, path)
+        self.until_asked(server)
+        self.assertEqual(json.loads(server.ask("GET", summary)[1])["status"], "ready")
+        again = self.start(server, "tasks", "set")
+        self.until_asked(server)
+        self.go_on(server)
+        self.assertEqual(reader.read_all(), b"output of set\n")
+        again.read_all()
+        self.assertEqual(json.loads(again.body)["data"]["task_status"], "SUCCESS")
+
+    def test_one_task_of_a_user(self):
+        """Those that come while the first waits are told of it; another user has his own."""
+        server, job = self.serve(journal=1, workers=1), self.told("set0")
+        self.slow(server)
+        clients = [self.start(server, "tasks", "set0")]
+        self.until_asked(server)
+        clients += [self.start(server, "tasks", f"set{i}") for i in range(1, 20)]
+        left = self.start(server, "tasks", "set1")
+        other = self.start(server, "tasks", "set0", "another user")
+        self.until_asked(server)
+        left.close()
+        self.go_on(server)
+        for client in [*clients, other]:
+            client.read_all()
+        self.assertEqual([c.head.status for c in clients], [200] + [201] * 19)
+        self.assertEqual(len({json.loads(c.body)["data"]["task_id"] for c in clients}), 1)
+        self.assertEqual(other.head.status, 200)
+        job.succeed()
+
+    def test_a_task_that_cannot_begin(self):
+        """Those that waited for it have their turn."""
+        server, _ = self.serve(), self.told("set")
+        self.slow(server)
+        first = self.start(server, "tasks", "set")
+        self.until_asked(server)
+        others = [self.start(server, "tasks", "set") for _ in range(5)]
+        self.assertEqual(server.ask("GET", "/health")[0].status, 200)
+        self.away(server)
+        self.go_on(server)
+        for client in [first, *others]:
+            client.read_all()
+            self.assertIn(client.head.status, (500, 503), client.body)
+        self.back(server)
+        again = self.start(server, "tasks", "set")
+        again.read_all()
+        self.assertEqual(again.head.status, 200)
+
+    def test_clients_that_leave(self):
+        """Their jobs are done, and nothing of them stays."""
+        server = self.serve(journal=1)
+        before = server.connections()
+        self.slow(server)
+        clients = [self.start(server, face, f"{face}{i}", f"user{face}") for face in self.FACES
+                   for i in range(3)]
+        self.until_asked(server)
+        for client in clients[:10]:
+            client.reset()
+        for client in clients[10:]:
+            client.close()
+        self.go_on(server)
+        wait_for(lambda: server.connections() <= before, "no connection left",
+                 seen=server.connections)
+        self.assertEqual(self.start(server, "tasks", "set", "somebody").read_head().status, 200)
+
+    def test_a_stop_meanwhile(self):
+        for journal in (0, 1):
+            server = self.serve(journal=journal, linger_ms=20000,
+                                storage=self.folder / f"storage{journal}")
+            self.slow(server)
+            clients = [self.start(server, face, face) for face in self.FACES for _ in range(2)]
+            web_sockets = [self.web_socket(server, "set", in_message) for in_message in (0, 1)]
+            self.until_asked(server)
+            server.terminate()
+            for client in clients:
+                client.read_all()
+                self.assertEqual(client.head.status, 503, client.body)
+            self.assertEqual(web_sockets[0].head().status, 503)
+            self.assertEqual(web_sockets[1].close_code(), 1001)
+            self.assertEqual(server.wait(), 0)
 
 
 del Afar, ResultTest, LargeTest, WorkTest

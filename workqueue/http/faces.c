@@ -47,11 +47,8 @@ void wq_tell_how(h2o_req_t *req, int result)
                           how, strlen(how));
 }
 
-typedef int (*ensure_fn)(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
-                         wq_job **job, int64_t *made_at_ms, wq_error *error);
-
-static int ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
-               wq_error *error, ensure_fn ensure)
+int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
+           const wq_told *told, wq_job **job, wq_error *error)
 {
     *job = NULL;
     if (atomic_load(&http->stopping)) {
@@ -62,25 +59,14 @@ static int ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *p
     if (wq_request_no_cache(req))
         flags |= WQ_ENSURE_REBUILD;
     int64_t made_at_ms = 0;
-    int result = ensure(http, req, flags, params, job, &made_at_ms, error);
+    int result = http->parks
+                     ? wq_park_for(http, req, flags, params, told, job, &made_at_ms, error)
+                     : wq_ensure_run_aged(http->queue, params, flags, job, &made_at_ms, error);
     if (result >= 0 && result != WQ_PENDING)
         wq_tell_how(req, result);
     if (result == WQ_DONE)
         tell_age(req, made_at_ms);
     return result;
-}
-
-static int ensure_now(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
-                      wq_job **job, int64_t *made_at_ms, wq_error *error)
-{
-    (void)req;
-    return wq_ensure_run_aged(http->queue, params, flags, job, made_at_ms, error);
-}
-
-int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
-           wq_error *error)
-{
-    return ask(http, req, flags, params, job, error, ensure_now);
 }
 
 int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job)
@@ -92,7 +78,7 @@ int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, w
         return WQ_ERROR_INVALID_ARGUMENT;
     if (rebuild)
         flags |= WQ_ENSURE_REBUILD;
-    int result = ask(http, req, flags, params, job, &error, wq_park);
+    int result = wq_ask(http, req, flags, params, NULL, job, &error);
     if (result == WQ_PENDING)
         return WQ_ERROR_TIMEOUT; /* any that is negative */
     if (result < 0)

@@ -27,7 +27,7 @@ int64_t wq_lunkwill_sweep(struct wq_lunkwill *lunkwill, int64_t now);
 struct wq_tasks *wq_tasks_new(void);
 void wq_tasks_free(struct wq_tasks *tasks); /* NULL is allowed */
 struct wq_parking *wq_parking_new(void);
-void wq_parking_free(struct wq_parking *parking); /* waits for the journal; NULL is allowed */
+void wq_parking_free(struct wq_parking *parking); /* waits for the queue; NULL is allowed */
 
 /* ---- what faces share ---- */
 
@@ -36,18 +36,60 @@ void wq_parking_free(struct wq_parking *parking); /* waits for the journal; NULL
  * wq_ensure_flags besides what the request asks for (rebuild). The answer's X-Workqueue and, for an
  * output that was there, Age are in the response's headers already.
  *
- * Negative is also what it says of a request that has to wait for the journal: the face returns, and
- * is called again for the same request later. So nothing lasting may be done before this. */
+ * Negative is also what it says of a request that has to wait for the journal or the store: the
+ * face returns, and is called again for the same request later. So nothing lasting may be done
+ * before. */
 int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job);
 
-/* wq_ensure_run_aged() for a request, on its loop. WQ_PENDING: its face will be called again. */
-int wq_park(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
-            int64_t *made_at_ms, wq_error *error);
+/* Who wants to know of the answer when the request may have ended. */
+typedef struct wq_told {
+    /* `job`: NULL if there is none; borrowed. From a thread of the queue's, before the face is
+     * called again; not called if wq_ask() has the answer at once. */
+    void (*tell)(wq_http *http, void *user, wq_job *job);
+    void *user;
+} wq_told;
 
-/* The same as wq_begin() for parameters that have been read already; on failure nothing is answered,
- * and `error` says why. Waits for the journal, if there is one. */
-int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params, wq_job **job,
-           wq_error *error);
+/* The same as wq_begin() for parameters that have been read already; on failure nothing is
+ * answered, and `error` says why. WQ_PENDING: the request has to wait, the face returns and is
+ * called again. `told` may be NULL. */
+int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
+           const wq_told *told, wq_job **job, wq_error *error);
+
+/* ---- requests that wait: parking.c ---- */
+
+typedef struct wq_parked wq_parked;
+
+/* wq_ensure_run_aged() for a request, on its loop. WQ_PENDING: its face will be called again. */
+int wq_park_for(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
+                const wq_told *told, wq_job **job, int64_t *made_at_ms, wq_error *error);
+
+/* Is the face called again because there is an answer for wq_ask() to find? */
+int wq_is_resumed(wq_http *http, const h2o_req_t *req);
+
+/* Parks the request in front of others that wait for the same; NULL: no memory. */
+wq_parked *wq_park(wq_http *http, h2o_req_t *req, wq_parked *next);
+
+/* The faces of all these are called again; whoever parked them forgets them. Any thread, and no
+ * lock is held. NULL is allowed. */
+void wq_unpark(wq_parked *chain);
+
+/* A question to the queue on behalf of a client of a loop, for whoever is no request any more. */
+typedef struct wq_question {
+    wq_post post; /* loop and arrive are set; called with the answer */
+    void (*lost)(struct wq_question *question); /* instead: the loop has ended; on any thread */
+    void (*told)(struct wq_question *question); /* before; on any thread; may be NULL */
+    wq_http *http;
+    /* the answer, as of wq_ensure_run_async() */
+    int result;
+    wq_job *job; /* counted */
+    int64_t made_at_ms;
+    wq_error error;
+} wq_question;
+
+/* On the loop. WQ_PENDING: it will arrive. Else the answer is there, and nothing will. */
+int wq_question_ask(wq_question *question, unsigned flags, const wq_params *params);
+
+/* ---- what faces share, too ---- */
 
 /* Says where an answer comes from, in the response's headers; `result` is what wq_begin() returned,
  * which has done this. */

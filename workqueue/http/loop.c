@@ -624,10 +624,10 @@ static void on_context_dispose(h2o_handler_t *anchor, h2o_context_t *ctx)
 {
     wq_loop *loop = h2o_context_get_handler_context(ctx, anchor);
     wq_http *http = loop->http;
+    end_detached(loop); /* before: a post that is lost must find nobody who refers to it */
     pthread_mutex_lock(&http->lock);
     LIST_REMOVE(loop, link);
     pthread_mutex_unlock(&http->lock);
-    end_detached(loop);
     wq_watch_cancel(loop->positions);
     /* Nobody sends any more; what has been sent is taken in and let go. */
     on_messages(&loop->receiver, &loop->receiver._messages);

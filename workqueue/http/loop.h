@@ -40,7 +40,8 @@ struct wq_http {
     struct wq_lunkwill *lunkwill;
     struct wq_tasks *tasks;
     struct wq_threads *threads;
-    struct wq_parking *parking; /* NULL: there is nothing to wait for */
+    struct wq_parking *parking;
+    int parks; /* the queue has a journal, or a store that blocks: requests wait for its answer */
     atomic_int is_deleting; /* all outputs of somebody */
     atomic_int stopping;
     pthread_mutex_t lock;

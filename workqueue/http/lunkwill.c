@@ -306,13 +306,14 @@ int64_t wq_lunkwill_sweep(wq_lunkwill *l, int64_t now)
 /* ---- the conversation ------------------------------------------------------------------------ */
 
 /* What the protocol calls it. A failed program has an answer too; only an output that has been
- * deleted since, or a job that has been forgotten, has none. */
+ * deleted since, or a job that has been forgotten, has none. A store across a network is not asked
+ * about each summary: there, the response tells. */
 static const char *status_of(wq_queue *queue, wq_job *job)
 {
     static const char *const words[] = {"spooled", "processing", "buffering",
                                         "ready",   "ready",      "cancelled"};
     int state = job ? state_of(job) : WQ_STATE_SUCCEEDED;
-    if (job == NULL || (state == WQ_STATE_SUCCEEDED &&
+    if (job == NULL || (state == WQ_STATE_SUCCEEDED && !wq_outputs_block(queue) &&
                         wq_output_find(queue, wq_job_params(job), NULL) == WQ_ERROR_NOT_FOUND))
         return "failed";
     return words[state];

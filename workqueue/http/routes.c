@@ -170,12 +170,11 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     http->lunkwill = wq_lunkwill_new(http);
     http->tasks = wq_tasks_new();
     http->threads = wq_threads_new(http);
+    http->parking = wq_parking_new();
     wq_queue_stats(queue, &stats);
-    const int parks = stats.has_journal || wq_outputs_block(queue);
-    if (parks)
-        http->parking = wq_parking_new();
+    http->parks = stats.has_journal || wq_outputs_block(queue);
     if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL ||
-        (parks && http->parking == NULL)) {
+        http->parking == NULL) {
         wq_http_free(http);
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
@@ -188,11 +187,11 @@ void wq_http_free(wq_http *http)
 {
     if (http == NULL)
         return;
+    wq_parking_free(http->parking); /* first: answers that come yet are told to tasks */
     wq_lunkwill_free(http->lunkwill);
     wq_tasks_free(http->tasks);
     wq_threads_free(http->threads);
     wq_allow_free(http->limits.allow);
-    wq_parking_free(http->parking);
     free((char *)http->options.result_type);
     free((char *)http->options.tasks_path);
     free((char *)http->options.operator_secret);

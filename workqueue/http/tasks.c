@@ -3,10 +3,11 @@
  * A task is a job, and its id is the job's. What the protocol has besides is that a user, which is
  * whoever has the token, has one active request at a time; so there is a table of each user's
  * latest task. A POST claims its user's entry, asks the queue with no lock held, and settles the
- * entry. Others of the same user wait in between, which is as long as one look at the store takes,
- * so that of many at once one begins a task and the rest are told of it.
+ * entry. Others of the same user are parked in between, so that of many at once one begins a task
+ * and the rest are told of it.
  *
- * The table's lock goes before those of the queue and the job, and no callback takes it. */
+ * The table's lock goes before those of the queue and the job; the queue's answer, which takes it,
+ * comes without any. */
 #include "workqueue/http/faces.h"
 
 #include <inttypes.h>
@@ -24,14 +25,14 @@ typedef struct wq_user {
     TAILQ_ENTRY(wq_user) link;
     char id[WQ_ID_SIZE]; /* of the latest task, unless claimed */
     int64_t since;       /* CLOCK_MONOTONIC ms: when that was asked for */
-    int is_claimed;      /* a POST is under way: the entry is its own */
+    int is_claimed;      /* a POST is under way: the entry is its own, */
+    wq_parked *waiting;  /* and these wait for it to be settled */
 } wq_user;
 
 struct wq_tasks {
     pthread_mutex_t lock;
     /* under the lock */
-    pthread_cond_t settled; /* an entry is claimed no more */
-    void *by_hash;          /* tsearch */
+    void *by_hash; /* tsearch */
     TAILQ_HEAD(, wq_user) users;
     wq_user *sweep; /* the next to be looked at; NULL: the first */
 };
@@ -44,7 +45,6 @@ struct wq_tasks *wq_tasks_new(void)
     if (tasks == NULL)
         return NULL;
     pthread_mutex_init(&tasks->lock, NULL);
-    pthread_cond_init(&tasks->settled, NULL);
     TAILQ_INIT(&tasks->users);
     return tasks;
 }
@@ -54,7 +54,6 @@ void wq_tasks_free(struct wq_tasks *tasks)
     if (tasks == NULL)
         return;
     tdestroy(tasks->by_hash, free);
-    pthread_cond_destroy(&tasks->settled);
     pthread_mutex_destroy(&tasks->lock);
     free(tasks);
 }
@@ -123,25 +122,44 @@ static void sweep_locked(wq_http *http)
     }
 }
 
-/* The user's entry, claimed; or NULL, and `active` is the id of the active task, empty if memory
- * ran out. */
-static wq_user *claim(wq_http *http, const unsigned char *hash, char active[WQ_ID_SIZE])
+static int wait_locked(wq_http *http, h2o_req_t *req, wq_user *user)
 {
-    struct wq_tasks *tasks = http->tasks;
-    wq_user *user, **found;
-    active[0] = '\0';
-    pthread_mutex_lock(&tasks->lock);
-    while ((found = tfind(hash, &tasks->by_hash, compare_hashes)) != NULL && (*found)->is_claimed)
-        pthread_cond_wait(&tasks->settled, &tasks->lock);
-    user = found != NULL ? *found : add_user_locked(tasks, hash);
-    if (found != NULL && is_active_locked(http, user)) {
-        memcpy(active, user->id, WQ_ID_SIZE);
-        user = NULL;
+    wq_parked *waiting = wq_park(http, req, user->waiting);
+    if (waiting == NULL)
+        return WQ_ERROR_NO_MEMORY;
+    user->waiting = waiting;
+    return WQ_PENDING;
+}
+
+static int claim_locked(wq_http *http, h2o_req_t *req, const unsigned char *hash, wq_user **user,
+                        char active[WQ_ID_SIZE])
+{
+    wq_user **found = tfind(hash, &http->tasks->by_hash, compare_hashes);
+    *user = found != NULL ? *found : add_user_locked(http->tasks, hash);
+    if (*user == NULL)
+        return WQ_ERROR_NO_MEMORY;
+    if ((*user)->is_claimed)
+        return wait_locked(http, req, *user);
+    if (found != NULL && is_active_locked(http, *user)) {
+        memcpy(active, (*user)->id, WQ_ID_SIZE);
+        return WQ_ATTACHED;
     }
-    if (user != NULL)
-        user->is_claimed = 1;
-    pthread_mutex_unlock(&tasks->lock);
-    return user;
+    (*user)->is_claimed = 1;
+    return WQ_OK;
+}
+
+/* WQ_OK: the user's entry is claimed. WQ_ATTACHED: `active` is the id of the active task.
+ * WQ_PENDING: the request waits, and its face is called again. Or WQ_ERROR_NO_MEMORY. */
+static int claim(wq_http *http, h2o_req_t *req, const char *token, wq_user **user,
+                 char active[WQ_ID_SIZE])
+{
+    unsigned char hash[EVP_MAX_MD_SIZE];
+    if (!EVP_Digest(token, strlen(token), hash, NULL, EVP_sha256(), NULL))
+        return WQ_ERROR_NO_MEMORY;
+    pthread_mutex_lock(&http->tasks->lock);
+    int result = claim_locked(http, req, hash, user, active);
+    pthread_mutex_unlock(&http->tasks->lock);
+    return result;
 }
 
 /* `id` is of the task that has begun; NULL: none has. */
@@ -149,6 +167,8 @@ static void settle(wq_http *http, wq_user *user, const char *id)
 {
     struct wq_tasks *tasks = http->tasks;
     pthread_mutex_lock(&tasks->lock);
+    wq_parked *waiting = user->waiting;
+    user->waiting = NULL;
     if (id != NULL) {
         memcpy(user->id, id, WQ_ID_SIZE);
         user->since = wq_loop_now();
@@ -157,8 +177,14 @@ static void settle(wq_http *http, wq_user *user, const char *id)
     } else {
         remove_user_locked(tasks, user);
     }
-    pthread_cond_broadcast(&tasks->settled);
     pthread_mutex_unlock(&tasks->lock);
+    wq_unpark(waiting);
+}
+
+/* An output that is there is no task: nobody has to wait for it. */
+static void on_answer(wq_http *http, void *user, wq_job *job)
+{
+    settle(http, user, job != NULL && job_state(job) < WQ_STATE_SUCCEEDED ? wq_job_id(job) : NULL);
 }
 
 /* ---- bodies --------------------------------------------------------------------------------- */
@@ -256,25 +282,28 @@ static int send_begun(h2o_req_t *req, wq_job *job)
 
 static int begin(wq_http *http, h2o_req_t *req)
 {
-    unsigned char hash[EVP_MAX_MD_SIZE];
     char active[WQ_ID_SIZE];
     wq_request_fault fault;
     wq_params params;
     wq_error error;
+    wq_user *user = NULL;
     wq_job *job;
-    int rebuild;
+    int rebuild, result = WQ_OK;
     if (wq_request_read(&http->limits, req, &params, &rebuild, &fault) != 0)
         return send_fault(req, &fault);
-    if (!EVP_Digest(params.api_token, strlen(params.api_token), hash, NULL, EVP_sha256(), NULL))
-        return no_memory(http, req);
-    wq_user *user = claim(http, hash, active);
-    if (user == NULL && active[0] != '\0')
+    const int is_first = !wq_is_resumed(http, req); /* else on_answer() has settled it */
+    if (is_first && (result = claim(http, req, params.api_token, &user, active)) == WQ_ATTACHED)
         return send_active(req, active);
-    if (user == NULL)
+    if (result == WQ_PENDING)
+        return 0;
+    if (result < 0)
         return no_memory(http, req);
     unsigned flags = WQ_ENSURE_JOB | (rebuild ? WQ_ENSURE_REBUILD : 0);
-    int result = wq_ask(http, req, flags, &params, &job, &error);
-    settle(http, user, result == WQ_OK || result == WQ_ATTACHED ? wq_job_id(job) : NULL);
+    result = wq_ask(http, req, flags, &params, &(wq_told){on_answer, user}, &job, &error);
+    if (result == WQ_PENDING)
+        return 0;
+    if (is_first)
+        on_answer(http, user, job);
     return result < 0 ? send_failure(http, req, result, &params, error.message)
                       : send_begun(req, job);
 }

@@ -29,6 +29,8 @@ enum {
     TRY_AGAIN_LATER = 1013 /* registered after wslay was written */
 };
 
+typedef struct question question;
+
 typedef struct websocket {
     wq_held held;                  /* its req is dead once the upgrade has begun */
     h2o_socket_t *sock;            /* NULL until the 101 is out */
@@ -52,12 +54,19 @@ typedef struct websocket {
     char *server, *document_set_id;
     unsigned flags; /* for wq_ensure_run() */
     int64_t token_by;
+    question *question; /* what it was asked with; NULL: nothing is under way */
 
     /* the message that is coming in */
     char *message; /* kept only if it is the first */
     size_t n_message;
     int is_control; /* the frame that is coming in */
 } websocket;
+
+/* The queue's answer comes when it has one; the websocket may have ended by then. */
+struct question {
+    wq_question super;
+    websocket *ws; /* the loop's; NULL: nobody waits for the answer */
+};
 
 static websocket *websocket_of(wq_held *held)
 {
@@ -89,10 +98,18 @@ static void forget_target(websocket *ws)
     ws->server = ws->document_set_id = NULL;
 }
 
+static void forget_question(websocket *ws)
+{
+    if (ws->question != NULL)
+        ws->question->ws = NULL;
+    ws->question = NULL;
+}
+
 static void free_websocket(websocket *ws)
 {
     end_write(ws);
     forget_target(ws);
+    forget_question(ws);
     free(ws->message);
     wslay_event_context_free(ws->wslay);
     free(ws);
@@ -114,6 +131,7 @@ static void begin_close(websocket *ws)
 {
     ws->closing = 1;
     forget_target(ws);
+    forget_question(ws);
     wq_hold_leave(&ws->held);
 }
 
@@ -159,25 +177,63 @@ static const char *token_of(h2o_mem_pool_t *pool, const char *text, size_t n, co
     return fields.api_token;
 }
 
+static void take_answer(websocket *ws, question *q)
+{
+    const int result = q->super.result;
+    ws->question = NULL;
+    if (result == WQ_DONE)
+        say_goodbye(ws, WSLAY_CODE_NORMAL_CLOSURE, "The output is there already.");
+    else if (result < 0)
+        refuse(ws, result, wq_strerror(result));
+    else if (wq_hold_join(&ws->held, q->super.job) != 0)
+        refuse(ws, WQ_ERROR_NO_MEMORY, wq_strerror(WQ_ERROR_NO_MEMORY));
+    free(q);
+}
+
+static void pump(websocket *ws);
+
+static void on_answer(wq_post *post)
+{
+    question *q = H2O_STRUCT_FROM_MEMBER(question, super.post, post);
+    websocket *ws = q->ws;
+    if (ws != NULL) {
+        take_answer(ws, q);
+        pump(ws);
+        return;
+    }
+    wq_job_unref(q->super.job);
+    free(q);
+}
+
+static void on_lost(wq_question *super)
+{
+    wq_job_unref(super->job);
+    free(H2O_STRUCT_FROM_MEMBER(question, super, super));
+}
+
 static void ask(websocket *ws, const char *token)
 {
     const wq_params params = {ws->server, ws->document_set_id, token};
-    wq_job *job = NULL;
+    wq_http *http = ws->held.http;
     wq_error error;
     int result = wq_params_check(&params, &error);
     if (result != WQ_OK) {
         refuse(ws, result, error.message);
         return;
     }
-    result = atomic_load(&ws->held.http->stopping)
-                 ? WQ_ERROR_CLOSING
-                 : wq_ensure_run(ws->held.http->queue, &params, ws->flags, &job, &error);
-    if (result == WQ_DONE)
-        say_goodbye(ws, WSLAY_CODE_NORMAL_CLOSURE, "The output is there already.");
-    else if (result < 0)
+    question *q = calloc(1, sizeof *q);
+    if (q == NULL || atomic_load(&http->stopping)) {
+        result = q == NULL ? WQ_ERROR_NO_MEMORY : WQ_ERROR_CLOSING;
         refuse(ws, result, wq_strerror(result));
-    else if (wq_hold_join(&ws->held, job) != 0)
-        refuse(ws, WQ_ERROR_NO_MEMORY, wq_strerror(WQ_ERROR_NO_MEMORY));
+        free(q);
+        return;
+    }
+    q->super = (wq_question){
+        .post = {.loop = ws->held.loop, .arrive = on_answer}, .lost = on_lost, .http = http};
+    q->ws = ws;
+    ws->question = q;
+    if (wq_question_ask(&q->super, ws->flags, &params) != WQ_PENDING)
+        take_answer(ws, q);
     forget_target(ws);
 }
 
@@ -711,7 +767,9 @@ int wq_websocket_generate(wq_http *http, h2o_req_t *req)
     unsigned flags = rebuild ? WQ_ENSURE_REBUILD : 0;
     if (params.api_token == NULL)
         return begin_without_token(http, req, &params, flags);
-    int result = wq_ask(http, req, flags, &params, &job, &error);
+    int result = wq_ask(http, req, flags, &params, NULL, &job, &error);
+    if (result == WQ_PENDING)
+        return 0;
     if (result < 0)
         return wq_problem_result(req, result, &error,
                                  wq_result_retry_s(http->queue, result, &params));
