@@ -499,9 +499,18 @@ static int end_queued(wq_queue *queue, wq_job *job, int state, const char *why)
     return queued;
 }
 
+/* Is its end, which is that, on its way to the journal? */
+static int is_being_cancelled(wq_queue *queue, const wq_job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    int is = job->decided && job->end.state == WQ_STATE_CANCELLED;
+    pthread_mutex_unlock(&queue->lock);
+    return is;
+}
+
 int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why)
 {
-    return end_queued(queue, job, WQ_STATE_CANCELLED, why);
+    return end_queued(queue, job, WQ_STATE_CANCELLED, why) || is_being_cancelled(queue, job);
 }
 
 int wq_queue_fail_queued(wq_queue *queue, wq_job *job, const char *why)
@@ -824,6 +833,7 @@ void wq_queue_stats(wq_queue *queue, wq_stats *out)
         .ran = queue->ran,
         .waited = queue->waited,
         .has_journal = queue->journal != NULL,
+        .ending = queue->decided,
     };
     pthread_mutex_unlock(&queue->lock);
 }

@@ -135,7 +135,8 @@ void wq_queue_finish(wq_queue *queue, wq_job *job, int state, int returncode, co
 /* Likewise, as FAILED, which is logged. */
 void wq_queue_fail(wq_queue *queue, wq_job *job, int returncode, const char *error);
 
-/* Takes a queued job out of the row and ends it as cancelled; 0 if it was not queued any more. */
+/* Takes a queued job out of the row and ends it as cancelled; 0 if it was not queued any more,
+ * unless it ends so already. */
 int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why);
 
 /* Likewise, but the job has failed. */

@@ -12,6 +12,9 @@
  *   yours to release with the function named.
  * - Every function may be called from any thread at any time, unless its text says otherwise.
  * - Durations are milliseconds (`_ms`), sizes are bytes (`_bytes`).
+ * - Structures of options carry their size and may grow in any version. The others (wq_stats,
+ *   wq_snapshot, ..., and those of extend.h) have none: when one of them changes, the library's
+ *   soname does, so that a program finds at run time only a library that it was built for.
  * - Nothing here changes the process around it: no signal dispositions, no chdir, no umask, no
  *   waitpid for children that are not ours, no output except through the log callback.
  *
@@ -245,6 +248,8 @@ typedef struct wq_stats {
     wq_histogram ran;         /**< how long programs ran */
     wq_histogram waited;      /**< how long jobs waited before their program started */
     int has_journal;          /**< nonzero if there is one */
+    size_t ending;            /**< jobs whose end is being written to the journal: in none of the
+                                   numbers above, and their state is still the one before */
 } wq_stats;
 
 /** Writes the numbers to `*out`. */
@@ -398,6 +403,9 @@ WQ_API size_t wq_snapshot_json(const wq_snapshot *snapshot, char *buf, size_t si
  * Ends the job: a queued one at once, a running one by SIGTERM, grace, SIGKILL. One whose output is
  * being published, or that has ended, is left as it is. Returns at once; WQ_OK, or WQ_DONE if it
  * was too late.
+ *
+ * With a journal the end shows, and watchers are told, once that has it: for about as long as an
+ * fsync takes, a queued job that will not run any more is seen as WQ_STATE_QUEUED, with 0 ahead.
  */
 WQ_API int wq_job_cancel(wq_job *job);
 

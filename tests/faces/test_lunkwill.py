@@ -501,7 +501,7 @@ class DeleteTest(LunkwillTest):
         first.wait_started()
         id = self.begin(server, "set")["id"]
         self.delete(server, id)
-        self.assertEqual(self.ask(server, id)["status"], "cancelled")
+        self.wait_status(server, id, "cancelled")
         first.succeed()
         self.assertEqual(job.runs(), [])
 

@@ -99,6 +99,7 @@ static void put_queue(page *p, const wq_stats *s)
     put_gauge(p, "queued_jobs", s->queued, "Jobs that wait.");
     put_gauge(p, "running_jobs", s->running, "Jobs whose program runs.");
     put_gauge(p, "publishing_jobs", s->publishing, "Jobs whose output is being made durable.");
+    put_gauge(p, "ending_jobs", s->ending, "Jobs whose end is being written to the journal.");
     put_gauge(p, "known_ended_jobs", s->ended, "Ended jobs that are still known by their id.");
     put_gauge(p, "workers", s->workers, "Jobs that may run at the same time.");
     put_gauge(p, "max_queued_jobs", s->max_queue, "Jobs that may wait.");

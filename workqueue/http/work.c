@@ -239,7 +239,9 @@ static int answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
     if (state == WQ_STATE_CANCELLED)
         return wq_send_bytes(req, 204, NULL, NULL, 0);
     return wq_problem(req, 409, "It is too late to cancel this job: %s.",
-                      state == WQ_STATE_FAILED ? "it has failed" : "its program has succeeded");
+                      state == WQ_STATE_FAILED      ? "it has failed"
+                      : state < WQ_STATE_PUBLISHING ? "it is ending"
+                                                    : "its program has succeeded");
 }
 
 /* ---- the faces ------------------------------------------------------------------------------- */
