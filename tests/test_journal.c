@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -718,6 +720,75 @@ static void test_in_use(void **state)
     wq_close(open_queue(p, 1));
 }
 
+/* In a child, because its mounts are its own: 0, or why this cannot be done here. */
+static const char *make_read_only(const char *path, int is_root)
+{
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+        return "mount namespaces";
+    if (mount(path, path, NULL, MS_BIND, NULL) != 0 ||
+        mount(NULL, path, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY, NULL) != 0)
+        return "bind mounts";
+    return is_root ? NULL : "root";
+}
+
+/* What wq_open() says of a journal whose file, or folder, can only be read. */
+static void host_read_only(const place *p, FILE *say)
+{
+    char folder[128], writable[128];
+    wq_error error = {0};
+    wq_queue *queue;
+    wq_options o = options_of(p);
+    snprintf(folder, sizeof folder, "%s/journals", p->folder);
+    snprintf(writable, sizeof writable, "%s/journals/one", p->folder);
+    const char *which = access(folder, F_OK) == 0 ? folder : p->journal;
+    o.journal_path = which == folder ? writable : p->journal;
+    const char *why = make_read_only(which, getuid() == 0);
+    int result = why != NULL ? 1 : wq_open(&queue, &o, &error);
+    fprintf(say, "%d %s\n", result, why != NULL ? why : error.message);
+}
+
+static void check_read_only(const place *p, const char *words)
+{
+    char line[600];
+    host h = start_host(p, host_read_only);
+    hear(&h, line, sizeof line);
+    kill_host(&h);
+    if (atoi(line) == 1) {
+        print_message("skipped: there are no %s here\n", line + 2);
+        skip();
+    }
+    assert_int_equal(atoi(line), WQ_ERROR_SYSTEM);
+    if (strstr(line, words) == NULL || strstr(line, p->folder) == NULL)
+        fail_msg("expected '%s' and the path; got '%s'", words, line);
+}
+
+static void test_a_file_to_be_read_only(void **state)
+{
+    place *p = *state;
+    char id[WQ_ID_SIZE];
+    wq_queue *queue = open_queue(p, 1);
+    assert_int_equal(begin(queue, "a", "sleep 100", 0, id, NULL), WQ_OK);
+    wq_close(queue);
+    check_read_only(p, "cannot be written to");
+    queue = open_queue(p, 1); /* nothing of it is lost */
+    assert_int_not_equal(state_in(queue, id), -1);
+    wq_close(queue);
+}
+
+/* One that is there already, and one that is to be made. */
+static void test_a_folder_to_be_read_only(void **state)
+{
+    place *p = *state;
+    char folder[96], journal[96];
+    snprintf(folder, sizeof folder, "%s/journals", p->folder);
+    snprintf(journal, sizeof journal, "%s/journals/one", p->folder);
+    assert_int_equal(mkdir(folder, 0700), 0);
+    check_read_only(p, "Read-only file system");
+    memcpy(p->journal, journal, sizeof journal);
+    wq_close(open_queue(p, 1));
+    check_read_only(p, "cannot be written to");
+}
+
 /* A limit on the size of files stands for a full disk. */
 static void host_full(const place *p, FILE *say)
 {
@@ -757,8 +828,6 @@ static void test_full(void **state)
     kill_host(&h);
 }
 
-/* ---- one end --------------------------------------------------------------------------------- */
-
 static wq_job *begin_job(wq_queue *queue, const char *set, const char *command, unsigned flags)
 {
     wq_params params = {command, set, TOKEN};
@@ -767,6 +836,108 @@ static wq_job *begin_job(wq_queue *queue, const char *set, const char *command, 
         abort();
     return job;
 }
+
+/* The disk of the journal alone is full, then is not. */
+static void host_full_disk(const place *p, FILE *say)
+{
+    char folder[96], path[128], filler[128], fill[192], id[WQ_ID_SIZE];
+    wq_queue *queue;
+    wq_error error = {0};
+    wq_options o = options_of(p);
+    snprintf(folder, sizeof folder, "%s/journals", p->folder);
+    snprintf(path, sizeof path, "%s/journals/journal", p->folder);
+    o.journal_path = path;
+    if (mkdir(folder, 0700) != 0 || unshare(CLONE_NEWNS) != 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("none", folder, "tmpfs", 0, "size=1m") != 0) {
+        fprintf(say, "skip\n");
+        return;
+    }
+    if (wq_open(&queue, &o, &error) != WQ_OK)
+        abort();
+    wq_job *running = begin_job(queue, "runs",
+                                LOG_RUN "until [ -e \"${4%/*/*}/go\" ]; do sleep 0.01; "
+                                        "done; echo x >\"$4\"",
+                                0);
+    snprintf(filler, sizeof filler, "%s/journals/filler", p->folder);
+    snprintf(fill, sizeof fill, "head -c 2M /dev/zero >%s 2>/dev/null", filler);
+    fprintf(say, "full\n");
+    if (system(fill) == 0)
+        abort();
+    for (int i = 0; i < 3; i++) {
+        fprintf(say, "%d\n", begin(queue, "a", "echo x >\"$4\"", 0, id, &error));
+        fprintf(say, "%s\n", error.message);
+    }
+    make_file(p, "go"); /* what runs ends, and is told so */
+    fprintf(say, "%d\n", wq_job_wait(running, DEADLINE_MS));
+    unlink(filler);
+    fprintf(say, "%d\n", begin(queue, "a", "echo x >\"$4\"", 0, id, &error));
+    wq_snapshot end = wait_end(queue, id);
+    fprintf(say, "%d\n", end.state);
+    wq_snapshot_clear(&end);
+    wq_job_unref(running);
+    wq_close(queue);
+}
+
+static void test_a_disk_that_is_full_for_a_while(void **state)
+{
+    place *p = *state;
+    char line[600];
+    host h = start_host(p, host_full_disk);
+    hear(&h, line, sizeof line);
+    if (strcmp(line, "skip") == 0) {
+        print_message("skipped: there are no mount namespaces here\n");
+        kill_host(&h);
+        skip();
+    }
+    for (int i = 0; i < 3; i++) {
+        hear(&h, line, sizeof line);
+        assert_int_equal(atoi(line), WQ_ERROR_SYSTEM);
+        hear(&h, line, sizeof line);
+        assert_non_null(strstr(line, "full"));
+    }
+    static const int then[] = {WQ_OK, WQ_OK, WQ_STATE_SUCCEEDED};
+    for (int i = 0; i < 3; i++) {
+        hear(&h, line, sizeof line);
+        assert_int_equal(atoi(line), then[i]);
+    }
+    kill_host(&h);
+}
+
+/* Between its cancel and the journal's word for it, a job is counted once, as ending. */
+static void test_cancelled_ones_are_counted(void **state)
+{
+    enum { N = 40 };
+    place *p = *state;
+    wq_job *jobs[N];
+    wq_stats s;
+    char set[8];
+    size_t ending = 0;
+    wq_queue *queue = open_queue(p, 1);
+    for (int i = 0; i < N; i++) {
+        snprintf(set, sizeof set, "%d", i);
+        jobs[i] = begin_job(queue, set, "sleep 100", 0);
+    }
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(wq_job_cancel(jobs[i]), WQ_OK);
+        if (wq_job_cancel(jobs[i]) != WQ_OK) /* ... or its end has been told */
+            assert_int_equal(state_of(jobs[i]), WQ_STATE_CANCELLED);
+        wq_queue_stats(queue, &s);
+        assert_int_equal(s.queued + s.running + s.publishing + s.ending + s.ended, N);
+        ending += s.ending;
+    }
+    assert_true(ending > 0);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(wq_job_wait(jobs[i], DEADLINE_MS), WQ_OK);
+        wq_job_unref(jobs[i]);
+    }
+    wq_queue_stats(queue, &s);
+    assert_int_equal(s.ending, 0);
+    assert_int_equal(s.cancelled, N);
+    wq_close(queue);
+}
+
+/* ---- one end --------------------------------------------------------------------------------- */
 
 /* It dies in the moment when it is told of the ends of its jobs. */
 static void host_told(const place *p, FILE *say)
@@ -961,6 +1132,10 @@ int main(void)
         TEST(test_not_a_journal),
         TEST(test_in_use),
         TEST(test_full),
+        TEST(test_a_disk_that_is_full_for_a_while),
+        TEST(test_a_file_to_be_read_only),
+        TEST(test_a_folder_to_be_read_only),
+        TEST(test_cancelled_ones_are_counted),
         TEST(test_an_end_that_was_told_is_the_only_one),
         TEST(test_full_at_the_end),
         TEST(test_async),

@@ -34,8 +34,9 @@ enum {
     IN_USE_MS = 1000, /* a server that has just been killed may hold the file a moment longer */
 };
 
-/* Step i makes version i + 1 of version i. Slots exist before there are tokens, so that the table's
- * first page is never split while it holds some. */
+/* Step i makes version i + 1 of version i, in a transaction of its own: what is new is appended,
+ * and a step that has been released never changes. Slots exist before there are tokens, so that the
+ * table's first page is never split while it holds some. */
 static const char *const upgrades[] = {
     "CREATE TABLE job (seq INTEGER PRIMARY KEY, id TEXT NOT NULL, key TEXT NOT NULL,"
     " server TEXT NOT NULL, document_set_id TEXT NOT NULL, slot INTEGER, rebuild INTEGER NOT NULL,"
@@ -162,6 +163,21 @@ static int make_file(wq_journal *j, wq_error *error)
     return r == 0 ? sync_folder(j, error) : WQ_ERROR_SYSTEM;
 }
 
+/* SQLite needs both, for its log, and would say something else of it. */
+static int check_writable(wq_journal *j, wq_error *error)
+{
+    char copy[PATH_MAX];
+    snprintf(copy, sizeof copy, "%s", j->path);
+    if (faccessat(AT_FDCWD, j->path, R_OK | W_OK, AT_EACCESS) != 0)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s cannot be written to: %s", j->path,
+                       strerror(errno));
+    if (faccessat(AT_FDCWD, dirname(copy), W_OK, AT_EACCESS) != 0)
+        return wq_fail(error, WQ_ERROR_SYSTEM,
+                       "the folder of the journal %s cannot be written to: %s", j->path,
+                       strerror(errno));
+    return WQ_OK;
+}
+
 /* An existing file is not opened by us: to close it would drop the locks that another queue of this
  * process may have on it. A log without its file is what is left of a journal that was lost, and
  * SQLite would delete it. */
@@ -180,10 +196,11 @@ static int prepare_file(wq_journal *j, wq_error *error)
         return is_corrupt(j, "it is empty or missing, but its -wal file is there", error);
     if (!there)
         return make_file(j, error);
-    if ((st.st_mode & 077) != 0 && chmod(j->path, 0600) != 0)
-        return wq_fail(error, WQ_ERROR_SYSTEM, "chmod the journal %s: %s", j->path,
-                       strerror(errno));
-    return WQ_OK;
+    int result = check_writable(j, error);
+    if (result == WQ_OK && (st.st_mode & 077) != 0 && chmod(j->path, 0600) != 0)
+        result =
+            wq_fail(error, WQ_ERROR_SYSTEM, "chmod the journal %s: %s", j->path, strerror(errno));
+    return result;
 }
 
 /* The first column of the first row, as a number or, if `text` is not NULL, as text. */
@@ -256,8 +273,8 @@ static int check_file(wq_journal *j, int64_t *version, wq_error *error)
         return wq_fail(error, WQ_ERROR_SYSTEM, "%s is no journal of a queue", j->path);
     if (*version > VERSION)
         return wq_fail(error, WQ_ERROR_SYSTEM,
-                       "the journal %s is of the newer version %lld; this library knows versions "
-                       "up to %d",
+                       "the journal %s is of the newer version %lld, and this library knows those "
+                       "up to %d; use the library that has written it, or one that is newer",
                        j->path, (long long)*version, (int)VERSION);
     if (sqlite3_db_readonly(j->db, "main"))
         return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s cannot be written to", j->path);
