@@ -685,6 +685,23 @@ static void test_newer(void **state)
     wq_close(open_queue(p, 1));
     change_journal(p, "PRAGMA user_version = 99");
     refuses(p, WQ_ERROR_SYSTEM, "newer version 99");
+    refuses(p, WQ_ERROR_SYSTEM, "use the library that has written it");
+    change_journal(p, "PRAGMA user_version = 1");
+    wq_close(open_queue(p, 1));
+}
+
+/* Version 0, the only one before this: a database without anything in it takes every step. */
+static void test_oldest(void **state)
+{
+    place *p = *state;
+    char id[WQ_ID_SIZE];
+    change_journal(p, "CREATE TABLE mine (x); DROP TABLE mine");
+    wq_queue *queue = open_queue(p, 1);
+    assert_int_equal(begin(queue, "a", "sleep 100", 0, id, NULL), WQ_OK);
+    wq_close(queue);
+    queue = open_queue(p, 1);
+    assert_int_not_equal(state_in(queue, id), -1);
+    wq_close(queue);
 }
 
 static void test_not_a_journal(void **state)
@@ -1129,6 +1146,7 @@ int main(void)
         TEST(test_corrupt),
         TEST(test_lost_beside_its_log),
         TEST(test_newer),
+        TEST(test_oldest),
         TEST(test_not_a_journal),
         TEST(test_in_use),
         TEST(test_full),

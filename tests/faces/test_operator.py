@@ -102,7 +102,7 @@ class MetricsTest(OperatorTest):
         for stream in streams:
             self.assertEqual(stream.last()["returncode"], 0)
         seen = self.metrics(server)
-        for state in ("running", "queued", "publishing"):
+        for state in ("running", "queued", "publishing", "ending"):
             self.assertEqual(seen[f"workqueue_{state}_jobs"], 0)
         self.assertEqual(seen["workqueue_known_ended_jobs"], 3)
 
