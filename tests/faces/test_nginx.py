@@ -1,31 +1,10 @@
 """test_nginx.py - nginx in front, with the defaults of proxy_pass: records must not be held back."""
 
 import json
-import os
-import socket
-import subprocess
 
 from harness import DEADLINE, SLOW, Client, FaceTest, basic, wait_for
+from nginx import start_nginx
 from test_websocket import WebSocket, path_of
-
-CONFIG = """
-{user}
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/nginx.log;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
-    uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
-    map $http_upgrade $connection_upgrade {{ default upgrade; "" close; }}
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{ proxy_pass http://{upstream}; {more} }}
-    }}
-}}
-"""
-
 
 class Proxied(FaceTest):
     more = ""
@@ -33,27 +12,7 @@ class Proxied(FaceTest):
     def setUp(self):
         super().setUp()
         self.server = self.serve()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = free.getsockname()
-        config = self.folder / "nginx.conf"
-        config.write_text(CONFIG.format(
-            user="user root;" if os.getuid() == 0 else "", folder=self.folder,
-            port=self.address[1], upstream="%s:%d" % self.server.address, more=self.more))
-        nginx = subprocess.Popen(["nginx", "-p", str(self.folder), "-c", str(config),
-                                  "-e", f"{self.folder}/nginx.log", "-g", "daemon off;"],
-                                 env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"},
-                                 stderr=subprocess.DEVNULL)
-        self.addCleanup(nginx.wait)
-        self.addCleanup(nginx.terminate)
-        wait_for(self.is_up, "nginx to listen")
-
-    def is_up(self):
-        try:
-            Client(self.address).close()
-            return True
-        except ConnectionRefusedError:
-            return False
+        self.address = start_nginx(self, self.folder, self.server.address, self.more)
 
     def generate(self, name, accept=None):
         return self.server.generate(name, accept, client=Client(self.address))

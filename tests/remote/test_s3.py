@@ -11,8 +11,9 @@ import time
 import unittest
 from pathlib import Path
 
-from services import service
+from services import make_certificates, service
 from harness import BUILD, SANITIZED, SLOW, wait_for
+from nginx import start_nginx
 
 TOOL = BUILD / "tests" / "s3-tool"
 OK, SYSTEM, NOT_FOUND, AWAY = 0, -3, -7, -10
@@ -275,6 +276,27 @@ class CephTest(Cases, unittest.TestCase):
         store.put(FIRST, "text", **style)
         self.assertEqual(store.do("open", *FIRST, expect=OK, **style)["size"], 4)
         self.assertEqual(store.read(), "text")
+
+    def test_https(self):
+        """By nginx, whose certificate is for 127.0.0.1; who signed it is told, or it is refused."""
+        store = self.store()
+        good, other = store.folder / "tls", store.folder / "other"
+        make_certificates(good)
+        make_certificates(other)
+        port = start_nginx(self, store.folder, ("127.0.0.1", store.service.port),
+                           "proxy_set_header Host $http_host; client_max_body_size 0;", good)[1]
+        tls = dict(S3_ENDPOINT=f"https://127.0.0.1:{port}", AWS_CA_BUNDLE=str(good / "ca.pem"))
+        store.put(FIRST, "by https", **tls)
+        self.assertEqual(store.do("read", *FIRST, 0, 100, **tls)["text"], "by https")
+        self.assertEqual(store.read(), "by https")
+        for wrong, words in [(dict(AWS_CA_BUNDLE=str(other / "ca.pem")), "certificate"),
+                             (dict(AWS_CA_BUNDLE="/nowhere.pem"), "/nowhere.pem"),
+                             (dict(S3_ENDPOINT=f"https://localhost:{port}"), "'localhost'")]:
+            with self.subTest(words):
+                for what in [["find", *FIRST], ["put", *FIRST, 1000, "replace"]]:
+                    answer = store.do(*what, expect=SYSTEM, **{**tls, **wrong})
+                    self.assertIn(words, answer["message"])
+        self.assertEqual(store.read(), "by https")
 
 
 class SwiftTest(Cases, unittest.TestCase):
