@@ -9,8 +9,10 @@
 #include <stdatomic.h>
 #include <sys/stat.h>
 
-#include "tests/support.h"
 #include <workqueue/extend.h>
+
+#include "tests/support.h"
+#include "workqueue/util/util.h"
 
 enum { MAX_RUNS = 4096 };
 
@@ -36,11 +38,8 @@ typedef struct far {
 static int far_start(void *self, const wq_run *run, wq_error *error)
 {
     far *f = self;
-    if (f->refusal != NULL) {
-        error->code = WQ_ERROR_SYSTEM;
-        snprintf(error->message, sizeof error->message, "%s", f->refusal);
-        return WQ_ERROR_SYSTEM;
-    }
+    if (f->refusal != NULL)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "%s", f->refusal);
     pthread_mutex_lock(&f->lock);
     far_run *r = &f->runs[atomic_load(&f->n)];
     r->run = run;
@@ -160,15 +159,6 @@ typedef struct shelf {
     pthread_mutex_t hold; /* find waits while it is held */
 } shelf;
 
-static int shelf_fail(wq_error *error, int result, const char *message)
-{
-    if (error != NULL) {
-        error->code = result;
-        snprintf(error->message, sizeof error->message, "%s", message);
-    }
-    return result;
-}
-
 static int shelf_find(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
 {
     shelf *s = self;
@@ -179,14 +169,14 @@ static int shelf_find(void *self, const char *key, int64_t *made_at_ms, wq_error
     pthread_mutex_lock(&s->hold);
     pthread_mutex_unlock(&s->hold);
     if (result != 0)
-        return shelf_fail(error, result, "the shelf is out of reach");
+        return wq_fail(error, result, "the shelf is out of reach");
     result = WQ_ERROR_NOT_FOUND;
     pthread_mutex_lock(&s->lock);
     for (size_t i = 0; i < s->n_keys; i++)
         if (strcmp(s->keys[i], key) == 0)
             result = WQ_OK;
     pthread_mutex_unlock(&s->lock);
-    return result == WQ_OK ? WQ_OK : shelf_fail(error, result, "not on the shelf");
+    return result == WQ_OK ? WQ_OK : wq_fail(error, result, "not on the shelf");
 }
 
 static void shelf_put(shelf *s, const char *key)
@@ -214,7 +204,7 @@ static void shelf_publish(void *self, wq_publish *items, size_t n)
         if (items[i].result == WQ_OK)
             shelf_put(s, items[i].key);
         else
-            shelf_fail(&items[i].error, items[i].result, "the shelf is out of reach");
+            wq_fail(&items[i].error, items[i].result, "the shelf is out of reach");
     }
     atomic_fetch_add(&s->publishes, 1);
 }

@@ -21,8 +21,10 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#include "tests/support.h"
 #include <workqueue/extend.h>
+
+#include "tests/support.h"
+#include "workqueue/util/util.h"
 
 enum { GRACE_MS = 300, MAX_GARBAGE = 64 };
 
@@ -166,15 +168,6 @@ typedef struct shelf {
     atomic_int publishing, discarded, closed, stopped;
 } shelf;
 
-static int shelf_fail(wq_error *error, int result, const char *message)
-{
-    if (error != NULL) {
-        error->code = result;
-        snprintf(error->message, sizeof error->message, "%s", message);
-    }
-    return result;
-}
-
 static int shelf_find(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
 {
     shelf *s = self;
@@ -186,7 +179,7 @@ static int shelf_find(void *self, const char *key, int64_t *made_at_ms, wq_error
     pthread_mutex_unlock(&s->lock);
     if (result == WQ_OK && made_at_ms != NULL)
         *made_at_ms = SHELF_MADE_AT_MS;
-    return result == WQ_OK ? WQ_OK : shelf_fail(error, result, "not on the shelf");
+    return result == WQ_OK ? WQ_OK : wq_fail(error, result, "not on the shelf");
 }
 
 static int shelf_open(void *self, const char *key, wq_output *out, wq_error *error)
@@ -202,7 +195,7 @@ static int shelf_begin(void *self, const char *key, char **temp_path, wq_error *
     shelf *s = self;
     (void)key;
     if (s->begin_result != 0)
-        return shelf_fail(error, s->begin_result, "the shelf is full");
+        return wq_fail(error, s->begin_result, "the shelf is full");
     *temp_path = strdup("/nowhere");
     return WQ_OK;
 }
@@ -219,7 +212,7 @@ static void shelf_publish(void *self, wq_publish *items, size_t n)
         if (s->publish_result == WQ_OK)
             strcpy(s->keys[s->n_keys++], items[i].key);
         else
-            shelf_fail(&items[i].error, s->publish_result, "it fell from the shelf");
+            wq_fail(&items[i].error, s->publish_result, "it fell from the shelf");
     }
     pthread_mutex_unlock(&s->lock);
 }
@@ -2217,7 +2210,7 @@ static int64_t remote_read(void *self, const char *key, const wq_output *output,
 {
     int result = shelf_find(self, key, NULL, error);
     if (result != WQ_OK || strcmp(output->tag, "1") != 0)
-        return shelf_fail(error, WQ_ERROR_AWAY, "out of sight");
+        return wq_fail(error, WQ_ERROR_AWAY, "out of sight");
     memcpy(buf, remote_output + offset, size);
     return (int64_t)size;
 }
