@@ -370,13 +370,17 @@ static void test_umask_and_nice_are_as_new(void **state)
     (void)state;
     bed b;
     mode_t before = umask(0);
+    int nice = getpriority(PRIO_PROCESS, 0);
+    nice = nice < 16 ? nice + 3 : 19; /* the tests may run as nice as somebody likes */
+    char shown[32];
     make_bed(&b);
-    assert_int_equal(setpriority(PRIO_PROCESS, 0, 3), 0);
+    assert_int_equal(setpriority(PRIO_PROCESS, 0, nice), 0);
     open_bed(&b); /* its threads are as nice as this one is now */
     int may = setpriority(PRIO_PROCESS, 0, 0) == 0;
     run(&b, "printf '0.5\\t%s %s\\n' $(umask) $(nice); echo done >\"$4\"");
     umask(before);
-    expect_success(&b, may ? "0077 0" : "0077 3");
+    snprintf(shown, sizeof shown, "0077 %d", may ? 0 : nice);
+    expect_success(&b, shown);
     close_bed(&b);
 }
 
