@@ -114,10 +114,18 @@ typedef struct memory {
     char *text; /* owned; the last message; NULL: cancelled */
 } memory;
 
+typedef enum event_kind {
+    EVENT_JOB,
+    EVENT_NOTICE,
+    EVENT_DELETE,
+    EVENT_CONNECTED,
+    EVENT_SENT
+} event_kind;
+
 /* Something that has come; owned by the list. */
 typedef struct event {
     STAILQ_ENTRY(event) link;
-    enum { EVENT_JOB, EVENT_NOTICE, EVENT_DELETE, EVENT_CONNECTED, EVENT_SENT } kind;
+    event_kind kind;
     unsigned slot;
     wq_delivery *delivery;
     char reply_to[WQ_DESTINATION_SIZE];
@@ -169,7 +177,7 @@ struct wq_packager {
 
 /* ---- what comes ------------------------------------------------------------------------------ */
 
-static event *new_event(int kind, const wq_broker_message *message)
+static event *new_event(event_kind kind, const wq_broker_message *message)
 {
     const wq_stomp_frame *frame = message != NULL ? message->frame : NULL;
     size_t len = frame != NULL ? frame->body_len : 0;
