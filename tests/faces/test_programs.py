@@ -135,7 +135,7 @@ class EndTest(FaceTest):
         program = self.script(f'setsid sh -c \'echo $$ >"{pid_file}.x"; mv "{pid_file}.x" "{pid_file}"; '
                               f'exec sleep 300\' & while ! [ -e "{pid_file}" ]; do sleep 0.02; done; '
                               'echo 0.9; echo x >"$4"; exit 0')
-        server = self.serve(program)
+        server = self.serve(program, cgroup="none")  # else the grandchild ends with its job
         begin = time.monotonic()
         last = server.generate("set").last()
         try:
