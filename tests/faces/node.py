@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import queue
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ class NodeProcess:
     """A client in Node; what it prints, line by line, with a deadline."""
 
     def __init__(self, test, *arguments):
-        self.process = subprocess.Popen(["node", *arguments], cwd=CLIENTS, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(["node", *arguments], cwd=CLIENTS, stdout=subprocess.PIPE,
+                                        env={**os.environ, "TMPDIR": str(test.folder)})
         self.lines = queue.Queue()
         self.thread = threading.Thread(target=self._pump)
         self.thread.start()
@@ -29,8 +31,12 @@ class NodeProcess:
         self.lines.put(None)
 
     def _end(self):
-        self.process.kill()
-        self.process.wait()
+        self.process.terminate()  # so that it ends its browser, which removes its profile
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self.thread.join()
         self.process.stdout.close()
 
