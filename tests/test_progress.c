@@ -379,8 +379,10 @@ static void test_locale_makes_no_difference(void **state)
     assert_int_equal(make_folder(dir, "locale"), 0);
     int german = speak_german(dir);
     assert_int_equal(remove_folder(dir), 0);
-    if (!german)
+    if (!german) {
+        print_message("no locale with a decimal comma can be made here\n");
         skip();
+    }
     char comma[8];
     snprintf(comma, sizeof comma, "%.1f", 0.5);
     assert_string_equal(comma, "0,5");
