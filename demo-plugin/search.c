@@ -1,7 +1,8 @@
 /* search.c - GET /search.
  *
  * A search in a large set takes longer than an event loop may be held up, which carries the streams
- * of everybody else. So it is done by a few threads of its own:
+ * of everybody else, and so may the look for the database, if it is in a store across a network. So
+ * both are done by a few threads of their own:
  *
  *     loop: on_request ─► waiting ─► thread: query_run ─► message ─► loop: on_done ─► answer
  *
@@ -30,6 +31,8 @@ struct task {
     struct task *next;                 /* in waiting */
     struct search_loop *loop;
     struct guard *guard; /* NULL once the request is gone; the loop's */
+    wq_params params;    /* in held */
+    char *held;
     struct query query;
 };
 
@@ -59,6 +62,9 @@ struct search_handler {
 static void free_task(struct task *task)
 {
     query_dispose(&task->query);
+    if (task->held != NULL) /* the token is in it */
+        explicit_bzero(task->held, strlen(task->held));
+    free(task->held);
     free(task);
 }
 
@@ -79,6 +85,31 @@ static struct task *next_task_locked(struct search *search)
     return task;
 }
 
+static void refuse(struct query *query, int status, const char *problem)
+{
+    query->status = status;
+    query->problem = problem;
+}
+
+/* The path of the database, of a local copy if it is elsewhere; nonzero: there is none. */
+static int find_database(wq_queue *queue, struct task *task)
+{
+    struct query *query = &task->query;
+    int r = wq_output_find(queue, &task->params, NULL);
+    if (r == WQ_OK)
+        r = wq_output_path(queue, &task->params, query->path, sizeof query->path, NULL);
+    if (r == WQ_ERROR_NOT_FOUND)
+        refuse(
+            query, 404,
+            "There is no database for this document set yet: call POST /generate first, and wait "
+            "until it ends.");
+    else if (r == WQ_ERROR_AWAY)
+        refuse(query, 503, "The store where databases are cannot be reached; try again later.");
+    else if (r != WQ_OK)
+        refuse(query, 500, "The database of this document set cannot be had.");
+    return r;
+}
+
 /* The task is the loop's again as soon as the message is out, and the loop may end as soon as
  * nothing of it is pending, so neither is touched after that. */
 static void *thread_main(void *user)
@@ -89,7 +120,8 @@ static void *thread_main(void *user)
     while ((task = next_task_locked(search)) != NULL) {
         pthread_mutex_unlock(&search->lock);
         struct search_loop *loop = task->loop;
-        query_run(&task->query);
+        if (find_database(search->plugin->queue, task) == WQ_OK)
+            query_run(&task->query);
         h2o_multithread_send_message(&loop->receiver, &task->message);
         pthread_mutex_lock(&search->lock);
         if (--loop->pending == 0)
@@ -123,6 +155,8 @@ static void finish_task(struct task *task)
     const struct query *query = &task->query;
     if (guard != NULL) {
         guard->task = NULL;
+        if (query->status == 503)
+            plugin_header(guard->req, "retry-after", "2");
         if (query->problem != NULL)
             wq_http_problem(guard->req, query->status, query->problem);
         else
@@ -176,23 +210,21 @@ static void on_context_dispose(h2o_handler_t *handler, h2o_context_t *context)
 
 /* ---- the request ---- */
 
-/* The path of the database; nonzero: there is none, and the request is answered. */
-static int find_database(struct plugin *plugin, h2o_req_t *req, char *path)
+/* Copies the parameters; nonzero: they are wrong, and the request is answered. */
+static int keep_params(struct plugin *plugin, h2o_req_t *req, struct task *task)
 {
     wq_params params;
-    wq_error error;
     if (wq_http_params(plugin->http, req, &params) != WQ_OK)
         return -1;
-    int r = wq_output_find(plugin->queue, &params, &error);
-    if (r == WQ_OK)
-        r = wq_output_path(plugin->queue, &params, path, QUERY_PATH_BYTES, &error);
-    if (r == WQ_ERROR_NOT_FOUND)
-        wq_http_problem(req, 404,
-                        "There is no database for this document set yet: call POST /generate "
-                        "first, and wait until it ends.");
-    else if (r != WQ_OK)
-        wq_http_problem(req, 500, error.message);
-    return r;
+    size_t token = strlen(params.api_token) + 1, server = strlen(params.server) + 1,
+           set = strlen(params.document_set_id) + 1;
+    task->held = malloc(token + server + set);
+    if (task->held == NULL)
+        return wq_http_problem(req, 503, "There is no memory for a search."), -1;
+    task->params.api_token = memcpy(task->held, params.api_token, token);
+    task->params.server = memcpy(task->held + token, params.server, server);
+    task->params.document_set_id = memcpy(task->held + token + server, params.document_set_id, set);
+    return 0;
 }
 
 /* A field of at most size - 1 bytes; nonzero: it is longer, or missing without a fallback. */
@@ -264,7 +296,7 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
     struct task *task = calloc(1, sizeof *task);
     if (task == NULL)
         return wq_http_problem(req, 503, "There is no memory for a search.");
-    if (find_database(search->plugin, req, task->query.path) != WQ_OK) {
+    if (keep_params(search->plugin, req, task) != 0) {
         free_task(task);
         return 0;
     }
