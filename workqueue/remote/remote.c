@@ -92,7 +92,7 @@ typedef struct remote_job {
     /* the thread's */
     LIST_ENTRY(remote_job) all;
     wq_subscription *subscription;
-    int is_sent, is_accepted, is_fetching;
+    int is_sent, is_accepted, is_fetching, has_heard; /* heard: since looked_at */
     unsigned alive_ms, n_sent, warned;
     uint64_t estimate_ms;
     int64_t sent_at, heard_at, looked_at; /* monotonic; looked: subscribed or unsubscribed */
@@ -323,6 +323,7 @@ static int subscribe(remote *r, remote_job *job)
         wq_broker_subscribe(&job->subscription, r->broker, &subscribe, NULL) != WQ_OK)
         return job->subscription != NULL ? 0 : -1;
     job->looked_at = wq_monotonic_ms();
+    job->has_heard = 0;
     return 0;
 }
 
@@ -554,8 +555,10 @@ static void take_news(remote *r, remote_job *job, mail *m)
         LIST_INSERT_HEAD(&r->jobs, job, all);
     if (m->what & MAIL_INTEREST)
         job->interest_at = now;
-    if (m->what & MAIL_HEARD)
+    if (m->what & MAIL_HEARD) {
         job->heard_at = now;
+        job->has_heard = 1;
+    }
     if (m->alive_ms > 0)
         job->alive_ms = m->alive_ms;
     if ((m->what & MAIL_OTHER) && !job->warned++)
@@ -649,7 +652,7 @@ static int has_looked(const remote *r, const remote_job *job, int64_t now)
         return 0;
     return !job->is_accepted || job->alive_ms == 0
                ? now - later(job->heard_at, job->looked_at) >= LOOK_MS
-               : job->heard_at > job->looked_at;
+               : job->has_heard;
 }
 
 /* One of the journal that nothing was heard of, or one that did not fit. */
@@ -696,7 +699,10 @@ static void forgive(remote *r, int64_t now)
 {
     remote_job *job;
     LIST_FOREACH(job, &r->jobs, all)
-    job->heard_at = job->sent_at = job->looked_at = now;
+    {
+        job->heard_at = job->sent_at = job->looked_at = now;
+        job->has_heard = 0;
+    }
 }
 
 static void tick(remote *r, int64_t now)
