@@ -245,7 +245,7 @@ static void tell_held(wq_loop_job *lj)
     }
 }
 
-static void on_positions(wq_loop *loop);
+static void start_positions(wq_loop *loop);
 
 /* That it has left the row is news of its position, no more: told with those of the others, or with
  * the program's first line, whichever comes first. Saves a send for each short job. */
@@ -267,7 +267,7 @@ static void on_job_news(wq_loop_job *lj)
     if (LIST_EMPTY(&lj->held))
         free_job(lj);
     else if (has_only_started(lj))
-        on_positions(lj->loop);
+        start_positions(lj->loop);
     else if (refresh(lj))
         tell_held(lj);
 }
@@ -316,6 +316,13 @@ static void on_positions(wq_loop *loop)
         loop->positions_at = at;
         arm(loop);
     }
+}
+
+/* As if the message had come. If the mark is set, it is on its way, or the time is. */
+static void start_positions(wq_loop *loop)
+{
+    if (!atomic_exchange(&loop->positions_marked, 1))
+        on_positions(loop);
 }
 
 /* ---- detached ones --------------------------------------------------------------------------- */
