@@ -91,8 +91,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const char *const names[] = {"Key", "Code", "ETag", "IsTruncated"};
     if (size == 0)
         return 0;
-    char *text = strndup((const char *)data + 1, size - 1), *exact = text ? strdup(text) : NULL;
-    assert(exact != NULL); /* not a byte more than the text, for the sanitizer */
+    char *text = malloc(size), *exact;
+    assert(text != NULL);
+    memcpy(text, data + 1, size - 1);
+    text[size - 1] = '\0';
+    exact = strdup(text); /* not a byte more than the text, for the sanitizer */
+    assert(exact != NULL);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         each_element(exact, names[i], data[0] + 1u);
     write_and_read(exact);

@@ -141,6 +141,7 @@ static void put(const wq_params *params, const char *key, const char *source, in
     wq_publish item = begin(params, key, source, replace);
     store->publish(store->self, &item, 1);
     tell(item.result, &item.error, kept(&item));
+    free((char *)item.temp_path);
 }
 
 static void put_again(const wq_params *params, const char *key, const char *source)
@@ -150,6 +151,7 @@ static void put_again(const wq_params *params, const char *key, const char *sour
         store->publish(store->self, &item, 1);
         tell(item.result, &item.error, kept(&item));
     } while (item.result == WQ_ERROR_AWAY && usleep(100000) == 0);
+    free((char *)item.temp_path);
 }
 
 typedef struct racer {
@@ -190,6 +192,7 @@ static void race(const wq_params *params, const char *key, int n)
     const wq_error *error = NULL;
     for (int i = 0; i < n; i++) {
         pthread_join(threads[i], NULL);
+        free((char *)racers[i].item.temp_path);
         json_array_append_new(tags, json_string(racers[i].seen.tag));
         if (racers[i].item.result != WQ_OK) {
             result = racers[i].item.result;
