@@ -87,6 +87,7 @@ struct wq_journal {
 
     /* the thread's, and before that the opener's */
     sqlite3 *db;
+    int has_file; /* locked until the end: nobody else has it in use */
     sqlite3_stmt *prepared[STATEMENTS];
     int64_t *free_slots, n_slots;
     size_t n_free, slots_size;
@@ -107,17 +108,44 @@ struct wq_journal {
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
+/* Of the last call on one of our two files that failed; 0: none. SQLite itself says after some of
+ * them that the file is locked or corrupt, which it is not. */
+static int io_errno(wq_journal *j)
+{
+    int number = 0;
+    sqlite3_file *log = NULL;
+    sqlite3_file_control(j->db, "main", SQLITE_FCNTL_LAST_ERRNO, &number);
+    if (number == 0 &&
+        sqlite3_file_control(j->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log) == SQLITE_OK &&
+        log != NULL && log->pMethods != NULL)
+        log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &number);
+    return number;
+}
+
+static int fail_io(wq_journal *j, int number, wq_error *error)
+{
+    return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s: disk I/O error: %s", j->path,
+                   strerror(number));
+}
+
 static int fail_db(wq_journal *j, wq_error *error)
 {
-    int code = sqlite3_errcode(j->db) & 0xff, number = sqlite3_system_errno(j->db);
-    int has_number = number != 0 && (code == SQLITE_IOERR || code == SQLITE_CANTOPEN);
-    if (code == SQLITE_BUSY || code == SQLITE_LOCKED)
+    int code = sqlite3_errcode(j->db) & 0xff, number = io_errno(j);
+    int is_locked = code == SQLITE_BUSY || code == SQLITE_LOCKED;
+    int is_io = code == SQLITE_IOERR || code == SQLITE_CANTOPEN;
+    if (number == 0 && is_io)
+        number = sqlite3_system_errno(j->db);
+    if (number != 0 && (is_locked || code == SQLITE_CORRUPT || code == SQLITE_IOERR))
+        return fail_io(j, number, error);
+    if (is_locked && j->has_file)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s: disk I/O error", j->path);
+    if (is_locked)
         return wq_fail(error, WQ_ERROR_LOCKED,
                        "the journal %s is in use by another server; give each one of its own",
                        j->path);
     return wq_fail(error, code == SQLITE_NOMEM ? WQ_ERROR_NO_MEMORY : WQ_ERROR_SYSTEM,
-                   "the journal %s: %s%s%s", j->path, sqlite3_errmsg(j->db), has_number ? ": " : "",
-                   has_number ? strerror(number) : "");
+                   "the journal %s: %s%s%s", j->path, sqlite3_errmsg(j->db),
+                   is_io && number != 0 ? ": " : "", is_io && number != 0 ? strerror(number) : "");
 }
 
 static int is_corrupt(wq_journal *j, const char *what, wq_error *error)
@@ -221,6 +249,14 @@ static int ask(wq_journal *j, const char *sql, int64_t *number, char *text, size
     return result;
 }
 
+/* What is locked once stays so, in the mode that is set. */
+static int take_file(wq_journal *j, wq_error *error)
+{
+    int result = exec(j, "BEGIN EXCLUSIVE; COMMIT", error);
+    j->has_file = result == WQ_OK;
+    return result;
+}
+
 static int set_up(wq_journal *j, wq_error *error)
 {
     char mode[16];
@@ -256,10 +292,23 @@ static int upgrade(wq_journal *j, int64_t version, wq_error *error)
     return result;
 }
 
+/* A page that cannot be read is one that the check finds wrong. */
+static int check_pages(wq_journal *j, wq_error *error)
+{
+    char said[120];
+    int result = ask(j, "PRAGMA quick_check(1)", NULL, said, sizeof said, error);
+    if (result != WQ_OK || strcmp(said, "ok") == 0)
+        return result;
+    if (io_errno(j) != 0)
+        return fail_io(j, io_errno(j), error);
+    for (char *c = said; (c = strchr(c, '\n')) != NULL;)
+        *c = ' ';
+    return is_corrupt(j, said, error);
+}
+
 /* Is it ours, whole, and of a version that we know? */
 static int check_file(wq_journal *j, int64_t *version, wq_error *error)
 {
-    char said[120];
     int64_t application = 0, tables = 0;
     int result = ask(j, "PRAGMA application_id", &application, NULL, 0, error);
     if (result == WQ_OK)
@@ -278,10 +327,7 @@ static int check_file(wq_journal *j, int64_t *version, wq_error *error)
                        j->path, (long long)*version, (int)VERSION);
     if (sqlite3_db_readonly(j->db, "main"))
         return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s cannot be written to", j->path);
-    result = ask(j, "PRAGMA quick_check(1)", NULL, said, sizeof said, error);
-    if (result == WQ_OK && strcmp(said, "ok") != 0)
-        result = is_corrupt(j, said, error);
-    return result;
+    return check_pages(j, error);
 }
 
 static int open_db(wq_journal *j, wq_error *error)
@@ -299,7 +345,8 @@ static int open_db(wq_journal *j, wq_error *error)
     sqlite3_busy_timeout(j->db, IN_USE_MS);
     if ((result = exec(j, "PRAGMA locking_mode = EXCLUSIVE", error)) != WQ_OK ||
         (result = check_file(j, &version, error)) != WQ_OK ||
-        (result = set_up(j, error)) != WQ_OK || (result = upgrade(j, version, error)) != WQ_OK)
+        (result = take_file(j, error)) != WQ_OK || (result = set_up(j, error)) != WQ_OK ||
+        (result = upgrade(j, version, error)) != WQ_OK)
         return result;
     for (int i = 0; i < STATEMENTS; i++)
         if (sqlite3_prepare_v3(j->db, statements[i], -1, SQLITE_PREPARE_PERSISTENT, &j->prepared[i],
