@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "workqueue/params.h"
+#include "workqueue/util/wall.h"
 
 enum {
     APPLICATION = 0x7771316a, /* "wq1j": PRAGMA application_id */
@@ -93,14 +94,16 @@ struct wq_journal {
     size_t n_free, slots_size;
     record batch[BATCH];
     int is_untidy;
-    int64_t tidied, begun; /* when last */
-    int is_failing;        /* logged once */
+    int64_t tidied; /* when last */
+    wq_wall wall;
+    int is_failing; /* logged once */
 
     pthread_mutex_t lock;
     /* under the lock */
     pthread_cond_t due, settled; /* due: on CLOCK_MONOTONIC */
     struct wq_job_notes soon;    /* new jobs and ends */
     struct wq_job_notes later;   /* starts, oldest first */
+    int64_t begun;               /* when it last took a batch */
     int64_t wake_at;             /* 0: nothing to do */
     uint64_t n_batches;
     int closing;
@@ -891,12 +894,15 @@ static void flush(wq_journal *j)
 static int tidy(wq_journal *j, wq_error *error)
 {
     char sql[300];
+    /* SQLite's numbers have a sign */
+    size_t max_ended = j->max_ended < INT64_MAX ? j->max_ended : INT64_MAX;
     j->tidied = wq_monotonic_ms();
+    wq_wall_look(&j->wall);
     snprintf(sql, sizeof sql,
              "DELETE FROM job WHERE state > 0 AND (ended_at < %lld OR"
              " seq IN (SELECT seq FROM job WHERE state > 0"
              " ORDER BY ended_at DESC, seq DESC LIMIT -1 OFFSET %llu))",
-             (long long)(wq_unix_ms() - j->retain_ms), (unsigned long long)j->max_ended);
+             (long long)(j->wall.early - j->retain_ms), (unsigned long long)max_ended);
     int result = exec(j, sql, error);
     if (result == WQ_OK)
         result = exec(j, "PRAGMA wal_checkpoint(TRUNCATE)", error);
@@ -968,6 +974,7 @@ static wq_journal *new_journal(wq_queue *queue, const wq_options *o)
     j->queue = queue;
     j->max_ended = o->max_ended;
     j->retain_ms = o->retain_ended_ms;
+    wq_wall_start(&j->wall, j->retain_ms);
     j->max_attempts = o->max_attempts;
     j->syncs = o->sync;
     j->path = strdup(o->journal_path);

@@ -93,6 +93,29 @@ class ClockTest(FaultTest):
     def test_ten_days_back_no_job_is_timed_out_or_lost(self):
         self.jump(-10)
 
+    def test_ended_jobs_outlive_a_jump_ahead(self):
+        journal = self.folder / "journal"
+        server = self.serve(journal=journal)
+        location = self.end_one(server, "known")
+        self.control.set(offset_s=10 * DAY)
+        self.end_one(server, "later")
+        log = journal.with_name("journal-wal")
+        wait_for(lambda: log.stat().st_size == 0, "the journal to be tidied", DEADLINE)
+        self.control.set()
+        server.kill()
+        head, _ = self.serve(journal=journal).ask("GET", location)
+        self.assertEqual(head.status, 200)
+
+    def end_one(self, server, document_set):
+        """Where it was."""
+        told = self.told(document_set)
+        head, _ = self.start_work(server, document_set)
+        told.wait_started()
+        told.succeed()
+        client = server.generate(document_set)
+        client.read_all()
+        return head.get("location")
+
     def put_old(self, server, name, age_s):
         path = server.storage / (name * 64)
         path.write_text("old")

@@ -7,10 +7,8 @@
  * used within the last RECENT_MS goes only by age, so that the one who has waited for an output can
  * fetch it, however small the limit of bytes.
  *
- * The wall clock may jump. A new time is believed only when it has been there for as long as
- * outputs are kept: until then that of both goes by which less is old, so that a clock that is
- * suddenly days ahead removes nothing that was in use yesterday. What lies in the future is not
- * old, but not recent either, once it lies a minute ahead.
+ * The wall clock may jump; see wall.h. What lies in the future is not old, but not recent either,
+ * once it lies a minute ahead.
  *
  * The thread reads the folder a CHUNK at a time and then pauses for longer than that took, so that
  * a million files cost jobs nothing, and remembers at most 2 * OLDEST of them.
@@ -27,13 +25,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "workqueue/util/wall.h"
+
 enum {
     CHUNK = 256,
     OLDEST = 4096,
     RECENT_MS = 60000,
     PERIOD_MS = 60000, /* between scans, at most */
     GAP_MS = 1000,     /* and at least */
-    STEP_MS = 1000,    /* a clock that is set; less between two looks is one that is adjusted */
 };
 
 typedef struct output {
@@ -41,13 +40,6 @@ typedef struct output {
     int64_t used_ms;
     uint64_t size;
 } output;
-
-/* The wall clock, by offsets to one that runs evenly, also while the system is suspended. */
-typedef struct wall_clock {
-    int64_t hold_ms; /* for so long a step is not believed */
-    int64_t believed, seen, stepped_at;
-    int64_t early, late; /* what time it is by both */
-} wall_clock;
 
 struct wq_retain {
     int dir_fd;
@@ -57,7 +49,7 @@ struct wq_retain {
     wq_logger logger;
     pthread_t thread;
     /* the thread's */
-    wall_clock for_age, for_bytes;
+    wq_wall for_age, for_bytes;
     output *oldest; /* 2 * OLDEST, those of this scan that may have to go */
     size_t n_oldest;
 
@@ -118,34 +110,7 @@ void wq_retain_end_place(wq_retain *retain, const char *name)
     pthread_mutex_unlock(&retain->lock);
 }
 
-/* ---- a clock that may jump ------------------------------------------------------------------- */
-
-static int64_t even_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_BOOTTIME, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-static void start_clock(wall_clock *c, int64_t hold_ms)
-{
-    *c = (wall_clock){.hold_ms = hold_ms, .stepped_at = even_ms()};
-    c->seen = c->believed = wq_unix_ms() - c->stepped_at;
-}
-
-static void look_at_clock(wall_clock *c)
-{
-    int64_t even = even_ms(), offset = wq_unix_ms() - even, moved = offset - c->seen;
-    c->seen = offset;
-    if (moved > -STEP_MS && moved < STEP_MS)
-        c->believed += moved;
-    else
-        c->stepped_at = even;
-    if (even - c->stepped_at >= c->hold_ms)
-        c->believed = offset;
-    c->early = even + (offset < c->believed ? offset : c->believed);
-    c->late = even + (offset > c->believed ? offset : c->believed);
-}
+/* ---- what is old ----------------------------------------------------------------------------- */
 
 static int is_old(const wq_retain *r, int64_t used)
 {
@@ -242,8 +207,8 @@ static int read_folder(wq_retain *r, uint64_t *total, size_t *n_removed)
             close(fd);
         return -1;
     }
-    look_at_clock(&r->for_age);
-    look_at_clock(&r->for_bytes);
+    wq_wall_look(&r->for_age);
+    wq_wall_look(&r->for_bytes);
     struct dirent *e;
     for (unsigned i = 1; result == 0 && (e = readdir(entries)) != NULL; i++) {
         *total += look_at(r, e->d_name, n_removed);
@@ -333,8 +298,8 @@ int wq_retain_start(wq_retain **out, int dir_fd, const char *path, unsigned age_
     r->bytes = bytes;
     r->logger = *logger;
     set_times(r, age_s);
-    start_clock(&r->for_age, r->age_ms);
-    start_clock(&r->for_bytes, RECENT_MS);
+    wq_wall_start(&r->for_age, r->age_ms);
+    wq_wall_start(&r->for_bytes, RECENT_MS);
     pthread_mutex_init(&r->names, NULL);
     pthread_mutex_init(&r->lock, NULL);
     pthread_condattr_t attr;
