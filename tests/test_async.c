@@ -157,6 +157,8 @@ typedef struct shelf {
     atomic_int find_result, publish_result; /* where they should fail */
     atomic_int finds, publishes, begun, discarded, closed;
     pthread_mutex_t hold; /* find waits while it is held */
+    wq_job *ends[20];     /* each find cancels one, from the end on */
+    size_t n_ends;
 } shelf;
 
 static int shelf_find(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
@@ -168,6 +170,8 @@ static int shelf_find(void *self, const char *key, int64_t *made_at_ms, wq_error
     atomic_fetch_add(&s->finds, 1);
     pthread_mutex_lock(&s->hold);
     pthread_mutex_unlock(&s->hold);
+    if (s->n_ends > 0)
+        wq_job_cancel(s->ends[--s->n_ends]);
     if (result != 0)
         return wq_fail(error, result, "the shelf is out of reach");
     result = WQ_ERROR_NOT_FOUND;
@@ -904,6 +908,143 @@ static void test_closed_while_asking(void **state)
         expect(&answers[i], WQ_ERROR_CLOSING, 0);
 }
 
+/* Whoever asks for a key is told although others end all the time. */
+static void test_others_that_end_do_not_keep_one_from_asking(void **state)
+{
+    place *p = *state;
+    p->far.yields = 1;
+    wq_queue *queue = open_shelf(p);
+    wq_job *jobs[20];
+    ask_many(queue, jobs, 20);
+    memcpy(p->shelf.ends, jobs, sizeof jobs);
+    p->shelf.n_ends = 20;
+    int before = p->shelf.finds;
+    wq_job_unref(ask(queue, "slow"));
+    assert_in_range(p->shelf.finds - before, 1, 3); /* not one for each that has ended */
+    p->shelf.n_ends = 0;
+    for (int i = 0; i < 20; i++) {
+        wq_job_cancel(jobs[i]);
+        ends(jobs[i], WQ_STATE_CANCELLED, "cancelled");
+    }
+    wq_stop(queue);
+    wq_close(queue);
+}
+
+static void test_asking_where_nothing_may_wait(void **state)
+{
+    place *p = *state;
+    answer a;
+    wq_job *job;
+    p->shelf.store.blocks = 1;
+    p->far.yields = 1;
+    wq_options options = options_of(p);
+    options.store = &p->shelf.store;
+    options.max_queue = 0;
+    wq_queue *queue = open_with(&options);
+    assert_int_equal(ask_async(queue, "1", 0, &job, &a), WQ_PENDING);
+    expect(&a, WQ_OK, 1);
+    wq_close(queue);
+}
+
+static void test_bounds_beyond_all_numbers(void **state)
+{
+    place *p = *state;
+    wq_job *jobs[5];
+    p->far.yields = 1;
+    p->far.runner.max_in_flight = 2;
+    wq_options options = options_of(p);
+    options.journal_path = p->journal;
+    options.max_queue = options.max_ended = SIZE_MAX;
+    wq_queue *queue = open_with(&options);
+    ask_many(queue, jobs, 5);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(wq_job_cancel(jobs[i]), WQ_OK);
+        ends(jobs[i], WQ_STATE_CANCELLED, "cancelled");
+    }
+    wq_close(queue);
+}
+
+/* Runs that end faster than outputs are published do not gather without bound. */
+static void test_what_is_to_be_published_is_bounded(void **state)
+{
+    enum { MAX = 5 };
+    place *p = *state;
+    wq_params params = {"http://server", NULL, TOKEN};
+    char set[16];
+    int result = WQ_OK, n = 0;
+    p->far.runner.max_in_flight = 1;
+    wq_options options = options_of(p);
+    options.store = &p->shelf.store;
+    options.max_queue = MAX;
+    wq_queue *queue = open_with(&options);
+    pthread_mutex_lock(&p->shelf.hold);
+    for (; n < 4 * MAX && result == WQ_OK; n++) {
+        wq_job *job = NULL;
+        snprintf(set, sizeof set, "%d", n);
+        params.document_set_id = set;
+        /* which does not look for it */
+        result = wq_ensure_run(queue, &params, WQ_ENSURE_REBUILD, &job, NULL);
+        if (result == WQ_OK) {
+            shelf_put(&p->shelf, wq_job_key(job));
+            end_run(&p->far, out(&p->far, set), 0, 0, NULL);
+        }
+        wq_job_unref(job);
+    }
+    assert_int_equal(result, WQ_ERROR_FULL);
+    assert_int_equal(n, MAX + 2); /* one runs, and this one is too many */
+    pthread_mutex_unlock(&p->shelf.hold);
+    wq_close(queue);
+}
+
+/* With an id that can be asked for. */
+static void test_a_job_for_an_output_stays_known_for_a_while(void **state)
+{
+    place *p = *state;
+    wq_params params = {"http://server", "1", TOKEN};
+    char key[WQ_KEY_SIZE];
+    wq_job *first, *again, *later, *found;
+    wq_options options = options_of(p);
+    options.store = &p->shelf.store;
+    options.retain_ended_ms = 2000;
+    wq_queue *queue = open_with(&options);
+    assert_int_equal(wq_params_key(&params, key), WQ_OK);
+    shelf_put(&p->shelf, key);
+    assert_int_equal(wq_ensure_run(queue, &params, WQ_ENSURE_JOB, &first, NULL), WQ_DONE);
+    assert_int_equal(wq_ensure_run(queue, &params, WQ_ENSURE_JOB, &again, NULL), WQ_DONE);
+    assert_ptr_equal(first, again);
+    EVENTUALLY(wq_job_by_id(queue, wq_job_id(first), &found) == WQ_ERROR_NOT_FOUND ||
+               (wq_job_unref(found), 0));
+    assert_int_equal(wq_ensure_run(queue, &params, WQ_ENSURE_JOB, &later, NULL), WQ_DONE);
+    assert_int_equal(wq_job_by_id(queue, wq_job_id(later), &found), WQ_OK);
+    wq_job_unref(found);
+    wq_job_unref(later);
+    wq_job_unref(again);
+    wq_job_unref(first);
+    wq_close(queue);
+}
+
+static void test_abandoned(void **state)
+{
+    place *p = *state;
+    wq_params params = {"http://server", "1", TOKEN};
+    wq_job *job, *again, *other;
+    p->far.yields = 1;
+    wq_queue *queue = open_plain(p);
+    assert_int_equal(wq_ensure_run(queue, &params, WQ_ENSURE_TENTATIVE, &job, NULL), WQ_OK);
+    assert_int_equal(wq_ensure_run(queue, &params, 0, &again, NULL), WQ_ATTACHED);
+    assert_int_equal(wq_job_abandon(job), WQ_DONE); /* somebody insists */
+    assert_int_equal(wq_job_cancel(job), WQ_OK);
+    wq_job_unref(again);
+    ends(job, WQ_STATE_CANCELLED, "cancelled");
+    assert_int_equal(wq_ensure_run(queue, &params, WQ_ENSURE_TENTATIVE, &job, NULL), WQ_OK);
+    assert_int_equal(wq_job_abandon(job), WQ_OK);
+    assert_int_equal(wq_ensure_run(queue, &params, 0, &other, NULL), WQ_OK);
+    ends(job, WQ_STATE_CANCELLED, "cancelled");
+    assert_int_equal(wq_job_cancel(other), WQ_OK);
+    ends(other, WQ_STATE_CANCELLED, "cancelled");
+    wq_close(queue);
+}
+
 /* ---- stop and close -------------------------------------------------------------------------- */
 
 static void test_without_a_journal_what_is_out_is_cancelled(void **state)
@@ -1148,6 +1289,12 @@ int main(void)
         TEST(test_asking_a_store_that_blocks),
         TEST(test_asking_a_store_that_blocks_with_a_journal),
         TEST(test_closed_while_asking),
+        TEST(test_others_that_end_do_not_keep_one_from_asking),
+        TEST(test_asking_where_nothing_may_wait),
+        TEST(test_bounds_beyond_all_numbers),
+        TEST(test_what_is_to_be_published_is_bounded),
+        TEST(test_a_job_for_an_output_stays_known_for_a_while),
+        TEST(test_abandoned),
         TEST(test_without_a_journal_what_is_out_is_cancelled),
         TEST(test_with_a_journal_what_is_out_goes_on),
         TEST(test_with_a_journal_what_waits_for_the_store_is_kept),

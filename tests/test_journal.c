@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -626,6 +627,31 @@ static void test_mode(void **state)
     }
 }
 
+/* Durations of an earlier process are by the wall clock. */
+static void test_a_clock_set_back_makes_no_endless_durations(void **state)
+{
+    place *p = *state;
+    char id[WQ_ID_SIZE], sql[200];
+    wq_error error;
+    wq_queue *queue = open_queue(p, 1);
+    assert_int_equal(begin(queue, "a", "echo x >\"$4\"", 0, id, &error), WQ_OK);
+    wq_snapshot end = wait_end(queue, id);
+    wq_snapshot_clear(&end);
+    wq_close(queue);
+    const char *const changes[] = {"started_at = queued_at - 500000",
+                                   "ended_at = started_at - 500000"};
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(sql, sizeof sql, "UPDATE job SET %s", changes[i]);
+        change_journal(p, sql);
+        queue = open_queue(p, 1);
+        end = wait_end(queue, id);
+        assert_in_range(end.waited_ms, 0, 10000000);
+        assert_in_range(end.ran_ms, 0, 10000000);
+        wq_snapshot_clear(&end);
+        wq_close(queue);
+    }
+}
+
 /* ---- journals that cannot be used ------------------------------------------------------------ */
 
 static void test_corrupt(void **state)
@@ -661,6 +687,79 @@ static void test_corrupt(void **state)
     queue = open_queue(p, 1);
     assert_int_not_equal(state_in(queue, id), -1);
     wq_close(queue);
+}
+
+static atomic_int calls_left; /* until one fails; negative: none does */
+static ssize_t (*real_pread)(int fd, void *buf, size_t size, off_t offset);
+static ssize_t (*real_pwrite)(int fd, const void *buf, size_t size, off_t offset);
+static int reads_fail;
+
+static int fails(int reads)
+{
+    if (reads != reads_fail || atomic_fetch_sub(&calls_left, 1) != 0)
+        return 0;
+    errno = EIO;
+    return 1;
+}
+
+static ssize_t failing_pread(int fd, void *buf, size_t size, off_t offset)
+{
+    return fails(1) ? -1 : real_pread(fd, buf, size, offset);
+}
+
+static ssize_t failing_pwrite(int fd, const void *buf, size_t size, off_t offset)
+{
+    return fails(0) ? -1 : real_pwrite(fd, buf, size, offset);
+}
+
+static void replace_calls(sqlite3_vfs *vfs, sqlite3_syscall_ptr reads, sqlite3_syscall_ptr writes)
+{
+    static const char *const names[][2] = {{"pread", "pwrite"}, {"pread64", "pwrite64"}};
+    for (size_t i = 0; i < 2; i++)
+        if (vfs->xGetSystemCall(vfs, names[i][0]) != NULL) {
+            if (reads != NULL) {
+                real_pread = (void *)vfs->xGetSystemCall(vfs, names[i][0]);
+                real_pwrite = (void *)vfs->xGetSystemCall(vfs, names[i][1]);
+            }
+            vfs->xSetSystemCall(vfs, names[i][0], reads);
+            vfs->xSetSystemCall(vfs, names[i][1], writes);
+        }
+}
+
+/* Each call in turn: whatever it is, nobody is told to move the journal away, or to look for
+ * another server. */
+static void fail_each(place *p, int reads, int is_new)
+{
+    wq_options o = options_of(p);
+    for (int at = 0;; at++) {
+        wq_queue *queue = NULL;
+        wq_error error = {0};
+        if (is_new)
+            unlink(p->journal);
+        reads_fail = reads;
+        atomic_store(&calls_left, at);
+        int result = wq_open(&queue, &o, &error);
+        int is_past = atomic_exchange(&calls_left, -1) >= 0;
+        if (result == WQ_OK)
+            wq_close(queue);
+        else if (result != WQ_ERROR_SYSTEM || strstr(error.message, "disk I/O error") == NULL)
+            fail_msg("%s %d: %d %s", reads ? "read" : "write", at, result, error.message);
+        if (is_past)
+            return;
+    }
+}
+
+static void test_a_disk_that_fails(void **state)
+{
+    place *p = *state;
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    wq_close(open_queue(p, 1));
+    atomic_store(&calls_left, -1);
+    replace_calls(vfs, (sqlite3_syscall_ptr)failing_pread, (sqlite3_syscall_ptr)failing_pwrite);
+    fail_each(p, 1, 0);
+    fail_each(p, 1, 1);
+    fail_each(p, 0, 1);
+    replace_calls(vfs, NULL, NULL);
 }
 
 static void test_lost_beside_its_log(void **state)
@@ -1143,7 +1242,9 @@ int main(void)
         TEST(test_rebuild_behind_a_run),
         TEST(test_tokens_go),
         TEST(test_mode),
+        TEST(test_a_clock_set_back_makes_no_endless_durations),
         TEST(test_corrupt),
+        TEST(test_a_disk_that_fails),
         TEST(test_lost_beside_its_log),
         TEST(test_newer),
         TEST(test_oldest),

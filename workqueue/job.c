@@ -43,14 +43,6 @@ void wq_watchers_tell(wq_watchers *watchers)
     pthread_mutex_unlock(&watchers->lock);
 }
 
-int wq_watchers_any(wq_watchers *watchers)
-{
-    pthread_mutex_lock(&watchers->lock);
-    int any = !LIST_EMPTY(&watchers->list);
-    pthread_mutex_unlock(&watchers->lock);
-    return any;
-}
-
 /* An asynchronous runner may like to know. */
 static void be_interested(wq_job *job)
 {
@@ -292,6 +284,12 @@ static const char *without_words(int state)
                                          : NULL;
 }
 
+/* Those of an ended job from the journal are by the wall clock, which may have been set back. */
+static uint64_t between(int64_t from, int64_t to)
+{
+    return to > from ? (uint64_t)(to - from) : 0;
+}
+
 static void read_job_locked(wq_job *job, wq_snapshot *out)
 {
     int64_t now = wq_monotonic_ms();
@@ -313,8 +311,8 @@ static void read_job_locked(wq_job *job, wq_snapshot *out)
         .queued_at_ms = job->queued_at_ms,
         .started_at_ms = job->started_at_ms,
         .ended_at_ms = job->ended_at_ms,
-        .waited_ms = (uint64_t)(start - job->queued_mono),
-        .ran_ms = job->started_mono ? (uint64_t)(end - job->started_mono) : 0,
+        .waited_ms = between(job->queued_mono, start),
+        .ran_ms = job->started_mono ? between(job->started_mono, end) : 0,
         .held = {message, error},
     };
 }

@@ -129,9 +129,6 @@ struct wq_job {
 TAILQ_HEAD(wq_job_list, wq_job);
 TAILQ_HEAD(wq_job_hand, wq_job);
 
-/* Does anybody watch? */
-int wq_watchers_any(wq_watchers *watchers);
-
 /* A new queued job with one reference; NULL if memory or randomness ran out. */
 wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key);
 

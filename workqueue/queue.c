@@ -99,6 +99,12 @@ wq_job *wq_queue_by_key_locked(wq_queue *queue, const char *key)
     return found ? wq_job_ref(found) : NULL;
 }
 
+uint64_t *wq_queue_generation_locked(wq_queue *queue, const char *key)
+{
+    char two[3] = {key[0], key[1]};
+    return &queue->generations[strtoul(two, NULL, 16) % WQ_GENERATIONS];
+}
+
 /* ---- durations ------------------------------------------------------------------------------- */
 
 static const double bounds_s[WQ_HISTOGRAM_BUCKETS] = {
@@ -196,6 +202,21 @@ static void line_up_locked(wq_queue *queue, wq_job *job)
         pthread_cond_signal(&queue->work);
 }
 
+/* Outputs that an asynchronous runner has ready are not bounded by its runs. */
+static size_t waiting_locked(const wq_queue *queue)
+{
+    return queue->queued + queue->pending +
+           (queue->asynchronous ? queue->publishing : queue->put_off);
+}
+
+/* Jobs that an idle worker is about to take do not wait. */
+static int is_full_locked(const wq_queue *queue)
+{
+    size_t waiting = waiting_locked(queue);
+    size_t idle = queue->workers > queue->running ? queue->workers - queue->running : 0;
+    return waiting >= idle && waiting - idle >= queue->max_queue;
+}
+
 int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error *error)
 {
     const int counts_users = queue->fair || queue->max_per_user > 0;
@@ -208,11 +229,10 @@ int wq_queue_admit_locked(wq_queue *queue, wq_job *job, wq_job *before, wq_error
         return wq_fail(error, WQ_ERROR_USER_FULL,
                        "%zu jobs of this server wait or run, as many as may; try again later",
                        queue->max_per_server);
-    /* jobs that an idle worker is about to take do not wait */
-    size_t waiting = queue->queued + queue->pending + queue->put_off;
-    if (waiting + queue->running >= queue->max_queue + queue->workers)
+    if (is_full_locked(queue))
         return wq_fail(error, WQ_ERROR_FULL,
-                       "%zu jobs are waiting, as many as may; try again later", waiting);
+                       "%zu jobs are waiting, as many as may; try again later",
+                       waiting_locked(queue));
     job->note.seq = (int64_t)queue->next_rank;
     if (enter_locked(queue, job, before) != 0)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
@@ -369,10 +389,13 @@ static void remember_locked(wq_queue *queue, wq_job *job)
     }
 }
 
+/* Not one that would soon be unknown: who gets it may still ask for it by its id. */
 wq_job *wq_queue_done_locked(wq_queue *queue, const char *key)
 {
     wq_job *found = find_key(&queue->by_done_key, key);
-    return found ? wq_job_ref(found) : NULL;
+    int is_young =
+        found != NULL && wq_monotonic_ms() - found->ended_mono <= queue->retain_ended_ms / 2;
+    return is_young ? wq_job_ref(found) : NULL;
 }
 
 /* Its key is free, so a follower's turn has come; or it was a follower, and is one no more. */
@@ -415,7 +438,7 @@ static wq_job *end_locked(wq_queue *queue, wq_job *job)
     wq_end end = job->end;
     job->end = (wq_end){0};
     count_out_locked(queue, job);
-    queue->generation++;
+    ++*wq_queue_generation_locked(queue, job->key);
     queue->succeeded += end.state == WQ_STATE_SUCCEEDED;
     queue->failed += end.state == WQ_STATE_FAILED;
     queue->cancelled += end.state == WQ_STATE_CANCELLED;
@@ -479,6 +502,17 @@ void wq_queue_fail(wq_queue *queue, wq_job *job, int returncode, const char *err
     wq_log(&queue->logger, WQ_LOG_WARNING, "job %s: %.*s", job->id, (int)strcspn(error, "\n"),
            error);
     wq_queue_finish(queue, job, WQ_STATE_FAILED, returncode, error);
+}
+
+int wq_queue_abandon(wq_queue *queue, wq_job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    int is_early = !job->ran && (job->state == WQ_STATE_QUEUED || job->state == WQ_STATE_RUNNING);
+    int goes = is_early && job->tentative && atomic_load(&job->n_watching) == 0;
+    if (goes)
+        job->ending = 1;
+    pthread_mutex_unlock(&queue->lock);
+    return goes;
 }
 
 static int end_queued(wq_queue *queue, wq_job *job, int state, const char *why)

@@ -14,6 +14,7 @@ struct wq_pool;
 struct wq_journal;
 struct wq_lookups;
 
+enum { WQ_GENERATIONS = 256 };
 enum { WQ_OWN_FAILURE = -999 }; /* the returncode where the program is not to blame */
 
 struct wq_queue {
@@ -23,7 +24,7 @@ struct wq_queue {
     int fair;
     unsigned workers;
     int asynchronous, wants_interest; /* the runner is, and does */
-    wq_runner *runner; /* to be told of deletions; the pool's or the dispatcher's */
+    wq_runner *runner;                /* to be told of deletions; the pool's or the dispatcher's */
     int64_t retain_ended_ms;
     unsigned run_timeout_ms, progress_timeout_ms, queue_timeout_ms; /* 0: none */
     uint64_t max_output_bytes;                                      /* likewise */
@@ -52,8 +53,8 @@ struct wq_queue {
     size_t n_idle;  /* workers that wait for a job */
     size_t decided; /* ends that the journal does not have yet */
     uint64_t succeeded, failed, cancelled;
-    uint64_t generation; /* counts ends: a key looked up before one must be looked up again */
-    int64_t taken_mono;  /* when a worker last took a job; 0: never */
+    uint64_t generations[WQ_GENERATIONS]; /* by keys; see wq_queue_generation_locked() */
+    int64_t taken_mono;                   /* when a worker last took a job; 0: never */
     double mean_run_ms;
     wq_histogram ran, waited;
     int stopping;
@@ -75,6 +76,10 @@ size_t wq_queue_ahead_locked(wq_queue *queue, const wq_job *job);
 
 /* The job that has not ended for this key, with a new reference, or NULL. */
 wq_job *wq_queue_by_key_locked(wq_queue *queue, const char *key);
+
+/* Counts ends of jobs with this key, and of some others: a key that was looked up before an end
+ * must be looked up again. Not all ends together, as a slow store would then never be done. */
+uint64_t *wq_queue_generation_locked(wq_queue *queue, const char *key);
 
 /* Lets a new job in; the queue takes a reference of its own. If `before` is not NULL, the job waits
  * for that one of the same key to end. With a journal it is pending until that has it. */
@@ -107,7 +112,8 @@ const char *wq_queue_why_stopping(const wq_queue *queue);
  * has it, so that its id is known after a restart, too. */
 int wq_queue_remember(wq_queue *queue, wq_job *job);
 
-/* The job for this key that succeeded and is still known, with a new reference, or NULL. */
+/* The job for this key that succeeded and stays known for a while, with a new reference, or NULL.
+ */
 wq_job *wq_queue_done_locked(wq_queue *queue, const char *key);
 
 /* Takes a job and makes it RUNNING; its reference is the caller's until wq_queue_finish(). If there
@@ -141,6 +147,10 @@ int wq_queue_cancel_queued(wq_queue *queue, wq_job *job, const char *why);
 
 /* Likewise, but the job has failed. */
 int wq_queue_fail_queued(wq_queue *queue, wq_job *job, const char *why);
+
+/* Nonzero if nobody insists on this job or watches it: then nobody joins it any more, and it is to
+ * be cancelled. */
+int wq_queue_abandon(wq_queue *queue, wq_job *job);
 
 /* Ends a RUNNING job that an asynchronous runner has, because the queue stops; nothing if it has
  * none any more. The journal keeps it, unless it was being cancelled. */

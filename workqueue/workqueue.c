@@ -216,10 +216,12 @@ int wq_open(wq_queue **out, const wq_options *options, wq_error *error)
         goto failed;
     }
     set_runner(queue, runner);
+    /* where no job may wait, questions about those that may run still do */
+    size_t most = options->max_queue > 0 ? options->max_queue : queue->workers;
     if (options->journal_path != NULL)
         result = wq_journal_open(&queue->journal, queue, options, error);
     if (result == WQ_OK && queue->store->blocks)
-        result = wq_lookups_open(&queue->lookups, options->max_queue, error);
+        result = wq_lookups_open(&queue->lookups, most, error);
     if (result != WQ_OK)
         runner->close(runner);
     else
@@ -272,8 +274,8 @@ static int hand_out_locked(wq_job *job, wq_await *await, int result, wq_job **ou
     return WQ_PENDING;
 }
 
-/* Joins a job or begins `new`; WQ_DONE: something ended since `generation`, so the store must be
- * asked again. */
+/* Joins a job or begins `new`; WQ_DONE: its key may have ended since `generation`, so the store
+ * must be asked again. */
 static int join_or_begin(wq_queue *queue, wq_job *new, unsigned flags, uint64_t generation,
                          wq_await *await, wq_job **out, wq_error *error)
 {
@@ -281,7 +283,7 @@ static int join_or_begin(wq_queue *queue, wq_job *new, unsigned flags, uint64_t 
     wq_job *before;
     pthread_mutex_lock(&queue->lock);
     wq_job *job = join_locked(queue, new->key, flags, &before);
-    if (job == NULL && queue->generation != generation) {
+    if (job == NULL && *wq_queue_generation_locked(queue, new->key) != generation) {
         result = WQ_DONE;
     } else if (job == NULL) {
         new->rebuild = (flags & WQ_ENSURE_REBUILD) != 0;
@@ -335,7 +337,7 @@ static int join(wq_queue *queue, const char *key, unsigned flags, uint64_t *gene
     wq_job *before;
     int result = WQ_ERROR_NOT_FOUND;
     pthread_mutex_lock(&queue->lock);
-    *generation = queue->generation;
+    *generation = *wq_queue_generation_locked(queue, key);
     wq_job *job = join_locked(queue, key, flags, &before);
     if (job != NULL)
         result = hand_out_locked(job, await, WQ_ATTACHED, out);
@@ -570,12 +572,7 @@ int wq_job_cancel(wq_job *job)
 
 int wq_job_abandon(wq_job *job)
 {
-    pthread_mutex_lock(&job->queue->lock);
-    int tentative = job->tentative;
-    pthread_mutex_unlock(&job->queue->lock);
-    if (!tentative || wq_watchers_any(&job->watchers))
-        return WQ_DONE;
-    return wq_job_cancel(job);
+    return wq_queue_abandon(job->queue, job) ? wq_job_cancel(job) : WQ_DONE;
 }
 
 /* ---- stop and close -------------------------------------------------------------------------- */

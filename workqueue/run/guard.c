@@ -162,9 +162,10 @@ void wq_guard_close(wq_guard *guard)
 {
     if (guard->fd >= 0) {
         struct pollfd gone = {.fd = guard->fd};
+        int64_t left = FAREWELL_MS, end = wq_monotonic_ms() + left;
         if (send(guard->fd, "\n", 1, MSG_NOSIGNAL) == 1)
-            while (poll(&gone, 1, FAREWELL_MS) < 0 && errno == EINTR)
-                ;
+            while (left > 0 && poll(&gone, 1, (int)left) < 0 && errno == EINTR)
+                left = end - wq_monotonic_ms();
         close(guard->fd);
     }
     if (guard->table != NULL)

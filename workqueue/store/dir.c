@@ -214,12 +214,21 @@ static int remove_set(void *self, const char *server, const char *document_set_i
     DIR *entries = opendir(d->path);
     if (entries == NULL)
         return wq_fail(error, WQ_ERROR_SYSTEM, "read %s: %s", d->path, strerror(errno));
-    for (struct dirent *e; (e = readdir(entries)) != NULL;)
-        if (is_key(e->d_name) && has_label(d, e->d_name, want, document_set_id ? LABEL_PART : 0) &&
-            unlinkat(d->fd, e->d_name, 0) == 0)
+    int failed = 0;
+    struct dirent *e;
+    while (errno = 0, (e = readdir(entries)) != NULL) {
+        if (!is_key(e->d_name) || !has_label(d, e->d_name, want, document_set_id ? LABEL_PART : 0))
+            continue;
+        if (unlinkat(d->fd, e->d_name, 0) == 0)
             ++*n;
+        else if (errno != ENOENT)
+            failed = errno;
+    }
+    failed = errno != 0 ? errno : failed;
     closedir(entries);
-    return WQ_OK;
+    return failed == 0 ? WQ_OK
+                       : wq_fail(error, WQ_ERROR_SYSTEM, "remove outputs from %s: %s", d->path,
+                                 strerror(failed));
 }
 
 /* ---- publishing ------------------------------------------------------------------------------ */
@@ -300,8 +309,10 @@ static int put_in_place(dir *d, wq_publish *item)
 /* The names are not durable: none of them may be told as published. */
 static void take_back(dir *d, wq_publish *items, const unsigned char *placed, size_t n)
 {
+    int saved = errno;
     for (size_t i = 0; i < n; i++)
         if (placed[i]) {
+            errno = saved;
             item_fail(&items[i], WQ_ERROR_SYSTEM, "Failed to sync the storage folder");
             unlinkat(d->fd, items[i].key, 0);
         }
