@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 #include "tests/support.h"
 #include "workqueue/store/dir.h"
@@ -511,6 +512,34 @@ static void test_out_of_descriptors_is_said(void **state)
 #f " (no sync)", f, set_up_no_sync, tear_down, NULL                                        \
     }
 
+/* ---- a document set's outputs ---------------------------------------------------------------- */
+
+/* What cannot be removed is not passed over in silence. */
+static void test_a_set_that_cannot_be_removed_whole(void **state)
+{
+    bed *b = *state;
+    char label[64];
+    size_t n = 0;
+    wq_error error = {0};
+    char *temp = begin(b, KEY_A);
+    put_file(temp, "whole");
+    assert_int_equal(publish(b, KEY_A, temp).result, WQ_OK);
+    free(temp);
+    ssize_t size = getxattr(in_dir(b, KEY_A), "user.workqueue", label, sizeof label);
+    if (size < 0)
+        skip(); /* not on this filesystem */
+    assert_int_equal(mkdir(in_dir(b, KEY_B), 0700), 0);
+    assert_int_equal(setxattr(in_dir(b, KEY_B), "user.workqueue", label, (size_t)size, 0), 0);
+    assert_int_equal(
+        b->store->remove_set(b->store->self, params.server, params.document_set_id, &n, &error),
+        WQ_ERROR_SYSTEM);
+    assert_non_null(strstr(error.message, "Is a directory"));
+    assert_int_equal(n, 1);
+    expect_names(b, KEY_B " ");
+    assert_int_equal(rmdir(in_dir(b, KEY_B)), 0);
+    assert_int_equal(b->store->remove_set(b->store->self, params.server, NULL, &n, &error), WQ_OK);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -530,6 +559,7 @@ int main(void)
         BOTH(test_no_link_for_a_lock),
         BOTH(test_the_folder_goes_away),
         BOTH(test_out_of_descriptors_is_said),
+        BOTH(test_a_set_that_cannot_be_removed_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,7 +25,7 @@ const char *wq_strerror(int result)
     case WQ_ATTACHED:
         return "the job was there already";
     case WQ_PENDING:
-        return "the job is accepted once the journal has it";
+        return "the answer comes later";
     case WQ_ERROR_INVALID_ARGUMENT:
         return "an option or parameter is missing or malformed";
     case WQ_ERROR_NO_MEMORY:
@@ -33,7 +33,7 @@ const char *wq_strerror(int result)
     case WQ_ERROR_SYSTEM:
         return "the operating system refused";
     case WQ_ERROR_LOCKED:
-        return "another queue owns the storage";
+        return "another queue owns the storage or the journal";
     case WQ_ERROR_FULL:
         return "as many jobs are waiting as may";
     case WQ_ERROR_CLOSING:

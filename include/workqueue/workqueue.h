@@ -47,7 +47,8 @@ typedef enum wq_result {
     WQ_ERROR_INVALID_ARGUMENT = -1, /**< an option or parameter is missing or malformed */
     WQ_ERROR_NO_MEMORY = -2,        /**< an allocation failed */
     WQ_ERROR_SYSTEM = -3,           /**< the operating system refused; the message names the call */
-    WQ_ERROR_LOCKED = -4,    /**< another queue, here or in another process, owns the storage */
+    WQ_ERROR_LOCKED = -4,    /**< another queue, here or in another process, owns the storage or
+                                  the journal */
     WQ_ERROR_FULL = -5,      /**< as many jobs are queued as the options allow */
     WQ_ERROR_CLOSING = -6,   /**< the queue is stopping and takes no new jobs */
     WQ_ERROR_NOT_FOUND = -7, /**< there is no such job or output */
@@ -92,7 +93,9 @@ typedef struct wq_options {
     const char *program;     /**< path of the executable; relative ones are resolved at wq_open() */
     const char *storage_dir; /**< existing folder for the outputs; locked while the queue is open */
     unsigned workers;        /**< jobs that run at the same time; default 2, at most 1024 */
-    size_t max_queue;        /**< jobs that may wait; default 10000; one more gets WQ_ERROR_FULL */
+    size_t max_queue;        /**< jobs that may wait for their turn, or for a store that is away or,
+                                  with an asynchronous runner, slow; default 10000; one more gets
+                                  WQ_ERROR_FULL */
     size_t max_per_user;     /**< jobs of one API token that may wait or run; one more gets
                                   WQ_ERROR_USER_FULL; default 0: no limit */
     size_t max_per_server;   /**< likewise, jobs of one `server`, as it is spelt */
@@ -309,7 +312,8 @@ typedef enum wq_ensure_flags {
  * job; owned, wq_job_unref(). WQ_DONE: the output is there, and `*out` is NULL, or with
  * WQ_ENSURE_JOB an ended job. However many ask at once, one job runs. `flags` is 0 or a sum of
  * wq_ensure_flags. Fails with WQ_ERROR_INVALID_ARGUMENT, WQ_ERROR_FULL, WQ_ERROR_USER_FULL,
- * WQ_ERROR_CLOSING, WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY, and then has started nothing.
+ * WQ_ERROR_CLOSING, WQ_ERROR_AWAY, WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY, and then has started
+ * nothing.
  *
  * With a journal it waits until that has the job, in memory that survives a loss of power: about as
  * long as an fsync takes. If the journal's disk is full, the answer is WQ_ERROR_SYSTEM.
@@ -336,8 +340,8 @@ typedef void (*wq_accepted_cb)(void *user, int result, wq_job *job, int64_t made
 /**
  * wq_ensure_run_aged() for event loops: waits neither for the journal nor for a store that blocks.
  * WQ_PENDING: `cb` is told, or has been told already; `*out` is untouched. Any other result is that of
- * wq_ensure_run(), and `cb` is not called; without a journal and such a store there is no other.
- * wq_close() does not return before `cb` has.
+ * wq_ensure_run(), and `cb` is not called; with neither a journal nor such a store there is no
+ * WQ_PENDING. wq_close() does not return before `cb` has.
  */
 WQ_API int wq_ensure_run_async(wq_queue *queue, const wq_params *params, unsigned flags,
                                wq_job **out, int64_t *made_at_ms, wq_accepted_cb cb, void *user,
@@ -411,7 +415,8 @@ WQ_API int wq_job_cancel(wq_job *job);
 
 /**
  * Ends the job as wq_job_cancel() does, but only if everybody who asked for it did so with
- * WQ_ENSURE_TENTATIVE and nobody watches it now. WQ_OK, or WQ_DONE if it goes on or has ended.
+ * WQ_ENSURE_TENTATIVE and nobody watches it or waits for its end now. WQ_OK, or WQ_DONE if it goes
+ * on or has ended.
  */
 WQ_API int wq_job_abandon(wq_job *job);
 
@@ -465,7 +470,8 @@ WQ_API void wq_watch_cancel(wq_watch *watch);
 
 /* ---- outputs --------------------------------------------------------------------------------- */
 
-/** WQ_OK if the output of `params` is there, else WQ_ERROR_NOT_FOUND or another failure. */
+/** WQ_OK if the output of `params` is there, else WQ_ERROR_NOT_FOUND or, as from wq_output_open(),
+ * another failure. */
 WQ_API int wq_output_find(wq_queue *queue, const wq_params *params, wq_error *error);
 
 /**
@@ -487,7 +493,8 @@ typedef struct wq_output {
 
 /**
  * Opens the output of a job, or of any job with its parameters, for reading, and tells its size and
- * age. Fails like wq_output_open().
+ * age; out->fd, unless it is -1, is owned. Fails like wq_output_open(), and with WQ_ERROR_CLOSING
+ * after wq_close() of its queue.
  */
 WQ_API int wq_job_output(wq_job *job, wq_output *out, wq_error *error);
 
