@@ -2,7 +2,7 @@
 
 import json
 
-from harness import TOKEN, FaceTest, plain_only
+from harness import DEADLINE, TOKEN, FaceTest, plain_only, wait_for
 from node import NodeProcess, browse, other_origin
 
 ARRAY_CLIENTS = ("oboe !.*", "oboe ![*]", "@streamparser/json", "stream-json")
@@ -91,7 +91,8 @@ class NodeTest(FaceTest):
         client.next()
         server.kill()
         again = self.serve(storage=server.storage, listen="%s:%d" % server.address)
-        job.wait_started(2)
+        # it comes back at its own pace, some seconds each time
+        wait_for(lambda: len(job.runs()) == 2, "the client back", 3 * DEADLINE, seen=job.runs)
         job.progress("0.75")
         client.until_fraction(0.75)
         job.succeed()
