@@ -405,8 +405,8 @@ static int hand_to_broker(remote *r, remote_job *job, const char *reply, wq_erro
     atomic_fetch_add(&job->refs, 1);
     int result = wq_broker_send(r->broker, r->o.queue_package, headers, 4, text, strlen(text),
                                 on_sent, job, error);
-    if (result != WQ_OK)
-        unref(job);
+    if (result != WQ_OK) /* never the last one: the table has it, too */
+        atomic_fetch_sub(&job->refs, 1);
     free(text);
     return result;
 }
