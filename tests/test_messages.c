@@ -188,9 +188,11 @@ static void test_notices_come_back_as_they_were(void **state)
 {
     static const wq_notice notices[] = {
         {.kind = WQ_NOTICE_CLAIM, .key = KEY, .packager = "p 1", .nonce = 123456789012345678},
+        {.kind = WQ_NOTICE_CLAIM, .key = KEY, .packager = "p", .nonce = 1, .id = "7"},
         {.kind = WQ_NOTICE_OWNED, .key = KEY, .packager = "p1"},
         {.kind = WQ_NOTICE_JOIN, .key = KEY, .to = "p1", .id = "7", .reply_to = "/queue/a%2F7"},
-        {.kind = WQ_NOTICE_JOINED, .id = "7"},
+        {.kind = WQ_NOTICE_JOIN, .key = KEY, .to = "p", .id = "7", .reply_to = "/q", .rebuild = 1},
+        {.kind = WQ_NOTICE_JOINED, .id = "7", .key = KEY},
         {.kind = WQ_NOTICE_CANCEL, .id = "7"},
     };
     char text[2048];
@@ -212,6 +214,7 @@ static void test_what_is_no_notice(void **state)
         "Claim: " KEY "\nNonce: 1\n",
         "Claim: " KEY "\nPackager: p\nNonce: x\n",
         "Join: " KEY "\nTo: p\nPackage: 1\n",
+        "Joined: 7\n",
         "Cancel: \n",
         "Cancelled\n",
         "0.5\tCancel: 7",

@@ -93,6 +93,12 @@ static int read_number(span s, uint64_t *out)
     return 0;
 }
 
+static int read_flag(span body, const char *name)
+{
+    uint64_t number;
+    return read_number(value_of(body, name), &number) == 0 && number != 0;
+}
+
 /* ---- jobs ------------------------------------------------------------------------------------ */
 
 char *wq_job_message_text(const char *id, const wq_params *params, int rebuild)
@@ -163,15 +169,16 @@ static int read_spans(wq_job_message *out, span id, span server, span set, span 
     out->params.document_set_id = keep(&at, set);
     out->params.api_token = keep(&at, token);
     int result = wq_params_check(&out->params, error);
-    if (result != WQ_OK)
-        wq_job_message_clear(out);
+    if (result != WQ_OK) {
+        free(out->held);
+        out->held = NULL;
+    }
     return result;
 }
 
 int wq_job_message_read(wq_job_message *out, const char *bytes, size_t len, wq_error *error)
 {
     span body = {bytes, len}, plain = trim(body);
-    uint64_t number = 0;
     memset(out, 0, sizeof *out);
     if (len > WQ_MESSAGE_BYTES)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the message is longer than %d bytes",
@@ -180,7 +187,7 @@ int wq_job_message_read(wq_job_message *out, const char *bytes, size_t len, wq_e
     if (out->plain)
         return read_spans(out, last_segment(plain), plain, last_segment(plain), (span){"-", 1},
                           error);
-    out->rebuild = read_number(value_of(body, "Rebuild"), &number) == 0 && number != 0;
+    out->rebuild = read_flag(body, "Rebuild");
     return read_spans(out, value_of(body, "Package"), value_of(body, "Server"),
                       value_of(body, "Document-Set"), value_of(body, "Token"), error);
 }
@@ -374,18 +381,23 @@ static int is_key(const char *s)
     return strlen(s) == WQ_KEY_SIZE - 1 && strspn(s, "0123456789abcdef") == WQ_KEY_SIZE - 1;
 }
 
+/* What follows the first line. */
 static int read_rest(wq_notice *out, span body)
 {
-    int has_packager = copy_value(out->packager, sizeof out->packager, value_of(body, "Packager"));
+    int no_packager = copy_value(out->packager, sizeof out->packager, value_of(body, "Packager"));
     switch (out->kind) {
     case WQ_NOTICE_CLAIM:
-        return has_packager | read_number(value_of(body, "Nonce"), &out->nonce);
+        copy_value(out->id, sizeof out->id, value_of(body, "Package")); /* or none */
+        return no_packager | read_number(value_of(body, "Nonce"), &out->nonce);
     case WQ_NOTICE_OWNED:
-        return has_packager;
+        return no_packager;
     case WQ_NOTICE_JOIN:
+        out->rebuild = read_flag(body, "Rebuild");
         return copy_value(out->to, sizeof out->to, value_of(body, "To")) |
                copy_value(out->id, sizeof out->id, value_of(body, "Package")) |
                copy_value(out->reply_to, sizeof out->reply_to, value_of(body, "Reply-To"));
+    case WQ_NOTICE_JOINED:
+        return copy_value(out->key, sizeof out->key, value_of(body, "Key")) | !is_key(out->key);
     default:
         return 0;
     }
@@ -412,24 +424,25 @@ void wq_notice_read(wq_notice *out, const char *bytes, size_t len)
 
 size_t wq_notice_text(char *buf, size_t size, const wq_notice *n)
 {
-    int has_id = n->kind == WQ_NOTICE_JOINED || n->kind == WQ_NOTICE_CANCEL;
-    const char *what = has_id ? n->id : n->key, *kind = kinds[n->kind];
+    const char *kind = kinds[n->kind], *named = *n->id ? "Package: " : "", *end = *n->id ? "\n" : "";
     int len = 0;
     switch (n->kind) {
     case WQ_NOTICE_CLAIM:
-        len = snprintf(buf, size, "%s: %s\nPackager: %s\nNonce: %" PRIu64 "\n", kind, what,
-                       n->packager, n->nonce);
+        len = snprintf(buf, size, "%s: %s\nPackager: %s\nNonce: %" PRIu64 "\n%s%s%s", kind, n->key,
+                       n->packager, n->nonce, named, n->id, end);
         break;
     case WQ_NOTICE_OWNED:
-        len = snprintf(buf, size, "%s: %s\nPackager: %s\n", kind, what, n->packager);
+        len = snprintf(buf, size, "%s: %s\nPackager: %s\n", kind, n->key, n->packager);
         break;
     case WQ_NOTICE_JOIN:
-        len = snprintf(buf, size, "%s: %s\nTo: %s\nPackage: %s\nReply-To: %s\n", kind, what, n->to,
-                       n->id, n->reply_to);
+        len = snprintf(buf, size, "%s: %s\nTo: %s\nPackage: %s\nReply-To: %s\n%s", kind, n->key,
+                       n->to, n->id, n->reply_to, n->rebuild ? "Rebuild: 1\n" : "");
         break;
     case WQ_NOTICE_JOINED:
+        len = snprintf(buf, size, "%s: %s\nKey: %s\n", kind, n->id, n->key);
+        break;
     case WQ_NOTICE_CANCEL:
-        len = snprintf(buf, size, "%s: %s\n", kind, what);
+        len = snprintf(buf, size, "%s: %s\n", kind, n->id);
         break;
     case WQ_NOTICE_OTHER:
         break;

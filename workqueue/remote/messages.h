@@ -34,7 +34,8 @@ char *wq_job_message_text(const char *id, const wq_params *params, int rebuild);
 
 /* Reads one, or the plain form: a body that is only a URL, whose last segment is the document set
  * and the id, with the whole URL as the server and "-" as the token. Anything else is
- * WQ_ERROR_INVALID_ARGUMENT and a sentence. wq_job_message_clear() it after WQ_OK. */
+ * WQ_ERROR_INVALID_ARGUMENT and a sentence, and `id` is all that is left: to be answered by, or
+ * empty. wq_job_message_clear() it after WQ_OK. */
 int wq_job_message_read(wq_job_message *out, const char *body, size_t len, wq_error *error);
 void wq_job_message_clear(wq_job_message *message);
 
@@ -75,10 +76,10 @@ size_t wq_reply_failed(char *buf, size_t size, const char *reason);
 
 typedef enum wq_notice_kind {
     WQ_NOTICE_OTHER,
-    WQ_NOTICE_CLAIM,  /* key, packager, nonce */
+    WQ_NOTICE_CLAIM,  /* key, packager, nonce; id, if that is one of its kind */
     WQ_NOTICE_OWNED,  /* key, packager */
-    WQ_NOTICE_JOIN,   /* key, to, id, reply_to */
-    WQ_NOTICE_JOINED, /* id */
+    WQ_NOTICE_JOIN,   /* key, to, id, reply_to, rebuild */
+    WQ_NOTICE_JOINED, /* id, key */
     WQ_NOTICE_CANCEL  /* id */
 } wq_notice_kind;
 
@@ -89,6 +90,7 @@ typedef struct wq_notice {
     char packager[WQ_NAME_SIZE];
     char to[WQ_NAME_SIZE];
     uint64_t nonce;
+    int rebuild;
     char id[WQ_REQUEST_ID_SIZE];
     char reply_to[WQ_DESTINATION_SIZE];
 } wq_notice;
