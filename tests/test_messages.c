@@ -192,7 +192,7 @@ static void test_notices_come_back_as_they_were(void **state)
         {.kind = WQ_NOTICE_OWNED, .key = KEY, .packager = "p1"},
         {.kind = WQ_NOTICE_JOIN, .key = KEY, .to = "p1", .id = "7", .reply_to = "/queue/a%2F7"},
         {.kind = WQ_NOTICE_JOIN, .key = KEY, .to = "p", .id = "7", .reply_to = "/q", .rebuild = 1},
-        {.kind = WQ_NOTICE_JOINED, .id = "7", .key = KEY},
+        {.kind = WQ_NOTICE_JOINED, .id = "7", .key = KEY, .packager = "p"},
         {.kind = WQ_NOTICE_CANCEL, .id = "7"},
     };
     char text[2048];

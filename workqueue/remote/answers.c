@@ -13,7 +13,7 @@
 
 enum {
     MAX_HEADERS = 6,
-    MAX_REQUESTERS = 1000,          /* of one run */
+    MAX_REQUESTERS = 1000, /* of one run */
     REMEMBERED_MS = 600000,
     REMEMBERED_BYTES = 4096,        /* of the last message */
     REASON_BYTES = WQ_MESSAGE_BYTES /* servers read no longer messages */
@@ -134,16 +134,19 @@ static void say_line(wq_packager *p, const work *w, const requester *to)
     say(p, &a);
 }
 
+/* What follows it on the same connection is as good as confirmed. */
 void wq_tell_accepted(wq_packager *p, work *w, requester *to)
 {
     char text[64];
-    if (to->hears == TOLD) {
-        say_line(p, w, to);
-    } else if (to->hears == UNTOLD) {
+    if (to->hears == UNTOLD) {
         size_t n = make_accepted(text, sizeof text, w);
         if (say_surely(p, w, to, text, n, 0) == WQ_OK)
             to->hears = BEING_TOLD;
+        if (w->line_len == 0)
+            return;
     }
+    if (to->hears == TOLD || to->hears == BEING_TOLD)
+        say_line(p, w, to);
 }
 
 void wq_tell_line(wq_packager *p, work *w)
@@ -244,8 +247,6 @@ void wq_take_sent(wq_packager *p, const event *e)
         take_sent_end(p, w, r);
     } else if (r->hears == BEING_TOLD) {
         r->hears = e->result == WQ_OK ? TOLD : DEAF;
-        if (r->hears == TOLD && w->line_len > 0 && w->phase != ENDING)
-            say_line(p, w, r);
     }
 }
 

@@ -16,12 +16,13 @@
 #include "workqueue/remote/packaging.h"
 
 enum {
-    CLAIM_TRIES = 3,        /* without an echo, before it is run all the same */
-    CLAIM_WAIT_MS = 2000,   /* for an echo, for the owner's word, for a store */
-    YOUNG_MS = 10000,       /* a connection that came back: others may still be on their way, */
-    YOUNG_CLAIM_MS = 3000,  /* so they get more time to object */
-    REDELIVERED_MS = 1000,  /* likewise whoever had the job before, if only the connection broke */
-    NONCES = 1000000000     /* squared: what the text can carry */
+    CLAIM_TRIES = 3,       /* without an echo, before it is run all the same */
+    CLAIM_WAIT_MS = 2000,  /* for an echo, for the owner's word, for a store */
+    REPEAT_MS = 250,       /* for those who come later */
+    YOUNG_MS = 3000,       /* after a connection broke others may still be on their way, so they
+                              get this long to object */
+    REDELIVERED_MS = 1000, /* likewise whoever had the job before, if only its connection broke */
+    NONCES = 1000000000    /* squared: what the text can carry */
 };
 
 /* ---- saying ---------------------------------------------------------------------------------- */
@@ -47,6 +48,7 @@ static void say_joined(wq_packager *p, const char *id, const char *key)
 {
     wq_notice notice = {.kind = WQ_NOTICE_JOINED};
     memcpy(notice.key, key, sizeof notice.key);
+    memcpy(notice.packager, p->name, sizeof notice.packager);
     memcpy(notice.id, id, sizeof notice.id);
     publish(p, &notice);
 }
@@ -59,19 +61,24 @@ static uint64_t make_nonce(void)
     return nonce % ((uint64_t)NONCES * NONCES);
 }
 
-void wq_claim(wq_packager *p, work *w)
+static void say_claim(wq_packager *p, work *w)
 {
-    wq_notice notice = {.kind = WQ_NOTICE_CLAIM};
-    w->phase = CLAIMING;
+    wq_notice notice = {.kind = WQ_NOTICE_CLAIM, .nonce = w->nonce};
     w->since = wq_monotonic_ms();
-    w->echoed_at = 0;
-    w->tries++;
-    w->nonce = notice.nonce = make_nonce();
     memcpy(notice.key, w->key, sizeof notice.key);
     memcpy(notice.packager, p->name, sizeof notice.packager);
     if (!w->message.plain)
         memcpy(notice.id, w->message.id, sizeof notice.id);
     publish(p, &notice);
+}
+
+void wq_claim(wq_packager *p, work *w)
+{
+    w->phase = CLAIMING;
+    w->echoed_at = 0;
+    w->tries++;
+    w->nonce = make_nonce();
+    say_claim(p, w);
 }
 
 void wq_claim_later(work *w)
@@ -108,15 +115,31 @@ static void join(wq_packager *p, work *w, const char *owner)
 
 /* ---- time ------------------------------------------------------------------------------------ */
 
-static int64_t claim_ms(const wq_packager *p, const work *w)
+/* When it is granted, if nobody objects until then. */
+static int64_t granted_at(const wq_packager *p, const work *w)
 {
     int64_t ms = p->o.claim_ms;
     if (w->is_redelivered && ms < REDELIVERED_MS)
         ms = REDELIVERED_MS;
-    if (p->n_connections > 1 && wq_monotonic_ms() - p->connected_at < YOUNG_MS &&
-        ms < YOUNG_CLAIM_MS)
-        ms = YOUNG_CLAIM_MS;
-    return ms;
+    int64_t at = w->echoed_at + ms, young = p->connected_at + YOUNG_MS;
+    return p->n_connections > 1 && at < young ? young : at;
+}
+
+static void tick_echoed(wq_packager *p, work *w, int64_t now)
+{
+    if (now >= granted_at(p, w))
+        wq_work_ask(p, w);
+    else if (now - w->since >= REPEAT_MS)
+        say_claim(p, w);
+}
+
+/* Nobody hears us, so nobody can object; better twice than never. */
+static void tick_unheard(wq_packager *p, work *w)
+{
+    if (w->tries < CLAIM_TRIES)
+        wq_claim(p, w);
+    else
+        wq_work_ask(p, w);
 }
 
 /* Without a connection nothing can be heard; the next one begins with claiming again. */
@@ -124,18 +147,14 @@ void wq_claim_tick(wq_packager *p, work *w, int64_t now)
 {
     if (!p->is_connected)
         return;
-    if (w->phase == WAITING) {
-        if (now - w->since >= CLAIM_WAIT_MS)
-            wq_claim(p, w);
-    } else if (w->echoed_at != 0) {
-        if (now - w->echoed_at >= claim_ms(p, w))
-            wq_work_ask(p, w);
-    } else if (now - w->since >= CLAIM_WAIT_MS) {
-        if (w->tries < CLAIM_TRIES)
-            wq_claim(p, w);
-        else
-            wq_work_ask(p, w); /* nobody hears us, so nobody can object; better twice than never */
-    }
+    if (w->phase == CLAIMING && w->echoed_at != 0)
+        tick_echoed(p, w, now);
+    else if (now - w->since < CLAIM_WAIT_MS)
+        return;
+    else if (w->phase == WAITING)
+        wq_claim(p, w);
+    else
+        tick_unheard(p, w);
 }
 
 /* ---- hearing --------------------------------------------------------------------------------- */
@@ -144,7 +163,7 @@ static void heard_own_claim(wq_packager *p, const wq_notice *notice)
 {
     work *w;
     LIST_FOREACH(w, &p->works, link)
-    if (w->phase == CLAIMING && w->nonce == notice->nonce) {
+    if (w->phase == CLAIMING && w->nonce == notice->nonce && w->echoed_at == 0) {
         w->echoed_at = wq_monotonic_ms();
         w->tries = 0;
     }
@@ -224,7 +243,8 @@ static void heard_joined(wq_packager *p, const wq_notice *notice)
 {
     requester *r;
     work *w = wq_work_by_id(p, notice->id, notice->key, &r);
-    if (w == NULL || (w->phase != CLAIMING && w->phase != WAITING))
+    if (w == NULL || (w->phase != CLAIMING && w->phase != WAITING) ||
+        strcmp(notice->packager, p->name) == 0)
         return;
     wq_requester_drop(w, r);
     if (w->n_requesters == 0)

@@ -1,8 +1,8 @@
 /* clerk.c - the packager's second thread: asks for sizes of outputs and deletes outputs, which may
  * have to wait until a store is back. */
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
-#include <stdlib.h>
 
 #include "workqueue/remote/packaging.h"
 

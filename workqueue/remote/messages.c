@@ -397,7 +397,8 @@ static int read_rest(wq_notice *out, span body)
                copy_value(out->id, sizeof out->id, value_of(body, "Package")) |
                copy_value(out->reply_to, sizeof out->reply_to, value_of(body, "Reply-To"));
     case WQ_NOTICE_JOINED:
-        return copy_value(out->key, sizeof out->key, value_of(body, "Key")) | !is_key(out->key);
+        return no_packager | copy_value(out->key, sizeof out->key, value_of(body, "Key")) |
+               !is_key(out->key);
     default:
         return 0;
     }
@@ -424,7 +425,8 @@ void wq_notice_read(wq_notice *out, const char *bytes, size_t len)
 
 size_t wq_notice_text(char *buf, size_t size, const wq_notice *n)
 {
-    const char *kind = kinds[n->kind], *named = *n->id ? "Package: " : "", *end = *n->id ? "\n" : "";
+    const char *kind = kinds[n->kind], *named = *n->id ? "Package: " : "",
+               *end = *n->id ? "\n" : "";
     int len = 0;
     switch (n->kind) {
     case WQ_NOTICE_CLAIM:
@@ -439,7 +441,8 @@ size_t wq_notice_text(char *buf, size_t size, const wq_notice *n)
                        n->to, n->id, n->reply_to, n->rebuild ? "Rebuild: 1\n" : "");
         break;
     case WQ_NOTICE_JOINED:
-        len = snprintf(buf, size, "%s: %s\nKey: %s\n", kind, n->id, n->key);
+        len = snprintf(buf, size, "%s: %s\nKey: %s\nPackager: %s\n", kind, n->id, n->key,
+                       n->packager);
         break;
     case WQ_NOTICE_CANCEL:
         len = snprintf(buf, size, "%s: %s\n", kind, n->id);

@@ -79,7 +79,7 @@ typedef enum wq_notice_kind {
     WQ_NOTICE_CLAIM,  /* key, packager, nonce; id, if that is one of its kind */
     WQ_NOTICE_OWNED,  /* key, packager */
     WQ_NOTICE_JOIN,   /* key, to, id, reply_to, rebuild */
-    WQ_NOTICE_JOINED, /* id, key */
+    WQ_NOTICE_JOINED, /* id, key, packager */
     WQ_NOTICE_CANCEL  /* id */
 } wq_notice_kind;
 

@@ -234,7 +234,7 @@ void wq_work_ask(wq_packager *p, work *w)
 }
 
 /* The line as the program would write it, from what the queue has made of it. */
-static void make_line(work *w, const wq_snapshot *s)
+static size_t make_line(char line[WQ_REPLY_LINE_BYTES], const wq_snapshot *s)
 {
     char head[64];
     unsigned long n = (unsigned long)(s->reached * 1e9 + 0.5);
@@ -242,10 +242,23 @@ static void make_line(work *w, const wq_snapshot *s)
         snprintf(head, sizeof head, "%" PRIu64 "/%" PRIu64, s->items_done, s->items_total);
     else
         snprintf(head, sizeof head, "%lu.%09lu", n / 1000000000, n % 1000000000);
-    int len = snprintf(w->line, sizeof w->line, "%s%s%s", head, s->message ? "\t" : "",
+    int len = snprintf(line, WQ_REPLY_LINE_BYTES, "%s%s%s", head, s->message ? "\t" : "",
                        s->message ? s->message : "");
-    w->line_len = len < (int)sizeof w->line ? (size_t)len : sizeof w->line - 1;
-    w->has_line = 1;
+    return len < WQ_REPLY_LINE_BYTES ? (size_t)len : WQ_REPLY_LINE_BYTES - 1;
+}
+
+/* The last one is told before the end, the others not too often. */
+static void take_line(wq_packager *p, work *w, const wq_snapshot *s)
+{
+    char line[WQ_REPLY_LINE_BYTES];
+    size_t len = make_line(line, s);
+    if (len != w->line_len || memcmp(line, w->line, len) != 0) {
+        memcpy(w->line, line, len);
+        w->line_len = len;
+        w->has_line = 1;
+    }
+    if (w->has_line && (s->has_returncode || wq_monotonic_ms() - w->told_at >= PROGRESS_MS))
+        wq_tell_line(p, w);
 }
 
 /* The run did not end by our will: the queue stops, or somebody else cancelled a job we share. */
@@ -275,11 +288,8 @@ static void take_news(wq_packager *p, work *w)
 {
     wq_snapshot snapshot;
     wq_job_snapshot(w->job, &snapshot);
-    if (snapshot.state == WQ_STATE_RUNNING && !snapshot.has_returncode) {
-        make_line(w, &snapshot);
-        if (wq_monotonic_ms() - w->told_at >= PROGRESS_MS)
-            wq_tell_line(p, w);
-    }
+    if (snapshot.started_at_ms != 0)
+        take_line(p, w, &snapshot);
     if (snapshot.has_returncode)
         take_end(p, w, &snapshot);
     wq_snapshot_clear(&snapshot);
@@ -480,9 +490,8 @@ static void take_job(wq_packager *p, event *e)
         return;
     if (choose_reply_to(p, e, message.id, reply_to, sizeof reply_to) != 0)
         refuse(p, e, "", "its id is too long to be answered at");
-    else if (wq_params_key(&message.params, key) == WQ_OK &&
-             !is_under_way(p, e, message.id, key) && !is_over(p, e, &message, reply_to) &&
-             !take_along(p, e, &message, key, reply_to) &&
+    else if (wq_params_key(&message.params, key) == WQ_OK && !is_under_way(p, e, message.id, key) &&
+             !is_over(p, e, &message, reply_to) && !take_along(p, e, &message, key, reply_to) &&
              begin_work(p, e, &message, key, reply_to) == 0)
         return;
     wq_job_message_clear(&message);
@@ -888,8 +897,7 @@ static int start(wq_packager *p, const wq_packager_options *options, wq_error *e
     if (result != WQ_OK)
         return result;
     p->has_clerk = wq_thread_start(&p->clerk, "wq-clerk", wq_clerk_main, p) == 0;
-    p->has_thread =
-        p->has_clerk && wq_thread_start(&p->thread, "wq-packager", thread_main, p) == 0;
+    p->has_thread = p->has_clerk && wq_thread_start(&p->thread, "wq-packager", thread_main, p) == 0;
     return p->has_thread ? WQ_OK : wq_fail(error, WQ_ERROR_SYSTEM, "cannot start a thread");
 }
 

@@ -103,9 +103,9 @@ typedef struct event {
     wq_delivery *delivery;
     char reply_to[WQ_DESTINATION_SIZE];
     int is_cut, is_redelivered;
-    uint64_t generation;           /* CONNECTED */
-    int result, is_end;            /* SENT */
-    char key[WQ_KEY_SIZE];         /* SENT; and the requester: */
+    uint64_t generation;   /* CONNECTED */
+    int result, is_end;    /* SENT */
+    char key[WQ_KEY_SIZE]; /* SENT; and the requester: */
     char id[WQ_REQUEST_ID_SIZE];
     size_t len;
     char body[];

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,17 +15,21 @@
 
 #include "workqueue/remote/packager.h"
 
+enum { MAX_VARIABLES = 256 };
+
 typedef struct settings {
     wq_options queue;
     wq_packager_options packager;
     wq_s3_options s3;
     const char *store, *public_base;
-    char *url_base, *cache_dir;
+    char *url_base;
+    const char *environment[MAX_VARIABLES + 1];
+    size_t n_variables;
 } settings;
 
 /* ---- the command line, from one table -------------------------------------------------------- */
 
-typedef enum kind { HELP, VERSION, TEXT, NUMBER, BYTES, ON, OFF } kind;
+typedef enum kind { HELP, VERSION, TEXT, NUMBER, BYTES, ON, OFF, VARIABLE } kind;
 
 #define AT(member) offsetof(settings, member)
 
@@ -79,6 +84,17 @@ static const struct row {
      "address space of each process of a job (0: any)"},
     {"max-cpu-s", "N", NUMBER, AT(queue.max_cpu_s), 0, UINT32_MAX,
      "processor time of each process of a job (0: any)"},
+    {"max-open-files", "N", NUMBER, AT(queue.max_open_files), 0, UINT32_MAX,
+     "descriptors of each process of a job, at least 16 (0: as we were started with)"},
+    {"max-processes", "N", NUMBER, AT(queue.max_processes), 0, UINT32_MAX,
+     "processes of our user, root excepted (0: as we)"},
+    {"environment", "NAME", VARIABLE, 0, 0, 0,
+     "what a program gets of our environment, also START*, or NAME=VALUE; several times (PATH,\n"
+     "                                   HOME and the like, no secrets)"},
+    {"cgroup", "DIR", TEXT, AT(queue.cgroup_dir), 0, 0,
+     "where jobs get control groups; auto: below our own; none, the default"},
+    {"private-tmpdir", NULL, ON, AT(queue.private_tmpdir), 0, 0,
+     "each job gets a TMPDIR of its own, removed afterwards"},
     {"token-in-environment", NULL, ON, AT(queue.token_in_environment), 0, 0,
      "the program gets the token in WORKQUEUE_API_TOKEN, where ps does not show it"},
     {"no-sync", NULL, OFF, AT(queue.sync), 0, 0, "do not wait for the disk before success"},
@@ -127,6 +143,15 @@ static int apply_number(void *at, const struct row *row, const char *text)
     return GO_ON;
 }
 
+static int add_variable(settings *s, const char *value)
+{
+    if (s->n_variables == MAX_VARIABLES)
+        return wrong("--environment is given too often%s%s", "", "");
+    s->environment[s->n_variables++] = value;
+    s->queue.environment = s->environment;
+    return GO_ON;
+}
+
 static int apply(settings *s, const struct row *row, const char *value)
 {
     void *at = (char *)s + row->at;
@@ -145,6 +170,8 @@ static int apply(settings *s, const struct row *row, const char *value)
     case OFF:
         *(int *)at = row->kind == ON;
         return GO_ON;
+    case VARIABLE:
+        return add_variable(s, value);
     case NUMBER:
     case BYTES:
         return apply_number(at, row, value);
@@ -191,18 +218,35 @@ static int check(settings *s)
                  strerror(errno), "");
 }
 
-/* "URL/" in front of keys, as the world may find them. */
+/* What stands before a key in the URL of an output, as others may find it; from malloc. */
 static char *make_url_base(const settings *s)
 {
-    char *base = NULL;
+    char *base = NULL, *path = NULL;
+    const char *endpoint = s->s3.endpoint ? s->s3.endpoint : getenv("AWS_ENDPOINT_URL_S3");
+    if (endpoint == NULL)
+        endpoint = getenv("AWS_ENDPOINT_URL");
     int n, is_s3 = strncmp(s->store, "s3://", 5) == 0;
     if (s->public_base != NULL)
         n = asprintf(&base, "%s/", s->public_base);
-    else if (is_s3 && s->s3.endpoint != NULL)
-        n = asprintf(&base, "%s/%s/", s->s3.endpoint, s->store + 5);
+    else if (is_s3 && endpoint != NULL)
+        n = asprintf(&base, "%s/%s/", endpoint, s->store + 5);
+    else if (!is_s3 && (path = realpath(s->store, NULL)) != NULL)
+        n = asprintf(&base, "file://%s/", path);
     else
         n = asprintf(&base, "%s/", s->store);
+    free(path);
     return n < 0 ? NULL : base;
+}
+
+/* As many files as we may have open, as each job needs some; programs get what shells give. */
+static void raise_open_files(wq_options *queue)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        queue->soft_open_files = (unsigned)limit.rlim_cur;
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 static int open_store(settings *s, wq_error *error)
@@ -266,17 +310,18 @@ int main(int argc, char **argv)
 {
     settings s = {0};
     sigset_t stop, all;
-    static const char *const everything[] = {"*", NULL};
     wq_options_init(&s.queue, sizeof s.queue);
     wq_packager_options_init(&s.packager);
     wq_s3_options_init(&s.s3, sizeof s.s3);
-    s.queue.environment = everything; /* any program may need any of it */
     s.queue.log = s.packager.log = on_log;
     int r = parse(&s, argc, argv);
     if (r == GO_ON)
         r = check(&s);
     if (r != GO_ON)
         return r;
+    if (s.queue.cgroup_dir != NULL && strcmp(s.queue.cgroup_dir, "none") == 0)
+        s.queue.cgroup_dir = NULL;
+    raise_open_files(&s.queue);
     s.packager.workers = s.queue.workers;
     s.packager.url_base = s.url_base = make_url_base(&s);
     sigemptyset(&stop);
