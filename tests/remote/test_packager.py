@@ -451,6 +451,7 @@ class Both:
                 self.send_job(job.id, str(i))
             for job in jobs:
                 job.wait("Accepted")
+            self.assertEqual(len(self.started(str(i))), 1, f"round {i}")
             told.succeed()
             for job in jobs:
                 job.wait("Complete")
@@ -599,7 +600,7 @@ class StoreTest(PackagerTest):
 
     def s3(self, **options):
         swift = services.service("swift")
-        environment = {"AWS_ACCESS_KEY_ID": "docsets:docsets", "AWS_SECRET_ACCESS_KEY": SECRET,
+        environment = {"AWS_ACCESS_KEY_ID": "docsets:worker", "AWS_SECRET_ACCESS_KEY": SECRET,
                        "S3_ENDPOINT": f"http://127.0.0.1:{swift.port}"}
         subprocess.run([BUILD / "tests" / "s3-tool", "bucket"], check=True, stdout=subprocess.PIPE,
                        env={**os.environ, **environment, "S3_URL": "s3://packages",

@@ -6,8 +6,9 @@
  * packagers are well; if two run it all the same, the store takes one output of them.
  *
  * A claim that nobody objects to within claim_ms, counted from when it came back to the claimer, is
- * granted: by then all others have had it too. They get more time where one may be about to come
- * back: after a connection broke, and when the broker says that it has delivered the job before.
+ * granted: by then all others have had it too. They get more time where all is slow, as the echo
+ * shows, and where one may be about to come back: after a connection broke, and when the broker
+ * says that it has delivered the job before.
  */
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +19,8 @@
 enum {
     CLAIM_TRIES = 3,       /* without an echo, before it is run all the same */
     CLAIM_WAIT_MS = 2000,  /* for an echo, for the owner's word, for a store */
-    REPEAT_MS = 250,       /* for those who come later */
+    ECHOES = 4,            /* a claim takes at least as long as so many echoes */
+    REPEAT_MS = 250,       /* for those who come later, and when a join may have come too late */
     YOUNG_MS = 3000,       /* after a connection broke others may still be on their way, so they
                               get this long to object */
     REDELIVERED_MS = 1000, /* likewise whoever had the job before, if only its connection broke */
@@ -79,6 +81,7 @@ void wq_claim(wq_packager *p, work *w)
     w->tries++;
     w->nonce = make_nonce();
     say_claim(p, w);
+    w->claimed_at = w->since;
 }
 
 void wq_claim_later(work *w)
@@ -113,12 +116,43 @@ static void join(wq_packager *p, work *w, const char *owner)
     }
 }
 
+/* Somebody else has claimed it so recently that our claim may reach them too late. */
+static const char *recent_claimer(const wq_packager *p, const char *key)
+{
+    int64_t since = wq_monotonic_ms() - 2 * (int64_t)p->o.claim_ms;
+    for (unsigned i = 0; i < HEARD_CLAIMS; i++)
+        if (p->heard[i].at >= since && strcmp(p->heard[i].key, key) == 0)
+            return p->heard[i].packager;
+    return NULL;
+}
+
+void wq_claim_first(wq_packager *p, work *w)
+{
+    const char *other = recent_claimer(p, w->key);
+    if (other == NULL) {
+        wq_claim(p, w);
+        return;
+    }
+    join(p, w, other);
+    w->since -= CLAIM_WAIT_MS - REPEAT_MS; /* they may be done with it already */
+}
+
+static void note_claim(wq_packager *p, const wq_notice *claim)
+{
+    struct heard_claim *h = &p->heard[p->next_heard++ % HEARD_CLAIMS];
+    h->at = wq_monotonic_ms();
+    memcpy(h->key, claim->key, sizeof h->key);
+    memcpy(h->packager, claim->packager, sizeof h->packager);
+}
+
 /* ---- time ------------------------------------------------------------------------------------ */
 
 /* When it is granted, if nobody objects until then. */
 static int64_t granted_at(const wq_packager *p, const work *w)
 {
-    int64_t ms = p->o.claim_ms;
+    int64_t ms = p->o.claim_ms, slow = (w->echoed_at - w->claimed_at) * ECHOES;
+    if (ms < slow)
+        ms = slow;
     if (w->is_redelivered && ms < REDELIVERED_MS)
         ms = REDELIVERED_MS;
     int64_t at = w->echoed_at + ms, young = p->connected_at + YOUNG_MS;
@@ -185,9 +219,12 @@ static int is_weaker(const wq_packager *p, const work *w, const wq_notice *claim
 static void heard_claim(wq_packager *p, const wq_notice *notice)
 {
     work *w = wq_work_by_key(p, notice->key);
-    if (strcmp(notice->packager, p->name) == 0)
+    if (strcmp(notice->packager, p->name) == 0) {
         heard_own_claim(p, notice);
-    else if (has_ended_here(p, notice->id))
+        return;
+    }
+    note_claim(p, notice);
+    if (has_ended_here(p, notice->id))
         say_joined(p, notice->id, notice->key);
     else if (w != NULL && w->phase == CLAIMING && is_weaker(p, w, notice))
         join(p, w, notice->packager);

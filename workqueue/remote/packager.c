@@ -478,7 +478,7 @@ static int begin_work(wq_packager *p, event *e, const wq_job_message *message, c
     if (is_ours)
         wq_work_ask(p, w); /* the queue keeps them apart */
     else
-        wq_claim(p, w);
+        wq_claim_first(p, w);
     return 0;
 }
 
@@ -736,7 +736,7 @@ void wq_packager_options_init(wq_packager_options *options)
         .url_base = "workqueue:",
         .workers = 2,
         .alive_ms = 5000,
-        .claim_ms = 30,
+        .claim_ms = 100,
         .ack_after_ms = 600000,
     };
 }

@@ -20,7 +20,10 @@
 #include "workqueue/remote/packager.h"
 #include "workqueue/util/util.h"
 
-enum { REMEMBERED = 1024 }; /* requests that have ended, and cancelled ones */
+enum {
+    REMEMBERED = 1024,  /* requests that have ended, and cancelled ones */
+    HEARD_CLAIMS = 256, /* of other packagers, the latest */
+};
 
 /* Somebody who is told. */
 typedef struct requester {
@@ -60,7 +63,8 @@ typedef struct work {
 
     uint64_t nonce;
     unsigned tries;
-    int64_t since, echoed_at; /* since: when it was claimed, or began to wait; echoed: 0: not */
+    int64_t claimed_at, echoed_at; /* echoed: 0: not */
+    int64_t since;                 /* when it was last claimed, or began to wait */
 
     wq_job *job;
     wq_watch *watch;
@@ -140,6 +144,11 @@ struct wq_packager {
     LIST_HEAD(, work) works;
     memory memories[REMEMBERED];
     unsigned next_memory;
+    struct heard_claim {
+        char key[WQ_KEY_SIZE], packager[WQ_NAME_SIZE];
+        int64_t at;
+    } heard[HEARD_CLAIMS];
+    unsigned next_heard;
     int is_connected;
     int64_t connected_at;
     uint64_t generation, n_connections;
@@ -184,6 +193,7 @@ int wq_work_is_held(const wq_packager *p, const work *w);
 
 /* ---- claims.c -------------------------------------------------------------------------------- */
 
+void wq_claim_first(wq_packager *p, work *w); /* one that has just come */
 void wq_claim(wq_packager *p, work *w);
 void wq_claim_later(work *w);
 void wq_claim_all_again(wq_packager *p); /* on a new connection */

@@ -69,7 +69,7 @@ static const struct row {
     {"alive-ms", "N", NUMBER, AT(packager.alive_ms), 100, 600000,
      "a sign of life for each job so often (5000)"},
     {"claim-ms", "N", NUMBER, AT(packager.claim_ms), 0, 60000,
-     "how long other packagers may object before a job is run (30)"},
+     "how long other packagers may object before a job is run (100)"},
     {"ack-after-ms", "N", NUMBER, AT(packager.ack_after_ms), 0, UINT32_MAX,
      "a longer job is taken off the broker, which may not hold it for ever (600000); 0 never"},
     {"grace-ms", "N", NUMBER, AT(queue.grace_ms), 0, UINT32_MAX,
