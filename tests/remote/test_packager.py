@@ -255,15 +255,19 @@ class Both:
         self.assertEqual(failed.headers["workqueue-returncode"], "7")
 
     def test_two_servers_have_a_document_set_of_the_same_number(self):
-        self.packager()
-        told = self.told("5")
-        job = self.listen("5")
+        self.program.write_text(f"""#!/bin/sh
+            echo $$ $2 $4 >>{self.folder}/started
+            until [ -e {self.folder}/go ]; do sleep 0.1; done
+            echo "$1" >"$4"
+            """)
+        packager, job = self.packager(), self.listen("5")
         for host in ("one", "two"):
             self.seed(f"http://{host}/api/docsets/5")
         self.wait_started(2)
-        told.succeed()
-        told.succeed()
+        (self.folder / "go").touch()
         job.wait("Complete", 2)
+        outputs = {path.read_text() for path in packager.store.glob("[0-9a-f]*")}
+        self.assertEqual(outputs, {f"http://{host}/api/docsets/5\n" for host in ("one", "two")})
 
     def test_a_job_of_ours(self):
         packager, told = self.packager(alive_ms=300), self.told("7")
@@ -451,7 +455,7 @@ class Both:
                 self.send_job(job.id, str(i))
             for job in jobs:
                 job.wait("Accepted")
-            self.assertEqual(len(self.started(str(i))), 1, f"round {i}")
+            self.wait_started(1, str(i))
             told.succeed()
             for job in jobs:
                 job.wait("Complete")
@@ -680,7 +684,7 @@ class CommandTest(unittest.TestCase):
         first = Packager(self, one, "/bin/true", "stomp://127.0.0.1:1")
         self.assert_refused("--broker", "stomp://127.0.0.1:1", "--store", two, "--program",
                             "/bin/true", "--state", one / "state", words="another packager")
-        first.terminate()
+        self.assertIsNone(first.process.poll())
 
 
 del PackagerTest
