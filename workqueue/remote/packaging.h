@@ -1,6 +1,7 @@
 /* packaging.h - what the parts of the packager share.
  *
- *   packager.c   opening, closing, the thread, and the jobs that come
+ *   packager.c   opening, closing, the thread, and the jobs of the queue
+ *   deliveries.c messages that come: jobs and deletions
  *   claims.c     who runs a key: what packagers tell each other on the topic
  *   answers.c    who is told what, until the broker has it; what became of earlier requests
  *   keeping.c    jobs that the broker has been relieved of, in files
@@ -91,17 +92,19 @@ typedef struct memory {
     char *text; /* owned; the last message; NULL: it was cancelled before it came */
 } memory;
 
+typedef enum event_kind {
+    EVENT_JOB,
+    EVENT_NOTICE,
+    EVENT_DELETE,
+    EVENT_CONNECTED,
+    EVENT_DISCONNECTED,
+    EVENT_SENT /* something that we sent has been confirmed, or not */
+} event_kind;
+
 /* Something that has come; owned by the list. */
 typedef struct event {
     STAILQ_ENTRY(event) link;
-    enum {
-        EVENT_JOB,
-        EVENT_NOTICE,
-        EVENT_DELETE,
-        EVENT_CONNECTED,
-        EVENT_DISCONNECTED,
-        EVENT_SENT
-    } kind;
+    event_kind kind;
     struct wq_packager *packager;
     unsigned slot;
     wq_delivery *delivery;
@@ -169,7 +172,7 @@ struct wq_packager {
 /* ---- packager.c ------------------------------------------------------------------------------ */
 
 /* What is to be put into the events; NULL: no memory. */
-event *wq_event_new(wq_packager *p, int kind, const wq_broker_message *message);
+event *wq_event_new(wq_packager *p, event_kind kind, const wq_broker_message *message);
 void wq_event_put(event *e); /* NULL: nothing */
 void wq_event_free(event *e);
 
@@ -182,6 +185,8 @@ work *wq_work_by_id(wq_packager *p, const char *id, const char *key, requester *
 /* The queue is asked for a job. */
 void wq_work_ask(wq_packager *p, work *w);
 
+void wq_work_free(work *w); /* one that is in no list */
+
 /* Nothing is to be said any more: settles and frees it. */
 void wq_work_end(wq_packager *p, work *w);
 
@@ -190,6 +195,11 @@ void wq_work_forget(wq_packager *p, work *w);
 
 /* Nonzero if it would come again, from the broker or a file of ours, should we die now. */
 int wq_work_is_held(const wq_packager *p, const work *w);
+
+/* ---- deliveries.c ---------------------------------------------------------------------------- */
+
+void wq_take_job(wq_packager *p, event *e);
+void wq_take_delete(wq_packager *p, event *e);
 
 /* ---- claims.c -------------------------------------------------------------------------------- */
 
