@@ -149,6 +149,15 @@ void wq_tell_accepted(wq_packager *p, work *w, requester *to)
         say_line(p, w, to);
 }
 
+void wq_tell_alive(wq_packager *p, work *w)
+{
+    requester *to;
+    w->told_at = wq_monotonic_ms();
+    LIST_FOREACH(to, &w->requesters, link)
+    if (to->hears == TOLD || to->hears == BEING_TOLD)
+        say_line(p, w, to);
+}
+
 void wq_tell_line(wq_packager *p, work *w)
 {
     requester *to;

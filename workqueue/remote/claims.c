@@ -267,12 +267,11 @@ static void heard_join(wq_packager *p, const wq_notice *notice)
     requester *r = w != NULL ? take_in(p, w, notice) : NULL;
     if (r == NULL && !has_ended_here(p, notice->id))
         return; /* it will claim again */
-    say_joined(p, notice->id, notice->key);
-    if (r == NULL)
-        return;
-    if (w->phase == RUNNING || w->phase == FINISHING)
+    /* Before its delivery is settled: one that was promised signs of life misses them if we die. */
+    if (r != NULL && w->phase != ENDING)
         wq_tell_accepted(p, w, r);
-    else if (w->phase == ENDING)
+    say_joined(p, notice->id, notice->key);
+    if (r != NULL && w->phase == ENDING)
         wq_tell_rest(p, w);
 }
 

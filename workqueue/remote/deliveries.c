@@ -119,8 +119,8 @@ static int take_along(wq_packager *p, const event *e, const wq_job_message *mess
         (message->rebuild && !(w->message.rebuild && w->phase == CLAIMING)) ||
         (r = wq_requester_add(w, message->id, reply_to)) == NULL)
         return 0;
-    if (w->phase == RUNNING || w->phase == FINISHING)
-        wq_tell_accepted(p, w, r);
+    /* Before it is settled: one that was promised signs of life misses them if we die. */
+    wq_tell_accepted(p, w, r);
     wq_broker_ack(p->broker, e->delivery, NULL);
     return 1;
 }

@@ -450,21 +450,31 @@ static void take_all_work_news(wq_packager *p)
     }
 }
 
-static void tick_work(wq_packager *p, work *w, int64_t now)
+static void tick_run(wq_packager *p, work *w, int64_t now)
 {
-    int is_claimed = w->phase != CLAIMING && w->phase != WAITING;
-    if (!is_claimed && p->closing)
-        wq_hand_back(p, w);
-    else if (!is_claimed)
-        wq_claim_tick(p, w, now);
-    else if (w->phase == ENDING && now - w->told_at >= p->o.alive_ms)
-        wq_tell_rest(p, w);
-    if (!is_claimed || (w->phase != RUNNING && w->phase != FINISHING))
-        return;
     if (now - w->told_at >= (w->has_line ? PROGRESS_MS : p->o.alive_ms))
         wq_tell_line(p, w);
     if (p->o.ack_after_ms > 0 && now - w->began_at >= p->o.ack_after_ms)
         wq_relieve(p, w);
+}
+
+static void tick_work(wq_packager *p, work *w, int64_t now)
+{
+    int is_claimed = w->phase != CLAIMING && w->phase != WAITING;
+    int is_due = now - w->told_at >= p->o.alive_ms;
+    if (!is_claimed && p->closing) {
+        wq_hand_back(p, w);
+    } else if (!is_claimed || w->phase == ASKING) {
+        if (is_due)
+            wq_tell_alive(p, w);
+        if (!is_claimed)
+            wq_claim_tick(p, w, now);
+    } else if (w->phase == ENDING) {
+        if (is_due)
+            wq_tell_rest(p, w);
+    } else {
+        tick_run(p, w, now);
+    }
 }
 
 static void tick(wq_packager *p)

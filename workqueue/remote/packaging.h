@@ -220,7 +220,8 @@ void wq_requester_drop(work *w, requester *r);
 void wq_tell_stranger(wq_packager *p, const char *id, const char *reply_to, const char *text,
                       int returncode);
 void wq_tell_accepted(wq_packager *p, work *w, requester *to);
-void wq_tell_line(wq_packager *p, work *w); /* the latest, or a sign of life */
+void wq_tell_line(wq_packager *p, work *w);  /* the latest, or a sign of life */
+void wq_tell_alive(wq_packager *p, work *w); /* the latter, to those who have been accepted */
 void wq_tell_cancelled(wq_packager *p, work *w, requester *to);
 
 /* How it ended, to all; then the work ends. */
