@@ -89,6 +89,7 @@ class NodeTest(FaceTest):
         server, job = self.serve(), self.told("set")
         client = self.client(server, "EventSource")
         client.next()
+        job.wait_started()
         server.kill()
         again = self.serve(storage=server.storage, listen="%s:%d" % server.address)
         # it comes back at its own pace, some seconds each time

@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <netinet/tcp.h>
 #include <search.h>
 #include <sys/epoll.h>
@@ -24,6 +25,8 @@ enum {
     POSITIONS_PER_MS = 10, /* and a loop tells at most so many in a millisecond */
     END_ROUNDS = 100,      /* of 10 ms, for connections that have been cut */
     UNSENT_BYTES = 16384,  /* what the kernel may queue for a client: it should get the latest */
+    KERNEL_LATER_MS =
+        1000, /* the kernel drops a client that takes nothing, too, but we count them */
 };
 
 typedef struct deadline {
@@ -493,7 +496,9 @@ failed:
 
 static int watch_client(wq_loop *loop, wq_held *held)
 {
-    int keep = (int)loop->http->options.stall_timeout_ms, unsent = UNSENT_BYTES;
+    const unsigned stall = loop->http->options.stall_timeout_ms;
+    int keep = stall < INT_MAX - KERNEL_LATER_MS ? (int)stall + KERNEL_LATER_MS : INT_MAX;
+    int unsent = UNSENT_BYTES;
     struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.ptr = held};
     held->fd = h2o_socket_get_fd(held->req->conn->callbacks->get_socket(held->req->conn));
     if (held->is_detached)
@@ -532,12 +537,12 @@ int wq_hold(wq_held *held, wq_job *job)
         wq_job_unref(job);
         return -1;
     }
-    int wants_job = job != NULL;
-    if (heap_reserve(loop) != 0)
+    int failed = heap_reserve(loop) != 0;
+    if (failed)
         wq_job_unref(job);
-    else if (wants_job)
-        lj = join_job(loop, job);
-    if ((wants_job && lj == NULL) || watch_client(loop, held) != 0) {
+    else if (job != NULL)
+        failed = (lj = join_job(loop, job)) == NULL;
+    if (failed || watch_client(loop, held) != 0) {
         if (lj != NULL && LIST_EMPTY(&lj->held))
             drop_job(lj);
         held->fd = -1;
