@@ -470,7 +470,7 @@ class ResponseTest(LunkwillTest):
         id = json.loads(summary)["id"]
         self.wait_status(server, id, "ready")
         head, body = self.response(server, id)
-        times = ("date", "etag", "last-modified")
+        times = ("date", "etag", "last-modified", "age")
         self.assertEqual(head.status, answer.status)
         self.assertEqual([(n, v) for n, v in head.headers if n not in times],
                          [(n.lower(), v) for n, v in answer.getheaders() if n.lower() not in times])

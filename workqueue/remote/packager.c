@@ -603,8 +603,7 @@ static void free_packager(wq_packager *p)
         wq_event_free(e);
     }
     while ((w = LIST_FIRST(&p->works)) != NULL)
-        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what was first is taken off, another is now
-         */
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): another one is the first then */
         wq_work_forget(p, w);
     while ((d = STAILQ_FIRST(&p->to_delete)) != NULL) {
         STAILQ_REMOVE_HEAD(&p->to_delete, link);
