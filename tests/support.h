@@ -46,6 +46,10 @@ int remove_folder(const char *folder);
 /* How many, with "." and "..". */
 int entries_of(const char *folder);
 
+/* From now on these calls (at most 8) fail with ENOSYS in this process and its children, as in a
+ * sandbox that does not know them. 0, or -1. */
+int forbid_calls(const long *calls, unsigned n);
+
 void put_file(const char *path, const char *text);
 
 /* The beginning of a file, "" if there is none; how many bytes. */

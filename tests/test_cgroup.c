@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "tests/support.h"
@@ -152,6 +153,31 @@ static int exists(const char *folder)
     return system(command) == 0;
 }
 
+/* Where no child can be born into a control group, it enters by itself. */
+static void test_a_sandbox_without_clone3(void **state)
+{
+    (void)state;
+    need_groups();
+    const long calls[] = {SYS_clone3};
+    bed b;
+    char folder[64];
+    make_bed(&b);
+    int status;
+    pid_t host = fork();
+    if (host == 0) {
+        assert_int_equal(forbid_calls(calls, 1), 0);
+        open_bed(&b);
+        run_in_group(&b);
+        wq_close(b.queue);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(host, &status, 0), host);
+    assert_int_equal(status, 0);
+    read_group(folder, sizeof folder);
+    assert_false(exists(folder));
+    remove_bed(&b);
+}
+
 static void test_nothing_is_left_at_close(void **state)
 {
     (void)state;
@@ -277,6 +303,7 @@ int main(void)
         cmocka_unit_test(test_who_left_the_group_ends_with_the_job),
         cmocka_unit_test(test_cancel_reaches_who_left_the_group),
         cmocka_unit_test(test_nothing_is_left_at_close),
+        cmocka_unit_test(test_a_sandbox_without_clone3),
         cmocka_unit_test(test_a_killed_host_leaves_nobody),
         cmocka_unit_test(test_what_was_left_behind_goes_at_open),
         cmocka_unit_test(test_a_folder_that_is_none_is_refused),

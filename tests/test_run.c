@@ -10,12 +10,13 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "tests/support.h"
 #include "workqueue/run/local.h"
 
-enum { GRACE_MS = 300, DRAIN_MS = 300, TAIL_BYTES = 65536, LINE_BYTES = 8192 };
+enum { GRACE_MS = 300, DRAIN_MS = 300, TAIL_BYTES = 65536, LINE_BYTES = 8192, WORKERS = 4 };
 
 /* A runner, one run of it and what came of that. */
 typedef struct bed {
@@ -51,7 +52,7 @@ static void on_report(void *user, const char *line, size_t len)
 static wq_local_options options_for(bed *b, const char *program)
 {
     return (wq_local_options){.program = program,
-                              .workers = 4,
+                              .workers = WORKERS,
                               .grace_ms = GRACE_MS,
                               .drain_ms = DRAIN_MS,
                               .max_line_bytes = LINE_BYTES,
@@ -425,7 +426,7 @@ static void test_out_of_descriptors_is_said(void **state)
     int next = dup(2), fds = count_fds() - 1;
     close(next);
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
-    for (int more = 0; more < 5; more++) { /* two pipes and the pidfd */
+    for (int more = 0; more < 3; more++) { /* our ends of two pipes and the pidfd */
         few = before;
         few.rlim_cur = (rlim_t)(next + more);
         assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
@@ -436,7 +437,7 @@ static void test_out_of_descriptors_is_said(void **state)
                        strstr(b.outcome.error, ": Too many open files");
         assert_int_equal(count_fds(), fds);
     }
-    assert_int_equal(refused, 5);
+    assert_int_equal(refused, 3);
     run(&b, "true");
     expect(&b, 0, NULL);
     close_bed(&b);
@@ -665,22 +666,62 @@ static void test_a_host_without_stdio(void **state)
     }
 }
 
+/* The program gets its three descriptors and no other, also where close_range() is not known. */
+static void test_a_sandbox_without_close_range(void **state)
+{
+    (void)state;
+    const long calls[] = {SYS_close_range};
+    int status;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(forbid_calls(calls, 1) == 0 ? run_without_stdio(0, 0) : 1);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+/* Many descriptors of the host: none is passed on, and none is lost. */
+static void test_a_host_with_many_descriptors(void **state)
+{
+    (void)state;
+    enum { MANY = 500 };
+    int fds[MANY];
+    bed b;
+    open_bed(&b);
+    for (int i = 0; i < MANY; i++)
+        assert_true((fds[i] = dup(2)) > 2);
+    int before = count_fds();
+    run(&b, "ls /proc/self/fd");
+    assert_string_equal(b.lines, "0|1|2|3|");
+    assert_int_equal(count_fds(), before);
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(close(fds[i]), 0);
+    close_bed(&b);
+}
+
 static void tell_parent(bed *b, const char *line)
 {
     if (write(b->fd, line, strlen(line)) < 0)
         abort();
 }
 
-/* Opens a bed in which there is no guard, for want of descriptors. */
+/* The limit that leaves room for `n` more descriptors. */
+static rlim_t limit_for(int n)
+{
+    int fd = dup(2);
+    rlim_t limit = n > 1 ? limit_for(n - 1) : (rlim_t)fd + 1;
+    close(fd);
+    return limit;
+}
+
+/* Opens a bed in which there is no guard, for want of descriptors: there is room for cancel_fd,
+ * /dev/null and what the slots need. */
 static int open_without_guard(bed *b)
 {
     struct rlimit before, few;
-    int next = dup(2);
-    close(next);
     if (getrlimit(RLIMIT_NOFILE, &before) != 0)
         return -1;
     few = before;
-    few.rlim_cur = (rlim_t)(next + 2); /* for cancel_fd and /dev/null */
+    few.rlim_cur = limit_for(2 + 2 * WORKERS);
     setrlimit(RLIMIT_NOFILE, &few);
     int result = try_open(b, SHELL);
     setrlimit(RLIMIT_NOFILE, &before);
@@ -890,6 +931,8 @@ int main(void)
         cmocka_unit_test(test_a_grandchild_without_pipes_goes_too),
         cmocka_unit_test(test_a_grandchild_in_another_session),
         cmocka_unit_test(test_a_host_without_stdio),
+        cmocka_unit_test(test_a_sandbox_without_close_range),
+        cmocka_unit_test(test_a_host_with_many_descriptors),
         cmocka_unit_test(test_a_killed_host_leaves_no_program),
         cmocka_unit_test(test_a_killed_host_leaves_no_grandchild),
         cmocka_unit_test(test_without_a_guard_programs_run_and_it_is_said),

@@ -1,7 +1,7 @@
 /* cgroup.c - control groups (version 2): found, made, emptied, removed.
  *
  * They are made once and used by one job after the other, as a slot runs one at a time and leaves
- * its own empty. So a job costs a write (the program enters) and a read (nobody is left).
+ * its own empty. So a job costs a read (nobody is left) beside its birth there.
  */
 #include "workqueue/run/cgroup.h"
 
@@ -77,20 +77,19 @@ void wq_cgroup_kill(const wq_cgroup *group)
         return; /* it is gone, and with it all that were in it */
 }
 
-int wq_cgroup_end(const wq_cgroup *group)
+static void close_fd(int *fd)
 {
-    if (group == NULL || !has_somebody(group->events))
-        return 0;
-    wq_cgroup_kill(group);
-    return wait_until_empty(group->events);
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
 }
 
-static void close_group(const wq_cgroup *group)
+static void close_group(wq_cgroup *group)
 {
-    const int fds[] = {group->procs, group->events, group->kill};
-    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
+    close_fd(&group->dir);
+    close_fd(&group->procs);
+    close_fd(&group->events);
+    close_fd(&group->kill);
 }
 
 /* What the folder has no controllers for, the limits of each process must do. */
@@ -107,28 +106,60 @@ static void limit_group(int dir, const wq_cgroup_limits *limits)
     }
 }
 
-/* 0, or -1 with errno. */
-static int open_group(wq_cgroup *group, int parent, unsigned slot, const wq_cgroup_limits *limits)
+static void group_name(const wq_cgroup *group, char *name, size_t size)
 {
-    char name[16];
-    *group = (wq_cgroup){-1, -1, -1};
-    snprintf(name, sizeof name, "%u", slot);
-    if (mkdirat(parent, name, 0700) != 0)
+    snprintf(name, size, "%u-%u", group->slot, group->made);
+}
+
+/* 0, or -1 with errno. */
+static int open_group(wq_cgroup *group)
+{
+    char name[32];
+    group_name(group, name, sizeof name);
+    group->dir = group->procs = group->events = group->kill = -1;
+    if (mkdirat(group->parent, name, 0700) != 0)
         return -1;
-    int dir = open_at(parent, name, O_RDONLY | O_DIRECTORY);
-    if (dir < 0)
-        return -1;
-    limit_group(dir, limits);
-    if ((group->procs = open_at(dir, "cgroup.procs", O_WRONLY)) < 0 ||
-        (group->events = open_at(dir, "cgroup.events", O_RDONLY)) < 0 ||
-        (group->kill = open_at(dir, "cgroup.kill", O_WRONLY)) < 0) { /* Linux 5.14 */
+    if ((group->dir = open_at(group->parent, name, O_RDONLY | O_DIRECTORY)) >= 0)
+        limit_group(group->dir, &group->limits);
+    if (group->dir < 0 || (group->procs = open_at(group->dir, "cgroup.procs", O_WRONLY)) < 0 ||
+        (group->events = open_at(group->dir, "cgroup.events", O_RDONLY)) < 0 ||
+        (group->kill = open_at(group->dir, "cgroup.kill", O_WRONLY)) < 0) { /* Linux 5.14 */
         int saved = errno;
         close_group(group);
-        close(dir);
+        unlinkat(group->parent, name, AT_REMOVEDIR);
         errno = saved;
         return -1;
     }
-    close(dir);
+    return 0;
+}
+
+/* Some kernels (6.14, and those its fix of a race was put into, as Debian's 6.1) kill whoever is
+ * born into a group that has ever been killed, though not who enters it. So there is a new one. */
+static void renew(wq_cgroup *group)
+{
+    wq_cgroup other = *group;
+    char name[32];
+    other.made++;
+    if (open_group(&other) != 0) {
+        close_fd(&group->dir);
+        return;
+    }
+    group_name(group, name, sizeof name);
+    close_group(group);
+    unlinkat(group->parent, name, AT_REMOVEDIR);
+    *group = other;
+}
+
+int wq_cgroup_end(wq_cgroup *group)
+{
+    if (group == NULL || !has_somebody(group->events))
+        return 0;
+    wq_cgroup_kill(group);
+    if (wait_until_empty(group->events) != 0) {
+        close_fd(&group->dir);
+        return -1;
+    }
+    renew(group);
     return 0;
 }
 
@@ -276,7 +307,7 @@ static char *own_folder(void)
 static int try_out(const wq_cgroups *groups)
 {
     char *procs, *envp[] = {NULL};
-    if (asprintf(&procs, "%s/0/cgroup.procs", groups->dir) < 0)
+    if (asprintf(&procs, "%s/0-0/cgroup.procs", groups->dir) < 0)
         return -1;
     char *argv[] = {
         (char *)"sh", (char *)"-c", (char *)"echo 0 >\"$1\"", (char *)"workqueue-cgroup",
@@ -310,9 +341,12 @@ static const char *make(wq_cgroups *groups, const char *where, unsigned slots,
     groups->slots = calloc(slots, sizeof *groups->slots);
     if (groups->slots == NULL)
         return "allocate memory";
-    for (; groups->n < slots; groups->n++)
-        if (open_group(&groups->slots[groups->n], groups->lock, groups->n, limits) != 0)
+    for (; groups->n < slots; groups->n++) {
+        wq_cgroup *group = &groups->slots[groups->n];
+        *group = (wq_cgroup){.parent = groups->lock, .slot = groups->n, .limits = *limits};
+        if (open_group(group) != 0)
             return "make a control group";
+    }
     return try_out(groups) == 0 ? NULL : "enter a control group";
 }
 
@@ -385,7 +419,7 @@ void wq_cgroups_close(wq_cgroups *groups)
     *groups = (wq_cgroups){.lock = -1};
 }
 
-const wq_cgroup *wq_cgroup_of(const wq_cgroups *groups, unsigned slot)
+wq_cgroup *wq_cgroup_of(const wq_cgroups *groups, unsigned slot)
 {
     return slot < groups->n ? &groups->slots[slot] : NULL;
 }

@@ -18,8 +18,12 @@ typedef struct wq_cgroup_limits {
     unsigned processes;
 } wq_cgroup_limits;
 
-/* The control group of one slot: files of it, none below 3. */
+/* The control group of one slot, with files of it, none below 3. */
 typedef struct wq_cgroup {
+    int parent; /* the folder of them all, borrowed */
+    unsigned slot, made;
+    wq_cgroup_limits limits;
+    int dir;    /* a child can be born into it; -1: it can only enter */
     int procs;  /* who writes "0" here is in it from then on */
     int events; /* tells whether there is somebody in it */
     int kill;   /* "1" kills all that are in it */
@@ -42,13 +46,13 @@ int wq_cgroups_open(wq_cgroups *groups, const char *where, unsigned slots,
 void wq_cgroups_close(wq_cgroups *groups);
 
 /* The one of a slot; NULL if there are none. */
-const wq_cgroup *wq_cgroup_of(const wq_cgroups *groups, unsigned slot);
+wq_cgroup *wq_cgroup_of(const wq_cgroups *groups, unsigned slot);
 
 /* Kills all that are in it. Nothing for NULL. */
 void wq_cgroup_kill(const wq_cgroup *group);
 
 /* The same, and waits until it is empty: 0, or -1 if somebody is left after a second. Costs one
  * call if nobody was in it. */
-int wq_cgroup_end(const wq_cgroup *group);
+int wq_cgroup_end(wq_cgroup *group);
 
 #endif

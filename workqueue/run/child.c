@@ -5,28 +5,22 @@
  * are read for a bounded time after, as a grandchild may hold them for ever. Every signal is sent
  * before the program is reaped: as long as it is a zombie, its number and its group's are not
  * given to anybody else.
- *
- * The spawn is what posix_spawn() does inside: a child that borrows our memory, on a stack of its
- * own, while the thread that made it sleeps. By hand, because it must also set the group, the
- * parent-death signal and the guard's entry, and because the pidfd comes with it for nothing.
  */
 #include "workqueue/run/child.h"
 
 #include "workqueue/run/environment.h"
 #include "workqueue/run/guard.h"
+#include "workqueue/run/spawn.h"
 #include "workqueue/util/tree.h"
 #include "workqueue/util/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -34,135 +28,15 @@
 #include <unistd.h>
 
 enum {
-    STACK_BYTES = 64 * 1024,
-    STACK_GUARD_BYTES = 64 * 1024, /* a page, whatever its size is on this machine */
-    BUF_BYTES = 64 * 1024,         /* as much as a pipe holds */
-    REST_READS = 16,               /* as much as a pipe can be made to hold by default: 1 MiB */
+    BUF_BYTES = 64 * 1024, /* as much as a pipe holds */
+    REST_READS = 16,       /* as much as a pipe can be made to hold by default: 1 MiB */
     OUR_FAILURE = -999
 };
 
 #define TOKEN_IS "WORKQUEUE_API_TOKEN="
 #define TMPDIR_IS "TMPDIR="
 
-/* ThreadSanitizer's own clone() takes every child for a fork with memory of its own. */
-#if defined(__SANITIZE_THREAD__)
-#define WQ_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define WQ_TSAN 1
-#endif
-#endif
-#ifdef WQ_TSAN
-extern int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
-#define clone __clone
-#endif
-
-/* ---- in the child, before it executes the program ----------------------------------------------
- *
- * It shares our memory: nothing here may allocate, lock or be instrumented. */
-
-enum { MAX_LIMITS = 6, UMASK = 077 };
-
-typedef struct plan {
-    const char *program;
-    char *const *argv, *const *envp;
-    int fds[3]; /* its stdin, stdout, stderr; none below 3 */
-    int procs;  /* of its control group; -1: none */
-    int allow_new_privileges;
-    unsigned n_limits;
-    struct {
-        int resource;
-        struct rlimit64 limit;
-    } limits[MAX_LIMITS];
-    char *guard_line;
-    pid_t host;
-    const char *failed; /* out: the call that failed, or NULL */
-    int error;          /* out: its errno */
-} plan;
-
-/* The kernel's struct sigaction, on any machine at most this long, all of it zero: SIG_DFL. */
-static const unsigned long default_action[8];
-static const unsigned long no_signals[2];
-static const unsigned long all_signals[2] = {~0UL, ~0UL};
-enum { KERNEL_SIGSET_BYTES = 8, KERNEL_LAST_SIGNAL = 64 };
-
-/* What the host ignores would stay ignored; what it handles must not be handled in here. */
-WQ_IN_CHILD static inline void reset_signals(void)
-{
-    for (int i = 1; i <= KERNEL_LAST_SIGNAL; i++)
-        syscall(SYS_rt_sigaction, i, default_action, NULL, KERNEL_SIGSET_BYTES);
-}
-
-/* For kernels, or sandboxes, without close_range(). */
-WQ_IN_CHILD static inline void close_one_by_one(void)
-{
-    struct rlimit limit = {.rlim_cur = 1024};
-    syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
-    for (rlim_t fd = 3; fd < limit.rlim_cur && fd < 1U << 20; fd++)
-        syscall(SYS_close, (int)fd);
-}
-
-/* What the host itself may not exceed stays the bound: to raise that is not allowed to all. */
-WQ_IN_CHILD static inline long set_limit(int resource, struct rlimit64 want)
-{
-    struct rlimit64 now;
-    long result = syscall(SYS_prlimit64, 0, resource, NULL, &now);
-    if (want.rlim_max > now.rlim_max)
-        want.rlim_max = now.rlim_max;
-    if (want.rlim_cur > want.rlim_max)
-        want.rlim_cur = want.rlim_max;
-    return result != 0 ? result : syscall(SYS_prlimit64, 0, resource, &want, NULL);
-}
-
-WQ_IN_CHILD static inline const char *restrict_self(const plan *p)
-{
-    for (unsigned i = 0; i < p->n_limits; i++)
-        if (set_limit(p->limits[i].resource, p->limits[i].limit) != 0)
-            return "prlimit";
-    if (!p->allow_new_privileges && syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
-        return "prctl";
-    syscall(SYS_umask, UMASK);
-    syscall(SYS_setpriority, PRIO_PROCESS, 0, 0); /* not everybody may become less nice */
-    return NULL;
-}
-
-WQ_IN_CHILD static inline const char *become(const plan *p)
-{
-    reset_signals();
-    if (syscall(SYS_setpgid, 0, 0) != 0)
-        return "setpgid";
-    if (p->guard_line != NULL)
-        wq_guard_set(p->guard_line, (pid_t)syscall(SYS_getpid));
-    if (p->procs >= 0 && syscall(SYS_write, p->procs, "0", 1) != 1)
-        return "cgroup.procs";
-    if (syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0)
-        return "prctl";
-    /* If the host died before that, nobody would kill us. */
-    if (syscall(SYS_getppid) != p->host)
-        return "getppid";
-    for (int i = 0; i < 3; i++)
-        if (syscall(SYS_dup3, p->fds[i], i, 0) < 0)
-            return "dup3";
-    if (syscall(SYS_close_range, 3, ~0U, 0) != 0)
-        close_one_by_one();
-    const char *failed = restrict_self(p);
-    if (failed != NULL)
-        return failed;
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, no_signals, NULL, KERNEL_SIGSET_BYTES);
-    syscall(SYS_execve, p->program, p->argv, p->envp);
-    return "execve";
-}
-
-WQ_IN_CHILD static int child_main(void *arg)
-{
-    plan *p = arg;
-    p->failed = become(p);
-    p->error = errno;
-    syscall(SYS_exit_group, 127);
-    return 127;
-}
-
-/* ---- the run, in the parent ------------------------------------------------------------------ */
+/* ---- the run --------------------------------------------------------------------------------- */
 
 enum { OUT, ERR, EXIT, CANCEL, N_FDS };
 
@@ -197,32 +71,28 @@ static void close_fd(int *fd)
     *fd = -1;
 }
 
-/* A pipe for the child to write to. Only our end must not block; the other one is the program's. */
-static int open_pipe(int *reader, int *writer)
+/* A pipe for the child to write to, its end at the slot's number. Only our end must not block; the
+ * other one is the program's. */
+static int open_pipe(int *reader, int writer)
 {
     int fds[2];
     if (pipe2(fds, O_CLOEXEC) != 0)
         return -1;
-    /* Below 3 (the host may have closed its own) they would be in the way of the child's. */
+    /* Below 3 (the host may have closed its own) it would be in the way of the child's. */
     *reader = wq_fd_move(fds[0], 3);
-    *writer = wq_fd_move(fds[1], 3);
-    if (*reader < 0 || *writer < 0)
-        return -1;
-    return fcntl(*reader, F_SETFL, O_NONBLOCK);
+    int moved = dup3(fds[1], writer, O_CLOEXEC);
+    int saved = errno;
+    close(fds[1]);
+    errno = saved;
+    return *reader < 0 || moved < 0 ? -1 : fcntl(*reader, F_SETFL, O_NONBLOCK);
 }
 
-/* No signal may be handled in the child, where a handler would find our memory but not our thread.
- * By the bare call, since pthread_sigmask() leaves out two. */
-static pid_t spawn(plan *p, char *stack, int *pidfd)
+/* Our copies; the numbers stay the slot's. */
+static void close_writers(const wq_child *child)
 {
-    unsigned long before[2];
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, all_signals, before, KERNEL_SIGSET_BYTES);
-    pid_t pid = clone(child_main, stack + STACK_GUARD_BYTES + STACK_BYTES,
-                      CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, p, pidfd);
-    int saved = errno;
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, before, NULL, KERNEL_SIGSET_BYTES);
-    errno = saved;
-    return pid;
+    for (int i = 0; i < 2; i++)
+        while (dup3(child->config->null_fd, child->writers[i], O_CLOEXEC) < 0 && errno == EINTR)
+            ;
 }
 
 static void fail_to_start(wq_outcome *outcome, const char *program, const char *call, int error)
@@ -260,14 +130,14 @@ static void leave_guard(const wq_child *child)
 
 /* ---- what it is given and held to ---- */
 
-static void add_limit(plan *p, int resource, uint64_t soft, uint64_t hard)
+static void add_limit(wq_spawn_plan *p, int resource, uint64_t soft, uint64_t hard)
 {
     p->limits[p->n_limits].resource = resource;
     p->limits[p->n_limits++].limit = (struct rlimit64){.rlim_cur = soft, .rlim_max = hard};
 }
 
 /* A file may become longer by one byte than is allowed, so that its size tells who wanted more. */
-static void plan_limits(plan *p, const wq_child_config *config)
+static void plan_limits(wq_spawn_plan *p, const wq_child_config *config)
 {
     const wq_child_limits *l = &config->limits;
     if (l->output_bytes > 0 && l->output_bytes < UINT64_MAX - 1)
@@ -315,7 +185,7 @@ static void remove_tmpdir(live *l)
 }
 
 /* Adds what is of this job only. `*token` is the caller's; -1 without memory. */
-static int plan_environment(plan *p, const live *l, char **token)
+static int plan_environment(wq_spawn_plan *p, const live *l, char **token)
 {
     const wq_child *child = l->child;
     if (child->envp == NULL)
@@ -336,10 +206,10 @@ static int plan_environment(plan *p, const live *l, char **token)
 }
 
 /* Starts what is planned; -1 and a sentence if that fails. */
-static int execute(live *l, plan *p, wq_outcome *outcome)
+static int execute(live *l, wq_spawn_plan *p, wq_outcome *outcome)
 {
     const char *program = l->child->config->program;
-    l->pid = spawn(p, l->child->stack, &l->pidfd);
+    l->pid = wq_spawn(p, l->child->stack, &l->pidfd);
     if (l->pid < 0) {
         fail_to_start(outcome, program, "clone", errno);
         return -1;
@@ -354,7 +224,7 @@ static int execute(live *l, plan *p, wq_outcome *outcome)
 }
 
 /* Starts the program with the writers' ends as its stdout and stderr; -1 and a sentence if not. */
-static int start(live *l, const int writers[2], wq_outcome *outcome)
+static int start(live *l, wq_outcome *outcome)
 {
     const wq_child_config *config = l->child->config;
     const wq_params *params = l->run->params;
@@ -362,14 +232,13 @@ static int start(live *l, const int writers[2], wq_outcome *outcome)
     char *token = NULL;
     char *argv[] = {config->program, (char *)params->server,      (char *)params->document_set_id,
                     (char *)third,   (char *)l->run->output_path, NULL};
-    plan p = {.program = config->program,
-              .argv = argv,
-              .envp = config->environment,
-              .fds = {config->null_fd, writers[0], writers[1]},
-              .procs = l->child->group != NULL ? l->child->group->procs : -1,
-              .allow_new_privileges = config->allow_new_privileges,
-              .guard_line = l->child->guard_line,
-              .host = getpid()};
+    wq_spawn_plan p = {.program = config->program,
+                       .argv = argv,
+                       .envp = config->environment,
+                       .fds = {config->null_fd, l->child->writers[0], l->child->writers[1]},
+                       .allow_new_privileges = config->allow_new_privileges,
+                       .group = l->child->group,
+                       .guard_line = l->child->guard_line};
     plan_limits(&p, config);
     int result = plan_environment(&p, l, &token);
     if (result == 0)
@@ -382,14 +251,14 @@ static int start(live *l, const int writers[2], wq_outcome *outcome)
 
 static int open_live(live *l, wq_outcome *outcome)
 {
-    int writers[2] = {-1, -1}, result = -1;
-    if (open_pipe(&l->fds[OUT].fd, &writers[0]) != 0 ||
-        open_pipe(&l->fds[ERR].fd, &writers[1]) != 0)
-        fail_to_start(outcome, l->child->config->program, "pipe", errno);
+    const wq_child *child = l->child;
+    int result = -1;
+    if (open_pipe(&l->fds[OUT].fd, child->writers[0]) != 0 ||
+        open_pipe(&l->fds[ERR].fd, child->writers[1]) != 0)
+        fail_to_start(outcome, child->config->program, "pipe", errno);
     else
-        result = start(l, writers, outcome);
-    close_fd(&writers[0]);
-    close_fd(&writers[1]);
+        result = start(l, outcome);
+    close_writers(child);
     l->fds[EXIT].fd = l->pidfd;
     return result;
 }
@@ -672,29 +541,30 @@ static int init_environment(wq_child *child)
     return 0;
 }
 
-int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line,
-                  const wq_cgroup *group)
+int wq_child_init(wq_child *child, const wq_child_config *config, wq_cgroup *group)
 {
     memset(child, 0, sizeof *child);
     child->config = config;
-    child->guard_line = guard_line;
     child->group = group;
+    for (int i = 0; i < 2; i++)
+        child->writers[i] = fcntl(config->null_fd, F_DUPFD_CLOEXEC, 3);
     wq_lines_init(&child->lines, config->max_line_bytes);
     child->buf = malloc(BUF_BYTES);
-    char *stack = mmap(NULL, STACK_GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
-    child->stack = stack != MAP_FAILED ? stack : NULL;
-    if (child->buf != NULL && child->stack != NULL && init_environment(child) == 0 &&
-        mprotect(child->stack, STACK_GUARD_BYTES, PROT_NONE) == 0)
+    child->stack = wq_spawn_stack_new();
+    if (child->writers[0] >= 0 && child->writers[1] >= 0 && child->buf != NULL &&
+        child->stack != NULL && init_environment(child) == 0)
         return 0;
+    int saved = errno;
     wq_child_dispose(child);
+    errno = saved;
     return -1;
 }
 
 void wq_child_dispose(wq_child *child)
 {
-    if (child->stack != NULL)
-        munmap(child->stack, STACK_GUARD_BYTES + STACK_BYTES);
+    close_fd(&child->writers[0]);
+    close_fd(&child->writers[1]);
+    wq_spawn_stack_free(child->stack);
     free(child->buf);
     free(child->envp);
     free(child->tail);

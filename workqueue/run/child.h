@@ -29,19 +29,19 @@ typedef struct wq_child_config {
 /* What a slot keeps from run to run, so that a run that goes well allocates nothing. */
 typedef struct wq_child {
     const wq_child_config *config;
-    char *guard_line;       /* in the guard's table; NULL without a guard */
-    const wq_cgroup *group; /* NULL: without a control group */
-    char *stack;            /* of the child until it executes the program */
-    char *buf;              /* what was read last */
-    wq_lines lines;         /* of stdout */
-    char *tail;             /* the end of stderr, a ring; NULL until a program writes there */
+    char *guard_line; /* in the guard's table; NULL without a guard; set before the first run */
+    wq_cgroup *group; /* NULL: without a control group */
+    int writers[2];   /* where the pipes' ends go; /dev/null between runs */
+    char *stack;      /* of the child until it executes the program */
+    char *buf;        /* what was read last */
+    wq_lines lines;   /* of stdout */
+    char *tail;       /* the end of stderr, a ring; NULL until a program writes there */
     size_t tail_len, tail_end;
     char **envp; /* the environment with room for two more; NULL: it is the same for every job */
 } wq_child;
 
-/* 0, or -1 and nothing is held. All is borrowed until the dispose. */
-int wq_child_init(wq_child *child, const wq_child_config *config, char *guard_line,
-                  const wq_cgroup *group);
+/* 0, or -1 with errno and nothing is held. All is borrowed until the dispose. */
+int wq_child_init(wq_child *child, const wq_child_config *config, wq_cgroup *group);
 void wq_child_dispose(wq_child *child);
 
 /* Runs the program and returns when it is reaped. One run at a time per child. The thread must

@@ -112,6 +112,8 @@ static void start_guard(local *l, const wq_local_options *options)
                "there is no guard process (%s: %s): should this process be killed by SIGKILL, "
                "processes that a job's program has started may survive it",
                failed, reason(errno, text, sizeof text));
+    for (unsigned i = 0; i < l->workers; i++)
+        l->children[i].guard_line = wq_guard_line(&l->guard, i);
 }
 
 static int open_groups(local *l, const wq_local_options *options, wq_error *error)
@@ -141,14 +143,15 @@ int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *er
     }
     if ((result = open_groups(l, options, error)) != WQ_OK)
         goto fail;
-    start_guard(l, options);
     for (; l->workers < options->workers; l->workers++)
         if (wq_child_init(&l->children[l->workers], &l->config,
-                          wq_guard_line(&l->guard, l->workers),
                           wq_cgroup_of(&l->groups, l->workers)) != 0) {
-            result = wq_fail(error, WQ_ERROR_NO_MEMORY, "Out of memory");
+            result = wq_fail(error, errno == ENOMEM ? WQ_ERROR_NO_MEMORY : WQ_ERROR_SYSTEM,
+                             "Failed to prepare worker %u of %u: %s", l->workers + 1,
+                             options->workers, reason(errno, text, sizeof text));
             goto fail;
         }
+    start_guard(l, options);
     *out = &l->runner;
     return WQ_OK;
 fail:

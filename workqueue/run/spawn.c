@@ -1,0 +1,238 @@
+/* spawn.c - starts a program: what happens between the clone and the execve.
+ *
+ * This is what posix_spawn() does inside: a child that borrows our memory, on a stack of its own,
+ * while the thread that made it sleeps. By hand, because it must also set the group, the
+ * parent-death signal and the guard's entry, because the pidfd comes with it for nothing, and for
+ * two things that cost much otherwise:
+ *
+ * - The child is born into its control group. To move there later, even by itself, takes a lock
+ *   that every fork, exec and exit on the machine has to pass.
+ * - It borrows our descriptors, too, and takes a copy of the lowest only. A server with ten
+ * thousand clients would copy and close ten thousand at each start; so what the child needs should
+ * have low numbers.
+ */
+#include "workqueue/run/spawn.h"
+
+#include <errno.h>
+#include <linux/close_range.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "workqueue/run/guard.h"
+
+enum {
+    STACK_BYTES = 64 * 1024,
+    STACK_GUARD_BYTES = 64 * 1024, /* a page, whatever its size is on this machine */
+    UMASK = 077
+};
+
+/* ThreadSanitizer's own clone() takes every child for a fork with memory of its own. */
+#if defined(__SANITIZE_THREAD__)
+#define WQ_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define WQ_TSAN 1
+#endif
+#endif
+#ifdef WQ_TSAN
+extern int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
+#define clone __clone
+#endif
+
+/* ---- in the child, before it executes the program ----------------------------------------------
+ *
+ * It shares our memory: nothing here may allocate, lock or be instrumented. */
+
+/* The kernel's struct sigaction, on any machine at most this long, all of it zero: SIG_DFL. */
+static const unsigned long default_action[8];
+static const unsigned long no_signals[2];
+static const unsigned long all_signals[2] = {~0UL, ~0UL};
+enum { KERNEL_SIGSET_BYTES = 8, KERNEL_LAST_SIGNAL = 64 };
+
+/* What the host ignores would stay ignored; what it handles must not be handled in here. */
+WQ_IN_CHILD static inline void reset_signals(void)
+{
+    for (int i = 1; i <= KERNEL_LAST_SIGNAL; i++)
+        syscall(SYS_rt_sigaction, i, default_action, NULL, KERNEL_SIGSET_BYTES);
+}
+
+/* For kernels, or sandboxes, without close_range(). */
+WQ_IN_CHILD static inline void close_one_by_one(void)
+{
+    struct rlimit limit = {.rlim_cur = 1024};
+    syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
+    for (rlim_t fd = 3; fd < limit.rlim_cur && fd < 1U << 20; fd++)
+        syscall(SYS_close, (int)fd);
+}
+
+/* A copy of those up to the highest that we need, instead of what we share. */
+WQ_IN_CHILD static inline long unshare_files(const wq_spawn_plan *p)
+{
+    int top = 2;
+    for (int i = 0; i < 3; i++)
+        top = p->fds[i] > top ? p->fds[i] : top;
+    return syscall(SYS_close_range, top + 1, ~0U, CLOSE_RANGE_UNSHARE);
+}
+
+WQ_IN_CHILD static inline const char *take_files(const wq_spawn_plan *p)
+{
+    if (p->shares_files && unshare_files(p) != 0)
+        return "close_range";
+    for (int i = 0; i < 3; i++)
+        if (syscall(SYS_dup3, p->fds[i], i, 0) < 0)
+            return "dup3";
+    if (syscall(SYS_close_range, 3, ~0U, 0) != 0)
+        close_one_by_one();
+    return NULL;
+}
+
+/* What the host itself may not exceed stays the bound: to raise that is not allowed to all. */
+WQ_IN_CHILD static inline long set_limit(int resource, struct rlimit64 want)
+{
+    struct rlimit64 now;
+    long result = syscall(SYS_prlimit64, 0, resource, NULL, &now);
+    if (want.rlim_max > now.rlim_max)
+        want.rlim_max = now.rlim_max;
+    if (want.rlim_cur > want.rlim_max)
+        want.rlim_cur = want.rlim_max;
+    return result != 0 ? result : syscall(SYS_prlimit64, 0, resource, &want, NULL);
+}
+
+WQ_IN_CHILD static inline const char *restrict_self(const wq_spawn_plan *p)
+{
+    for (unsigned i = 0; i < p->n_limits; i++)
+        if (set_limit(p->limits[i].resource, p->limits[i].limit) != 0)
+            return "prlimit";
+    if (!p->allow_new_privileges && syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+        return "prctl";
+    syscall(SYS_umask, UMASK);
+    syscall(SYS_setpriority, PRIO_PROCESS, 0, 0); /* not everybody may become less nice */
+    return NULL;
+}
+
+WQ_IN_CHILD static inline const char *become(const wq_spawn_plan *p)
+{
+    reset_signals();
+    if (syscall(SYS_setpgid, 0, 0) != 0)
+        return "setpgid";
+    if (p->guard_line != NULL)
+        wq_guard_set(p->guard_line, (pid_t)syscall(SYS_getpid));
+    if (p->enter >= 0 && syscall(SYS_write, p->enter, "0", 1) != 1)
+        return "cgroup.procs";
+    if (syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0)
+        return "prctl";
+    /* If the host died before that, nobody would kill us. */
+    if (syscall(SYS_getppid) != p->host)
+        return "getppid";
+    const char *failed = take_files(p);
+    if (failed == NULL)
+        failed = restrict_self(p);
+    if (failed != NULL)
+        return failed;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, no_signals, NULL, KERNEL_SIGSET_BYTES);
+    syscall(SYS_execve, p->program, p->argv, p->envp);
+    return "execve";
+}
+
+WQ_IN_CHILD static int child_main(void *arg)
+{
+    wq_spawn_plan *p = arg;
+    p->failed = become(p);
+    p->error = errno;
+    syscall(SYS_exit_group, 127);
+    return 127;
+}
+
+/* ---- in the parent --------------------------------------------------------------------------- */
+
+char *wq_spawn_stack_new(void)
+{
+    char *stack = mmap(NULL, STACK_GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+    if (stack == MAP_FAILED)
+        return NULL;
+    if (mprotect(stack, STACK_GUARD_BYTES, PROT_NONE) == 0)
+        return stack;
+    wq_spawn_stack_free(stack);
+    return NULL;
+}
+
+void wq_spawn_stack_free(char *stack)
+{
+    if (stack != NULL)
+        munmap(stack, STACK_GUARD_BYTES + STACK_BYTES);
+}
+
+static unsigned flags_of(const wq_spawn_plan *p)
+{
+    return CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (p->shares_files ? (unsigned)CLONE_FILES : 0);
+}
+
+/* Like clone(), but into the control group. The C library has no call for this; as with clone(),
+ * the child must not return to where the parent goes on, whose stack it has not. -1 with errno,
+ * ENOSYS also where this is not written for the machine. */
+static pid_t clone_into(wq_spawn_plan *p, char *stack, int *pidfd)
+{
+#if defined(__x86_64__) && defined(SYS_clone3) && defined(CLONE_INTO_CGROUP)
+    struct clone_args args = {.flags = flags_of(p) | CLONE_INTO_CGROUP,
+                              .pidfd = (uintptr_t)pidfd,
+                              .exit_signal = SIGCHLD,
+                              .stack = (uintptr_t)stack,
+                              .stack_size = STACK_GUARD_BYTES + STACK_BYTES,
+                              .cgroup = (unsigned)p->group->dir};
+    long result;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "mov %[plan], %%rdi\n\t"
+                     "call *%[main]\n\t"
+                     "hlt\n"
+                     "1:"
+                     : "=a"(result)
+                     : "0"((long)SYS_clone3), "D"(&args),
+                       "S"(sizeof args), [main] "r"(child_main), [plan] "r"(p)
+                     : "rcx", "r11", "cc", "memory");
+    if (result >= 0)
+        return (pid_t)result;
+    errno = (int)-result;
+#else
+    (void)p, (void)stack, (void)pidfd;
+    errno = ENOSYS;
+#endif
+    return -1;
+}
+
+/* A sandbox may not know clone3(), or the kernel not let it in there: then clone(), and the child
+ * tries by itself and tells why it failed. */
+static pid_t clone_child(wq_spawn_plan *p, char *stack, int *pidfd)
+{
+    p->enter = -1;
+    pid_t pid = p->group != NULL && p->group->dir >= 0 ? clone_into(p, stack, pidfd) : -1;
+    if (pid > 0)
+        return pid;
+    p->enter = p->group != NULL ? p->group->procs : -1;
+    return clone(child_main, stack + STACK_GUARD_BYTES + STACK_BYTES, (int)flags_of(p) | SIGCHLD, p,
+                 pidfd);
+}
+
+/* No signal may be handled in the child, where a handler would find our memory but not our thread.
+ * By the bare call, since pthread_sigmask() leaves out two. */
+pid_t wq_spawn(wq_spawn_plan *p, char *stack, int *pidfd)
+{
+    unsigned long before[2];
+    p->failed = NULL;
+    p->host = getpid();
+    p->shares_files = syscall(SYS_close_range, ~0U, ~0U, 0) == 0; /* as it can be ended */
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, all_signals, before, KERNEL_SIGSET_BYTES);
+    pid_t pid = clone_child(p, stack, pidfd);
+    int saved = errno;
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, before, NULL, KERNEL_SIGSET_BYTES);
+    errno = saved;
+    return pid;
+}
