@@ -4,6 +4,10 @@
  * are overwritten in place. So nothing of it is left anywhere in the file when its job has ended:
  * SQLite would zero deleted rows, but not the copies it leaves when it moves rows between pages.
  * The write-ahead log, which holds old pages, is emptied at most TIDY_MS later.
+ *
+ * A log that grows costs each commit the sync of a new length, too. So one that is much used is
+ * filled with zeros when it has been emptied: SQLite takes that for an empty log, and overwrites
+ * it.
  */
 #include "workqueue/journal.h"
 
@@ -27,11 +31,14 @@ enum {
     APPLICATION = 0x7771316a, /* "wq1j": PRAGMA application_id */
     BATCH = 512,
     SLOT_BYTES = WQ_MAX_FIELD_BYTES,
-    PAUSE_MS = 4,     /* between commits, while every worker is busy: they cost less together */
-    STOP_MS = 20,     /* a job that was stopped waits so long for company, */
-    START_MS = 50,    /* and a start; the end of a short job overtakes it, which saves a write */
-    TIDY_MS = 1000,   /* the log is emptied, and what is too old is forgotten, at most so often */
-    RETRY_MS = 1000,  /* after a failure, for what nobody waits for */
+    PAUSE_MS = 4,    /* between commits, while every worker is busy: they cost less together */
+    STOP_MS = 20,    /* a job that was stopped waits so long for company, */
+    START_MS = 50,   /* and a start; the end of a short job overtakes it, which saves a write */
+    TIDY_MS = 1000,  /* the log is emptied, and what is too old is forgotten, at most so often */
+    RETRY_MS = 1000, /* after a failure, for what nobody waits for */
+    PAGE_BYTES = 4096 + 24,            /* of the log */
+    FILL_BYTES = 256 * 1024,           /* a log of less is not much used */
+    FILL_MAX_BYTES = 16 * 1024 * 1024, /* no more zeros than that */
     IN_USE_MS = 1000, /* a server that has just been killed may hold the file a moment longer */
 };
 
@@ -95,6 +102,7 @@ struct wq_journal {
     record batch[BATCH];
     int is_untidy;
     int64_t tidied; /* when last */
+    int log_pages;  /* since then */
     wq_wall wall;
     int is_failing; /* logged once */
 
@@ -111,16 +119,22 @@ struct wq_journal {
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
+/* The write-ahead log; NULL if it is not open. */
+static sqlite3_file *log_of(wq_journal *j)
+{
+    sqlite3_file *log = NULL;
+    int r = sqlite3_file_control(j->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
+    return r == SQLITE_OK && log != NULL && log->pMethods != NULL ? log : NULL;
+}
+
 /* Of the last call on one of our two files that failed; 0: none. SQLite itself says after some of
  * them that the file is locked or corrupt, which it is not. */
 static int io_errno(wq_journal *j)
 {
     int number = 0;
-    sqlite3_file *log = NULL;
     sqlite3_file_control(j->db, "main", SQLITE_FCNTL_LAST_ERRNO, &number);
-    if (number == 0 &&
-        sqlite3_file_control(j->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log) == SQLITE_OK &&
-        log != NULL && log->pMethods != NULL)
+    sqlite3_file *log = number == 0 ? log_of(j) : NULL;
+    if (log != NULL)
         log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &number);
     return number;
 }
@@ -260,6 +274,14 @@ static int take_file(wq_journal *j, wq_error *error)
     return result;
 }
 
+/* The hook of every commit. */
+static int note_log(void *user, sqlite3 *db, const char *name, int pages)
+{
+    (void)db, (void)name;
+    ((wq_journal *)user)->log_pages = pages;
+    return SQLITE_OK;
+}
+
 static int set_up(wq_journal *j, wq_error *error)
 {
     char mode[16];
@@ -269,8 +291,7 @@ static int set_up(wq_journal *j, wq_error *error)
     if (result == WQ_OK && strcmp(mode, "wal") != 0)
         result = wq_fail(error, WQ_ERROR_SYSTEM,
                          "the journal %s: no write-ahead log is possible here", j->path);
-    if (result == WQ_OK)
-        result = exec(j, "PRAGMA wal_autocheckpoint = 0", error);
+    sqlite3_wal_hook(j->db, note_log, j); /* instead of SQLite's own, which would checkpoint */
     if (result == WQ_OK)
         result =
             exec(j, j->syncs ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL", error);
@@ -890,6 +911,34 @@ static void flush(wq_journal *j)
     } while (n > 0 && do_batch(j, n) == WQ_OK);
 }
 
+/* That it cannot be filled is no failure. */
+static void fill_log(sqlite3_file *log, int64_t size)
+{
+    static const char zeros[64 * 1024];
+    int64_t at = 0;
+    int r = SQLITE_OK;
+    size = size < FILL_MAX_BYTES ? size : FILL_MAX_BYTES;
+    for (; r == SQLITE_OK && at < size; at += (int64_t)sizeof zeros)
+        r = log->pMethods->xWrite(log, zeros, sizeof zeros, at);
+    if (r == SQLITE_OK)
+        r = log->pMethods->xSync(log, SQLITE_SYNC_NORMAL);
+    if (r != SQLITE_OK)
+        log->pMethods->xTruncate(log, 0);
+}
+
+static int empty_log(wq_journal *j, wq_error *error)
+{
+    sqlite3_file *log = log_of(j);
+    int64_t used = (int64_t)j->log_pages * PAGE_BYTES;
+    int result = exec(j, "PRAGMA wal_checkpoint(TRUNCATE)", error);
+    if (result != WQ_OK)
+        return result;
+    if (log != NULL && j->syncs && used >= FILL_BYTES)
+        fill_log(log, used);
+    j->log_pages = 0;
+    return WQ_OK;
+}
+
 /* Forgets what is too old, and empties the log, which holds tokens of ended jobs. */
 static int tidy(wq_journal *j, wq_error *error)
 {
@@ -905,7 +954,7 @@ static int tidy(wq_journal *j, wq_error *error)
              (long long)(j->wall.early - j->retain_ms), (unsigned long long)max_ended);
     int result = exec(j, sql, error);
     if (result == WQ_OK)
-        result = exec(j, "PRAGMA wal_checkpoint(TRUNCATE)", error);
+        result = empty_log(j, error);
     j->is_untidy = result != WQ_OK;
     return result;
 }

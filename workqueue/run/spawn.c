@@ -51,8 +51,7 @@ extern int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 
 /* The kernel's struct sigaction, on any machine at most this long, all of it zero: SIG_DFL. */
 static const unsigned long default_action[8];
-static const unsigned long no_signals[2];
-static const unsigned long all_signals[2] = {~0UL, ~0UL};
+static const uint64_t no_signals;
 enum { KERNEL_SIGSET_BYTES = 8, KERNEL_LAST_SIGNAL = 64 };
 
 /* What the host ignores would stay ignored; what it handles must not be handled in here. */
@@ -135,7 +134,7 @@ WQ_IN_CHILD static inline const char *become(const wq_spawn_plan *p)
         failed = restrict_self(p);
     if (failed != NULL)
         return failed;
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, no_signals, NULL, KERNEL_SIGSET_BYTES);
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &no_signals, NULL, KERNEL_SIGSET_BYTES);
     syscall(SYS_execve, p->program, p->argv, p->envp);
     return "execve";
 }
@@ -222,17 +221,27 @@ static pid_t clone_child(wq_spawn_plan *p, char *stack, int *pidfd)
 }
 
 /* No signal may be handled in the child, where a handler would find our memory but not our thread.
- * By the bare call, since pthread_sigmask() leaves out two. */
+ * But SIGCHLD stays open where it is, as nobody handles it then (see wq_thread_start()): were it
+ * blocked when a child ends, the kernel would not drop it, but wake other threads with it. */
+static void block_signals(uint64_t *before)
+{
+    const uint64_t child = UINT64_C(1) << (SIGCHLD - 1);
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, NULL, before, KERNEL_SIGSET_BYTES);
+    uint64_t all = ~UINT64_C(0) & ~(child & ~*before);
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, KERNEL_SIGSET_BYTES);
+}
+
+/* By the bare call, since pthread_sigmask() leaves out two. */
 pid_t wq_spawn(wq_spawn_plan *p, char *stack, int *pidfd)
 {
-    unsigned long before[2];
+    uint64_t before;
     p->failed = NULL;
     p->host = getpid();
     p->shares_files = syscall(SYS_close_range, ~0U, ~0U, 0) == 0; /* as it can be ended */
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, all_signals, before, KERNEL_SIGSET_BYTES);
+    block_signals(&before);
     pid_t pid = clone_child(p, stack, pidfd);
     int saved = errno;
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, before, NULL, KERNEL_SIGSET_BYTES);
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, KERNEL_SIGSET_BYTES);
     errno = saved;
     return pid;
 }

@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/magic.h>
-#include <openssl/evp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -25,6 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "workqueue/params.h"
 #include "workqueue/store/retain.h"
 #include "workqueue/util/tree.h"
 
@@ -152,16 +152,10 @@ enum { LABEL_PART = 16, LABEL_SIZE = 2 * LABEL_PART };
 
 static int hash_part(unsigned char *out, const char *server, const char *document_set_id)
 {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-    int ok = ctx != NULL && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) &&
-             EVP_DigestUpdate(ctx, server, strlen(server) + 1) &&
-             EVP_DigestUpdate(ctx, document_set_id, strlen(document_set_id)) &&
-             EVP_DigestFinal_ex(ctx, digest, NULL);
-    EVP_MD_CTX_free(ctx);
-    if (ok)
-        memcpy(out, digest, LABEL_PART);
-    return ok ? 0 : -1;
+    unsigned char digest[WQ_SET_BYTES];
+    int result = wq_params_set(digest, server, document_set_id);
+    memcpy(out, digest, LABEL_PART);
+    return result;
 }
 
 static void label(dir *d, const wq_publish *item)
