@@ -176,9 +176,8 @@ static void run_deadlines(wq_loop *loop, int64_t now)
 static void set_waiting(wq_loop_job *lj, int waiting)
 {
     wq_loop *loop = lj->loop;
-    if (lj->is_waiting == waiting)
+    if (atomic_exchange(&lj->is_waiting, waiting) == waiting)
         return;
-    lj->is_waiting = waiting;
     if (waiting) {
         LIST_INSERT_HEAD(&loop->waiting, lj, waiting);
         loop->n_waiting++;
@@ -248,14 +247,25 @@ static void tell_held(wq_loop_job *lj)
     }
 }
 
-static void start_positions(wq_loop *loop);
+static void on_job_news(wq_loop_job *lj)
+{
+    /* Cleared before the snapshot: news after it sends another message. */
+    atomic_store(&lj->marked, 0);
+    if (LIST_EMPTY(&lj->held))
+        free_job(lj);
+    else if (refresh(lj))
+        tell_held(lj);
+}
+
+static void mark_positions(void *user);
 
 /* That it has left the row is news of its position, no more: told with those of the others, or with
- * the program's first line, whichever comes first. Saves a send for each short job. */
-static int has_only_started(const wq_loop_job *lj)
+ * the program's first line, whichever comes first. Saves waking the loop, and a send, for each
+ * short job. */
+static int has_only_started(wq_loop_job *lj)
 {
     wq_snapshot now;
-    if (!lj->is_waiting)
+    if (!atomic_load(&lj->is_waiting))
         return 0;
     wq_job_snapshot(lj->job, &now);
     int only = now.state == WQ_STATE_RUNNING && now.message == NULL && now.reached == 0;
@@ -263,23 +273,13 @@ static int has_only_started(const wq_loop_job *lj)
     return only;
 }
 
-static void on_job_news(wq_loop_job *lj)
-{
-    /* Cleared before the snapshot: news after it sends another message. */
-    atomic_store(&lj->marked, 0);
-    if (LIST_EMPTY(&lj->held))
-        free_job(lj);
-    else if (has_only_started(lj))
-        start_positions(lj->loop);
-    else if (refresh(lj))
-        tell_held(lj);
-}
-
 /* From a worker: never blocks, and costs little when the loop has not caught up. */
 static void mark_job(void *user)
 {
     wq_loop_job *lj = user;
-    if (!atomic_exchange(&lj->marked, 1))
+    if (has_only_started(lj))
+        mark_positions(lj->loop);
+    else if (!atomic_exchange(&lj->marked, 1))
         h2o_multithread_send_message(&lj->loop->receiver, &lj->message);
 }
 
@@ -319,13 +319,6 @@ static void on_positions(wq_loop *loop)
         loop->positions_at = at;
         arm(loop);
     }
-}
-
-/* As if the message had come. If the mark is set, it is on its way, or the time is. */
-static void start_positions(wq_loop *loop)
-{
-    if (!atomic_exchange(&loop->positions_marked, 1))
-        on_positions(loop);
 }
 
 /* ---- detached ones --------------------------------------------------------------------------- */

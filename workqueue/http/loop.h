@@ -88,7 +88,7 @@ struct wq_loop_job {
     LIST_HEAD(, wq_held) held;
     LIST_ENTRY(wq_loop_job) link;
     LIST_ENTRY(wq_loop_job) waiting; /* while queued: positions are news */
-    int is_waiting;
+    atomic_int is_waiting;
     wq_snapshot snapshot; /* the present one */
     h2o_iovec_t record;   /* it in JSON; h2o's shared memory, counted */
     uint64_t serial;      /* grows whenever the record changes */
