@@ -188,7 +188,7 @@ class EndTest(FaceTest):
                 self.assertEqual(stream.last()["returncode"], 0)
                 stream.close()
             if files is None:
-                wait_for(lambda: server.files() < 50, "connections closed", seen=server.files)
+                wait_for(lambda: server.files() < 80, "connections closed", seen=server.files)
                 files = server.files()
         wait_for(lambda: server.files() <= files, f"{files} open files again", seen=server.files)
 
