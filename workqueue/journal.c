@@ -933,9 +933,10 @@ static int empty_log(wq_journal *j, wq_error *error)
     int result = exec(j, "PRAGMA wal_checkpoint(TRUNCATE)", error);
     if (result != WQ_OK)
         return result;
-    if (log != NULL && j->syncs && used >= FILL_BYTES)
-        fill_log(log, used);
     j->log_pages = 0;
+    j->is_untidy = log != NULL && j->syncs && used >= FILL_BYTES; /* filled, until it is quiet */
+    if (j->is_untidy)
+        fill_log(log, used);
     return WQ_OK;
 }
 
@@ -953,10 +954,8 @@ static int tidy(wq_journal *j, wq_error *error)
              " ORDER BY ended_at DESC, seq DESC LIMIT -1 OFFSET %llu))",
              (long long)(j->wall.early - j->retain_ms), (unsigned long long)max_ended);
     int result = exec(j, sql, error);
-    if (result == WQ_OK)
-        result = empty_log(j, error);
-    j->is_untidy = result != WQ_OK;
-    return result;
+    j->is_untidy = 1;
+    return result == WQ_OK ? empty_log(j, error) : result;
 }
 
 static void tidy_if_due(wq_journal *j)

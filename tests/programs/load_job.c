@@ -3,9 +3,10 @@
  *
  *   NAME.ACTION.STEPS.MS    in STEPS steps of MS milliseconds each
  *
- * It is copied into a folder, where it appends "start NAME PID", "end NAME PID" and "twice NAME
- * PID" to the file `runs`, and locks the file `locks/NAME` while it or a process it has started
- * lives. Its output is of a form that can be told from a part of it.
+ * "bulk" is as "ok" without what follows, for millions of names. Else it is copied into a folder,
+ * where it appends "start NAME PID", "end NAME PID" and "twice NAME PID" to the file `runs`, and
+ * locks the file `locks/NAME` while it or a process it has started lives. Its output is of a form
+ * that can be told from a part of it.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -65,7 +66,8 @@ static void work(const struct plan *plan)
  */
 static int write_output(const struct plan *plan, const char *path)
 {
-    int lines = 1 + (int)strlen(plan->name) * 37 + plan->steps * 211;
+    int is_bulk = strcmp(plan->action, "bulk") == 0;
+    int lines = is_bulk ? 1 : 1 + (int)strlen(plan->name) * 37 + plan->steps * 211;
     FILE *out = fopen(path, "w");
     if (out == NULL)
         return 1;
@@ -118,6 +120,8 @@ int main(int argc, char **argv)
     if (slash == NULL)
         return 95;
     *slash = '\0';
+    if (strcmp(plan.action, "bulk") == 0)
+        return act(&plan, argv[4]);
     lock(plan.name);
     note("start", plan.name);
     int code = act(&plan, argv[4]);
