@@ -212,6 +212,38 @@ static void test_long_lines(void **state)
     free(line);
 }
 
+/* What Python's repr() and JavaScript print, too. */
+static void expect_shortest(double value)
+{
+    char digits[40], expected[64], json[512];
+    for (int precision = 1; precision <= 17; precision++) {
+        snprintf(digits, sizeof digits, "%.*g", precision, value);
+        if (strtod(digits, NULL) == value)
+            break;
+    }
+    snprintf(expected, sizeof expected, "\"fraction\": %s%s, ", digits,
+             strspn(digits, "0123456789") == strlen(digits) ? ".0" : "");
+    wq_snapshot s = {.fraction = value};
+    wq_snapshot_json(&s, json, sizeof json);
+    if (strstr(json, expected) == NULL)
+        fail_msg("%s is not %s", json, expected);
+}
+
+static void test_a_fraction_has_the_shortest_digits(void **state)
+{
+    (void)state;
+    for (int i = 0; i <= 10000; i++) {
+        expect_shortest(i / 10000.0);
+        expect_shortest(i / 1000000.0);
+        expect_shortest((i + 0.5) / 10001.0);
+    }
+    for (int total = 1; total < 150; total++)
+        for (int done = 0; done <= total; done++)
+            expect_shortest((double)done / total);
+    for (double tiny = 1; tiny > 1e-300; tiny /= 7)
+        expect_shortest(tiny);
+}
+
 /* A fraction that a program prints in full is the one it meant: there and back again. */
 static void test_fractions_survive(void **state)
 {
@@ -406,6 +438,7 @@ int main(void)
         cmocka_unit_test(test_a_message_may_hold_nul_bytes),
         cmocka_unit_test(test_long_lines),
         cmocka_unit_test(test_fractions_survive),
+        cmocka_unit_test(test_a_fraction_has_the_shortest_digits),
         cmocka_unit_test(test_records),
         cmocka_unit_test(test_escapes),
         cmocka_unit_test(test_nothing_but_printable_ascii),

@@ -163,11 +163,38 @@ static void put_string(writer *w, const char *s)
     put(w, "\"", 1);
 }
 
-/* The shortest digits that read back as the same number; a point whatever the host's locale. */
+/* What programs mostly say has few digits, and then needs no arithmetic with long numbers. Nonzero:
+ * it was of that kind, and is written. */
+static int put_short_fraction(writer *w, double value)
+{
+    char text[] = "0.000000";
+    if (value == 1) {
+        put_text(w, "1.0");
+        return 1;
+    }
+    if (!(value >= 0.0001 && value < 1) && value != 0)
+        return 0;
+    uint32_t millionths = (uint32_t)(value * 1e6 + 0.5);
+    if ((double)millionths / 1e6 != value || millionths >= 1000000)
+        return 0;
+    size_t len = 0;
+    for (size_t i = 7; i >= 2; i--, millionths /= 10) {
+        text[i] = (char)('0' + millionths % 10);
+        if (len == 0 && (text[i] != '0' || i == 2))
+            len = i + 1;
+    }
+    put(w, text, len);
+    return 1;
+}
+
+/* The shortest digits that read back as the same number; a point whatever the host's locale. Of 15
+ * digits or fewer any number reads back, and %g leaves out zeros at the end. */
 static void put_fraction(writer *w, double value)
 {
     char digits[40];
-    for (int precision = 1; precision <= 17; precision++) {
+    if (put_short_fraction(w, value))
+        return;
+    for (int precision = 15; precision <= 17; precision++) {
         snprintf(digits, sizeof digits, "%.*g", precision, value);
         if (strtod(digits, NULL) == value)
             break;
