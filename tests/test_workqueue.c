@@ -2399,6 +2399,37 @@ static void test_a_failed_open_closes_what_it_was_given(void **state)
     assert_int_equal(entries_of("/proc/self/fd"), r->fds);
 }
 
+/* ---- signals -------------------------------------------------------------------------------- */
+
+static int is_pending(int number)
+{
+    sigset_t pending;
+    assert_int_equal(sigpending(&pending), 0);
+    return sigismember(&pending, number);
+}
+
+/* As hosts do that wait for their children by signalfd() or sigwait(). */
+static void test_what_the_host_has_blocked_stays_for_it(void **state)
+{
+    rig *r = *state;
+    const int numbers[] = {SIGCHLD, SIGTERM, SIGWINCH};
+    const struct timespec at_once = {0, 0};
+    sigset_t set, before;
+    sigemptyset(&set);
+    for (int i = 0; i < 3; i++)
+        sigaddset(&set, numbers[i]);
+    assert_int_equal(pthread_sigmask(SIG_BLOCK, &set, &before), 0);
+    open_queue(r);
+    for (int round = 0; round < 150; round++) {
+        int number = numbers[round % 3];
+        assert_int_equal(kill(getpid(), number), 0);
+        usleep(1000); /* in which nobody else may take it */
+        assert_true(is_pending(number));
+        assert_int_equal(sigtimedwait(&set, NULL, &at_once), number);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 /* ---- all at once ----------------------------------------------------------------------------- */
 
 typedef struct melee {
@@ -2532,6 +2563,7 @@ int main(int argc, char **argv)
         TEST(test_reading_an_output_with_a_descriptor),
         TEST(test_a_store_that_fails),
         TEST(test_a_failed_open_closes_what_it_was_given),
+        TEST(test_what_the_host_has_blocked_stays_for_it),
         TEST(test_all_at_once),
     };
     if (argc == 3 && strcmp(argv[1], "--open") == 0)

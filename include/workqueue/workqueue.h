@@ -16,7 +16,8 @@
  *   wq_snapshot, ..., and those of extend.h) have none: when one of them changes, the library's
  *   soname does, so that a program finds at run time only a library that it was built for.
  * - Nothing here changes the process around it: no signal dispositions, no chdir, no umask, no
- *   waitpid for children that are not ours, no output except through the log callback.
+ *   waitpid for children that are not ours, no output except through the log callback. A host that
+ *   waits for children of its own by signalfd() or sigwait() blocks SIGCHLD before wq_open().
  *
  * No macro is needed to use it, so it can be called through a foreign-function interface.
  */
