@@ -1,8 +1,7 @@
-/* params.c - the triple that names a job: its validation, its key, and which set it belongs to.
+/* params.c - the triple that names a job: its validation and its key.
  *
- * The hashes are made for every request and job, so they use OpenSSL's plain SHA-256, which is
- * deprecated since EVP fetches its algorithm anew at each use, under a lock, for more time than the
- * hashing takes.
+ * The key is made for every request, so it uses OpenSSL's plain SHA-256, which is deprecated since
+ * EVP fetches its algorithm anew at each use, under a lock, for more time than the hashing takes.
  */
 #define OPENSSL_API_COMPAT 0x10100000L
 #include "workqueue/params.h"
@@ -70,15 +69,6 @@ int wq_params_key(const wq_params *params, char key[WQ_KEY_SIZE])
     }
     key[64] = '\0';
     return WQ_OK;
-}
-
-int wq_params_set(unsigned char digest[WQ_SET_BYTES], const char *server, const char *set)
-{
-    SHA256_CTX sha;
-    return SHA256_Init(&sha) && SHA256_Update(&sha, server, strlen(server) + 1) &&
-                   SHA256_Update(&sha, set, strlen(set)) && SHA256_Final(digest, &sha)
-               ? WQ_OK
-               : WQ_ERROR_NO_MEMORY;
 }
 
 size_t wq_params_bytes(const wq_params *params)

@@ -5,10 +5,7 @@
 
 #include <workqueue/workqueue.h>
 
-enum { WQ_MAX_SERVER_BYTES = 2048, WQ_MAX_FIELD_BYTES = 256, WQ_SET_BYTES = 32 };
-
-/* The hash of a server and one of its document sets; "" for the server as a whole. */
-int wq_params_set(unsigned char digest[WQ_SET_BYTES], const char *server, const char *set);
+enum { WQ_MAX_SERVER_BYTES = 2048, WQ_MAX_FIELD_BYTES = 256 };
 
 /* How many bytes wq_params_copy() needs for the strings of `params`. */
 size_t wq_params_bytes(const wq_params *params);

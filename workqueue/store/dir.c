@@ -4,7 +4,10 @@
  * contents durable, renames it to KEY, and makes the name durable. What begins with `.workqueue-`
  * and ends with `.tmp` when the store is opened was left by a crash. `.workqueue.lock` is locked as
  * long as the store is open.
+ *
+ * Labels are made for every output by OpenSSL's plain SHA-256, deprecated as it is: see params.c.
  */
+#define OPENSSL_API_COMPAT 0x10100000L
 #include "workqueue/store/dir.h"
 
 #include <dirent.h>
@@ -12,6 +15,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/magic.h>
+#include <openssl/sha.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -24,7 +28,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "workqueue/params.h"
 #include "workqueue/store/retain.h"
 #include "workqueue/util/tree.h"
 
@@ -152,10 +155,14 @@ enum { LABEL_PART = 16, LABEL_SIZE = 2 * LABEL_PART };
 
 static int hash_part(unsigned char *out, const char *server, const char *document_set_id)
 {
-    unsigned char digest[WQ_SET_BYTES];
-    int result = wq_params_set(digest, server, document_set_id);
+    unsigned char digest[SHA256_DIGEST_LENGTH];
+    SHA256_CTX sha;
+    if (!SHA256_Init(&sha) || !SHA256_Update(&sha, server, strlen(server) + 1) ||
+        !SHA256_Update(&sha, document_set_id, strlen(document_set_id)) ||
+        !SHA256_Final(digest, &sha))
+        return -1;
     memcpy(out, digest, LABEL_PART);
-    return result;
+    return 0;
 }
 
 static void label(dir *d, const wq_publish *item)
