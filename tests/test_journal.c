@@ -953,6 +953,17 @@ static wq_job *begin_job(wq_queue *queue, const char *set, const char *command, 
     return job;
 }
 
+/* A small disk of the journal's own, in `folder`. */
+static int mount_disk(const place *p, char folder[96])
+{
+    snprintf(folder, 96, "%s/journals", p->folder);
+    return mkdir(folder, 0700) != 0 || unshare(CLONE_NEWNS) != 0 ||
+                   mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+                   mount("none", folder, "tmpfs", 0, "size=1m") != 0
+               ? -1
+               : 0;
+}
+
 /* The disk of the journal alone is full, then is not. */
 static void host_full_disk(const place *p, FILE *say)
 {
@@ -960,12 +971,9 @@ static void host_full_disk(const place *p, FILE *say)
     wq_queue *queue;
     wq_error error = {0};
     wq_options o = options_of(p);
-    snprintf(folder, sizeof folder, "%s/journals", p->folder);
     snprintf(path, sizeof path, "%s/journals/journal", p->folder);
     o.journal_path = path;
-    if (mkdir(folder, 0700) != 0 || unshare(CLONE_NEWNS) != 0 ||
-        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
-        mount("none", folder, "tmpfs", 0, "size=1m") != 0) {
+    if (mount_disk(p, folder) != 0) {
         fprintf(say, "skip\n");
         return;
     }
@@ -1017,6 +1025,54 @@ static void test_a_disk_that_is_full_for_a_while(void **state)
         hear(&h, line, sizeof line);
         assert_int_equal(atoi(line), then[i]);
     }
+    kill_host(&h);
+}
+
+/* It is the journal's own log that fills the disk, while ended jobs are to be forgotten, too. */
+static void host_full_log(const place *p, FILE *say)
+{
+    char folder[96], path[128], log[128], fill[192], set[16], id[WQ_ID_SIZE];
+    struct stat st;
+    wq_queue *queue;
+    wq_error error = {0};
+    wq_options o = options_of(p);
+    snprintf(path, sizeof path, "%s/journals/journal", p->folder);
+    snprintf(log, sizeof log, "%s/journals/journal-wal", p->folder);
+    snprintf(fill, sizeof fill, "cd %s/journals && head -c 2M /dev/zero >filler 2>/dev/null",
+             p->folder);
+    o.journal_path = path;
+    o.max_ended = 1;
+    if (mount_disk(p, folder) != 0) {
+        fprintf(say, "skip\n");
+        return;
+    }
+    if (wq_open(&queue, &o, &error) != WQ_OK)
+        abort();
+    for (int i = 0; error.code != WQ_ERROR_SYSTEM; i++) {
+        snprintf(set, sizeof set, "%d", i);
+        if (begin(queue, set, "echo x >\"$4\"", 0, id, &error) == WQ_OK)
+            wait_end(queue, id);
+        if (i == 20 && system(fill) == 0)
+            abort();
+    }
+    fprintf(say, "%s\n", error.message);
+    EVENTUALLY(stat(log, &st) == 0 && st.st_size == 0);
+    fprintf(say, "%d\n", begin(queue, "a", "echo x >\"$4\"", 0, id, &error));
+}
+
+static void test_a_log_that_has_filled_the_disk(void **state)
+{
+    place *p = *state;
+    char line[600];
+    host h = start_host(p, host_full_log);
+    hear(&h, line, sizeof line);
+    if (strcmp(line, "skip") == 0) {
+        kill_host(&h);
+        skip();
+    }
+    assert_non_null(strstr(line, "full"));
+    hear(&h, line, sizeof line);
+    assert_int_equal(atoi(line), WQ_OK);
     kill_host(&h);
 }
 
@@ -1252,6 +1308,7 @@ int main(void)
         TEST(test_in_use),
         TEST(test_full),
         TEST(test_a_disk_that_is_full_for_a_while),
+        TEST(test_a_log_that_has_filled_the_disk),
         TEST(test_a_file_to_be_read_only),
         TEST(test_a_folder_to_be_read_only),
         TEST(test_cancelled_ones_are_counted),

@@ -940,7 +940,9 @@ static int empty_log(wq_journal *j, wq_error *error)
     return WQ_OK;
 }
 
-/* Forgets what is too old, and empties the log, which holds tokens of ended jobs. */
+/* Forgets what is too old, and empties the log, which holds tokens of ended jobs; also if nothing
+ * can be forgotten, for want of the room that the log has.
+ */
 static int tidy(wq_journal *j, wq_error *error)
 {
     char sql[300];
@@ -953,9 +955,10 @@ static int tidy(wq_journal *j, wq_error *error)
              " seq IN (SELECT seq FROM job WHERE state > 0"
              " ORDER BY ended_at DESC, seq DESC LIMIT -1 OFFSET %llu))",
              (long long)(j->wall.early - j->retain_ms), (unsigned long long)max_ended);
-    int result = exec(j, sql, error);
-    j->is_untidy = 1;
-    return result == WQ_OK ? empty_log(j, error) : result;
+    int result = exec(j, sql, error), emptied = empty_log(j, result == WQ_OK ? error : NULL);
+    if (result != WQ_OK || emptied != WQ_OK)
+        j->is_untidy = 1;
+    return result != WQ_OK ? result : emptied;
 }
 
 static void tidy_if_due(wq_journal *j)
