@@ -46,9 +46,9 @@ int remove_folder(const char *folder);
 /* How many, with "." and "..". */
 int entries_of(const char *folder);
 
-/* From now on these calls (at most 8) fail with ENOSYS in this process and its children, as in a
- * sandbox that does not know them. 0, or -1. */
-int forbid_calls(const long *calls, unsigned n);
+/* From now on this call fails with `error` in this process and its children, as in a sandbox; with
+ * ENOSYS as in one that does not know it. 0, or -1. */
+int forbid_call(long call, int error);
 
 void put_file(const char *path, const char *text);
 

@@ -131,9 +131,11 @@ static void test_cancel_reaches_who_left_the_group(void **state)
 }
 
 /* A job that writes down which control group it is in, and the name of our folder from that. */
+#define IN_GROUP "cat /proc/self/cgroup >group; echo x >$4"
+
 static void run_in_group(bed *b)
 {
-    expect_end(ask(b, "cat /proc/self/cgroup >group; echo x >$4"), WQ_STATE_SUCCEEDED);
+    expect_end(ask(b, IN_GROUP), WQ_STATE_SUCCEEDED);
 }
 
 static void read_group(char *folder, size_t size)
@@ -153,26 +155,78 @@ static int exists(const char *folder)
     return system(command) == 0;
 }
 
+/* Runs a host with a queue and one job, in a group of `outer` if that is not NULL, whose clone3()
+ * fails with `forbidden` if that is not 0. What the job ended with, or -1. */
+static int run_host(bed *b, const wq_cgroup *outer, int forbidden)
+{
+    int status;
+    pid_t host = fork();
+    if (host == 0) {
+        if (outer != NULL && write(outer->procs, "0", 1) != 1)
+            _exit(100);
+        open_bed(b);
+        if (forbidden != 0 && forbid_call(SYS_clone3, forbidden) != 0)
+            _exit(101);
+        wq_job *job = ask(b, IN_GROUP);
+        wq_snapshot s = {0};
+        wq_job_wait(job, DEADLINE_MS);
+        wq_job_snapshot(job, &s);
+        int end = (int)s.state;
+        put_file("error", s.error != NULL ? s.error : "");
+        wq_snapshot_clear(&s);
+        wq_job_unref(job);
+        wq_close(b->queue);
+        _exit(end);
+    }
+    if (waitpid(host, &status, 0) != host || !WIFEXITED(status))
+        return -1;
+    return WEXITSTATUS(status);
+}
+
 /* Where no child can be born into a control group, it enters by itself. */
 static void test_a_sandbox_without_clone3(void **state)
 {
     (void)state;
     need_groups();
-    const long calls[] = {SYS_clone3};
     bed b;
     char folder[64];
     make_bed(&b);
-    int status;
-    pid_t host = fork();
-    if (host == 0) {
-        assert_int_equal(forbid_calls(calls, 1), 0);
-        open_bed(&b);
-        run_in_group(&b);
-        wq_close(b.queue);
-        _exit(0);
-    }
-    assert_int_equal(waitpid(host, &status, 0), host);
-    assert_int_equal(status, 0);
+    assert_int_equal(run_host(&b, NULL, ENOSYS), WQ_STATE_SUCCEEDED);
+    read_group(folder, sizeof folder);
+    assert_false(exists(folder));
+    remove_bed(&b);
+}
+
+/* But one too many is not let in by another way. */
+static void test_one_too_many_is_refused(void **state)
+{
+    (void)state;
+    need_groups();
+    bed b;
+    char error[256];
+    make_bed(&b);
+    assert_int_equal(run_host(&b, NULL, EAGAIN), WQ_STATE_FAILED);
+    get_file("error", error, sizeof error);
+    assert_non_null(strstr(error, strerror(EAGAIN)));
+    remove_bed(&b);
+}
+
+/* As a service that was killed as a whole and then started again. Some kernels kill who is born
+ * from there into another group. */
+static void test_a_host_in_a_group_that_was_killed(void **state)
+{
+    (void)state;
+    need_groups();
+    bed b;
+    char folder[64];
+    wq_cgroups groups;
+    const wq_cgroup_limits limits = {0};
+    const wq_logger quiet = {NULL, NULL};
+    make_bed(&b);
+    assert_int_equal(wq_cgroups_open(&groups, "auto", 1, &limits, &quiet, NULL), WQ_OK);
+    wq_cgroup_kill(wq_cgroup_of(&groups, 0));
+    assert_int_equal(run_host(&b, wq_cgroup_of(&groups, 0), 0), WQ_STATE_SUCCEEDED);
+    wq_cgroups_close(&groups);
     read_group(folder, sizeof folder);
     assert_false(exists(folder));
     remove_bed(&b);
@@ -304,6 +358,8 @@ int main(void)
         cmocka_unit_test(test_cancel_reaches_who_left_the_group),
         cmocka_unit_test(test_nothing_is_left_at_close),
         cmocka_unit_test(test_a_sandbox_without_clone3),
+        cmocka_unit_test(test_one_too_many_is_refused),
+        cmocka_unit_test(test_a_host_in_a_group_that_was_killed),
         cmocka_unit_test(test_a_killed_host_leaves_nobody),
         cmocka_unit_test(test_what_was_left_behind_goes_at_open),
         cmocka_unit_test(test_a_folder_that_is_none_is_refused),

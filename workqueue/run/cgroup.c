@@ -133,15 +133,21 @@ static int open_group(wq_cgroup *group)
     return 0;
 }
 
+void wq_cgroup_bar_births(wq_cgroup *group)
+{
+    close_fd(&group->dir);
+}
+
 /* Some kernels (6.14, and those its fix of a race was put into, as Debian's 6.1) kill whoever is
- * born into a group that has ever been killed, though not who enters it. So there is a new one. */
+ * born into a group that was killed more often, or less, than the parent's, though not who enters
+ * it. So there is a new one. */
 static void renew(wq_cgroup *group)
 {
     wq_cgroup other = *group;
     char name[32];
     other.made++;
     if (open_group(&other) != 0) {
-        close_fd(&group->dir);
+        wq_cgroup_bar_births(group);
         return;
     }
     group_name(group, name, sizeof name);
@@ -156,10 +162,11 @@ int wq_cgroup_end(wq_cgroup *group)
         return 0;
     wq_cgroup_kill(group);
     if (wait_until_empty(group->events) != 0) {
-        close_fd(&group->dir);
+        wq_cgroup_bar_births(group);
         return -1;
     }
-    renew(group);
+    if (group->dir >= 0)
+        renew(group);
     return 0;
 }
 

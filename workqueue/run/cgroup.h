@@ -23,7 +23,7 @@ typedef struct wq_cgroup {
     int parent; /* the folder of them all, borrowed */
     unsigned slot, made;
     wq_cgroup_limits limits;
-    int dir;    /* a child can be born into it; -1: it can only enter */
+    int dir;    /* a child can be born into it; -1: it can only enter, for good */
     int procs;  /* who writes "0" here is in it from then on */
     int events; /* tells whether there is somebody in it */
     int kill;   /* "1" kills all that are in it */
@@ -47,6 +47,9 @@ void wq_cgroups_close(wq_cgroups *groups);
 
 /* The one of a slot; NULL if there are none. */
 wq_cgroup *wq_cgroup_of(const wq_cgroups *groups, unsigned slot);
+
+/* Nobody can be born there, as it turned out. */
+void wq_cgroup_bar_births(wq_cgroup *group);
 
 /* Kills all that are in it. Nothing for NULL. */
 void wq_cgroup_kill(const wq_cgroup *group);

@@ -7,9 +7,9 @@
  *
  * - The child is born into its control group. To move there later, even by itself, takes a lock
  *   that every fork, exec and exit on the machine has to pass.
- * - It borrows our descriptors, too, and takes a copy of the lowest only. A server with ten
- * thousand clients would copy and close ten thousand at each start; so what the child needs should
- * have low numbers.
+ * - It borrows our descriptors, too, and takes a copy of the lowest only. To copy and close all
+ *   that a server with ten thousand clients has would take longer than the rest. So what the child
+ *   needs should have low numbers.
  */
 #include "workqueue/run/spawn.h"
 
@@ -22,6 +22,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "workqueue/run/guard.h"
@@ -142,6 +143,7 @@ WQ_IN_CHILD static inline const char *become(const wq_spawn_plan *p)
 WQ_IN_CHILD static int child_main(void *arg)
 {
     wq_spawn_plan *p = arg;
+    p->has_begun = 1;
     p->failed = become(p);
     p->error = errno;
     syscall(SYS_exit_group, 127);
@@ -178,7 +180,7 @@ static unsigned flags_of(const wq_spawn_plan *p)
  * ENOSYS also where this is not written for the machine. */
 static pid_t clone_into(wq_spawn_plan *p, char *stack, int *pidfd)
 {
-#if defined(__x86_64__) && defined(SYS_clone3) && defined(CLONE_INTO_CGROUP)
+#if defined(__x86_64__) && defined(__LP64__) && defined(SYS_clone3) && defined(CLONE_INTO_CGROUP)
     struct clone_args args = {.flags = flags_of(p) | CLONE_INTO_CGROUP,
                               .pidfd = (uintptr_t)pidfd,
                               .exit_signal = SIGCHLD,
@@ -207,14 +209,39 @@ static pid_t clone_into(wq_spawn_plan *p, char *stack, int *pidfd)
     return -1;
 }
 
+static void bury(int *pidfd)
+{
+    siginfo_t info;
+    while (waitid(P_PIDFD, (id_t)*pidfd, &info, WEXITED) != 0 && errno == EINTR)
+        ;
+    close(*pidfd);
+}
+
+/* Some kernels kill a child at its birth there, if the control group that we are in ourselves was
+ * ever killed as a whole (see renew() in cgroup.c): ECANCELED. */
+static pid_t bear(wq_spawn_plan *p, char *stack, int *pidfd)
+{
+    p->has_begun = 0;
+    pid_t pid = clone_into(p, stack, pidfd);
+    if (pid < 0 || p->has_begun)
+        return pid;
+    bury(pidfd);
+    wq_cgroup_bar_births(p->group);
+    errno = ECANCELED;
+    return -1;
+}
+
 /* A sandbox may not know clone3(), or the kernel not let it in there: then clone(), and the child
- * tries by itself and tells why it failed. */
+ * tries by itself and tells why it failed. Not after EAGAIN: there is one too many, and the limit
+ * that says so would not stop one that enters. */
 static pid_t clone_child(wq_spawn_plan *p, char *stack, int *pidfd)
 {
     p->enter = -1;
-    pid_t pid = p->group != NULL && p->group->dir >= 0 ? clone_into(p, stack, pidfd) : -1;
-    if (pid > 0)
-        return pid;
+    if (p->group != NULL && p->group->dir >= 0) {
+        pid_t pid = bear(p, stack, pidfd);
+        if (pid > 0 || errno == EAGAIN)
+            return pid;
+    }
     p->enter = p->group != NULL ? p->group->procs : -1;
     return clone(child_main, stack + STACK_GUARD_BYTES + STACK_BYTES, (int)flags_of(p) | SIGCHLD, p,
                  pidfd);
@@ -242,6 +269,8 @@ pid_t wq_spawn(wq_spawn_plan *p, char *stack, int *pidfd)
     pid_t pid = clone_child(p, stack, pidfd);
     int saved = errno;
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &before, NULL, KERNEL_SIGSET_BYTES);
+    if (pid < 0)
+        *pidfd = -1; /* the kernel may have written a number there that it took back */
     errno = saved;
     return pid;
 }

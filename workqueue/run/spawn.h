@@ -15,8 +15,8 @@ typedef struct wq_spawn_plan {
     char *const *argv, *const *envp;
     int fds[3]; /* its stdin, stdout, stderr; none below 3 */
     int allow_new_privileges;
-    const wq_cgroup *group; /* NULL: none */
-    char *guard_line;       /* entered by the child; NULL: there is no guard */
+    wq_cgroup *group; /* NULL: none */
+    char *guard_line; /* entered by the child; NULL: there is no guard */
     unsigned n_limits;
     struct {
         int resource;
@@ -29,13 +29,14 @@ typedef struct wq_spawn_plan {
     int enter; /* cgroup.procs, to be written to; -1: there is no need */
     int shares_files;
     pid_t host;
+    int has_begun; /* the child has executed something */
 } wq_spawn_plan;
 
 /* What the child stands on until it executes the program; NULL without memory. */
 char *wq_spawn_stack_new(void);
 void wq_spawn_stack_free(char *stack);
 
-/* The child's pid and `*pidfd`, close-on-exec; -1 with errno if there is none. Also if
+/* The child's pid and `*pidfd`, close-on-exec; -1, both, with errno if there is none. Also if
  * `plan->failed` it is there, and has to be reaped. Returns when the child has executed the program
  * or failed to; the calling thread must outlive it, as the kernel kills it when the thread ends. */
 pid_t wq_spawn(wq_spawn_plan *plan, char *stack, int *pidfd);
