@@ -911,12 +911,16 @@ static void flush(wq_journal *j)
     } while (n > 0 && do_batch(j, n) == WQ_OK);
 }
 
-/* That it cannot be filled is no failure. */
+/* That it cannot be filled is no failure. Never over what it holds: SQLite calls it a success, too,
+ * when it could not empty it, since somebody reads from it. */
 static void fill_log(sqlite3_file *log, int64_t size)
 {
     static const char zeros[64 * 1024];
+    sqlite3_int64 left = -1;
     int64_t at = 0;
-    int r = SQLITE_OK;
+    int r = log->pMethods->xFileSize(log, &left);
+    if (r != SQLITE_OK || left != 0)
+        return;
     size = size < FILL_MAX_BYTES ? size : FILL_MAX_BYTES;
     for (; r == SQLITE_OK && at < size; at += (int64_t)sizeof zeros)
         r = log->pMethods->xWrite(log, zeros, sizeof zeros, at);
