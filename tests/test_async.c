@@ -649,6 +649,41 @@ static void test_cancel_of_one_that_runs(void **state)
     assert_int_equal(r->cancels, 1);
 }
 
+/* Who cancelled has been told that this was in time. */
+static void test_a_run_that_succeeds_all_the_same(void **state)
+{
+    place *p = *state;
+    wq_queue *queue = open_plain(p);
+    size_t before = files_in(p->storage);
+    wq_job *job = ask(queue, "1");
+    far_run *r = out(&p->far, "1");
+    begin(r, 0);
+    write_output(r, "x");
+    assert_int_equal(wq_job_cancel(job), WQ_OK);
+    EVENTUALLY(r->cancels == 1);
+    end_run(&p->far, r, 0, 0, NULL);
+    ends(job, WQ_STATE_CANCELLED, "cancelled");
+    EVENTUALLY(files_in(p->storage) == before);
+    wq_close(queue);
+}
+
+/* ... and who was too late is told that. */
+static void test_cancel_of_one_that_has_timed_out(void **state)
+{
+    place *p = *state;
+    wq_options options = options_of(p);
+    options.run_timeout_ms = 50;
+    wq_queue *queue = open_with(&options);
+    wq_job *job = ask(queue, "1");
+    far_run *r = out(&p->far, "1");
+    begin(r, 0);
+    EVENTUALLY(r->cancels == 1);
+    assert_int_equal(wq_job_cancel(job), WQ_DONE);
+    end_run(&p->far, r, -999, 1, NULL);
+    ends(job, WQ_STATE_FAILED, "timed out after 50 ms");
+    wq_close(queue);
+}
+
 static void test_a_run_that_is_cancelled_elsewhere(void **state)
 {
     place *p = *state;
@@ -1280,6 +1315,8 @@ int main(void)
         TEST(test_cancel_of_one_not_started),
         TEST(test_cancel_of_one_started),
         TEST(test_cancel_of_one_that_runs),
+        TEST(test_a_run_that_succeeds_all_the_same),
+        TEST(test_cancel_of_one_that_has_timed_out),
         TEST(test_a_run_that_is_cancelled_elsewhere),
         TEST(test_time_limits),
         TEST(test_the_store_is_away_for_a_while),

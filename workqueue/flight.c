@@ -82,6 +82,18 @@ void wq_flight_tell_locked(wq_flight *flight, const char *why)
     flight->told = flight->tell(flight);
 }
 
+int wq_flight_cancel_locked(wq_flight *flight)
+{
+    static const char why[] = "cancelled";
+    if (flight->overdue)
+        return 0;
+    wq_flight_tell_locked(flight, why);
+    if (flight->stops)
+        memcpy(flight->why, why, sizeof why);
+    flight->stops = 0;
+    return 1;
+}
+
 /* ---- time limits ----------------------------------------------------------------------------- */
 
 static void check_limit_locked(wq_flight *flight, int64_t since, unsigned limit_ms,
@@ -145,12 +157,13 @@ static const char *why_cancelled(const wq_flight *flight, const wq_outcome *outc
     return flight->told ? flight->why : outcome->error ? outcome->error : "cancelled";
 }
 
-static void end_unpublished(wq_flight *flight, wq_job *job, const wq_outcome *outcome, int too_long)
+static void end_unpublished(wq_flight *flight, wq_job *job, const wq_outcome *outcome,
+                            int cancelled, int too_long)
 {
     wq_queue *queue = job->queue;
-    if (outcome->cancelled && flight->overdue)
+    if (cancelled && flight->overdue)
         wq_queue_fail(queue, job, WQ_OWN_FAILURE, flight->why);
-    else if (outcome->cancelled)
+    else if (cancelled)
         wq_queue_finish(queue, job, WQ_STATE_CANCELLED, WQ_OWN_FAILURE,
                         why_cancelled(flight, outcome));
     else if (too_long)
@@ -172,17 +185,19 @@ void wq_flight_end(wq_flight *flight, wq_job *job, const wq_outcome *outcome,
 {
     wq_store *store = job->queue->store;
     int too_long = is_output_too_long(job->queue, job);
+    /* who cancelled it has been told so, also if it has ended by itself meanwhile */
+    int cancelled = outcome->cancelled || (flight->told && !flight->overdue && !flight->stops);
     if (outcome->error != NULL)
         hide_token_in_error(outcome->error, job->params.api_token);
-    if (outcome->returncode == 0 && !outcome->cancelled && !too_long) {
+    if (outcome->returncode == 0 && !cancelled && !too_long) {
         wq_queue_publishing(job->queue, job);
         wq_publisher_add(publisher, job);
     } else {
         if (job->temp_path != NULL)
             store->discard(store->self, job->temp_path);
-        if (outcome->cancelled && flight->stops)
+        if (cancelled && flight->stops)
             set_kept(job, 1);
-        end_unpublished(flight, job, outcome, too_long);
+        end_unpublished(flight, job, outcome, cancelled, too_long);
     }
     free(outcome->error);
 }

@@ -24,6 +24,11 @@ void wq_flight_part_locked(wq_flight *flight);
 /* The run is to end early, and this is why; nothing if it has been told so before. */
 void wq_flight_tell_locked(wq_flight *flight, const char *why);
 
+/* Somebody cancels it; zero if it is being ended for its time limit, and has failed. A stop of the
+ * queue would have it run again, so this goes before that.
+ */
+int wq_flight_cancel_locked(wq_flight *flight);
+
 /* Ends the run if its time is up; else `*next` becomes the time when it will be, if that is sooner.
  */
 void wq_flight_check_locked(wq_flight *flight, int64_t now, int64_t *next);

@@ -155,12 +155,10 @@ static void *worker_main(void *arg)
 int wq_pool_cancel(wq_pool *pool, wq_job *job)
 {
     pthread_mutex_lock(&pool->queue->lock);
-    int running = job->state == WQ_STATE_RUNNING && !job->ran;
-    if (running) {
+    int running = job->state == WQ_STATE_RUNNING && !job->ran &&
+                  (job->flight == NULL || wq_flight_cancel_locked(job->flight));
+    if (running) /* without a flight the worker has not got so far yet */
         job->ending = 1;
-        if (job->flight != NULL) /* else the worker has not got so far yet */
-            wq_flight_tell_locked(job->flight, "cancelled");
-    }
     pthread_mutex_unlock(&pool->queue->lock);
     return running;
 }
