@@ -190,7 +190,7 @@ static size_t on_data(char *data, size_t size, size_t count, void *user)
     size_t n = size * count;
     if (status_of(job) != 200) {
         keep_refusal(job, data, n);
-        return n;
+        return job->refusal_len == MAX_ANSWER_BYTES ? CURL_WRITEFUNC_ERROR : n; /* or endless */
     }
     if (items_feed(&job->items, data, n) == 0)
         return n;

@@ -265,6 +265,17 @@ class ProcessDocsetTest(FaceTest):
                 self.assert_failed(self.run_against(
                     lambda h: h.answer(status, b'{"message":"no"}')), str(status))
 
+    def test_a_refusal_without_end(self):
+        def how(handler):
+            handler.send_response(401)
+            handler.end_headers()
+            try:
+                while True:
+                    handler.wfile.write(b"no " * 10000)
+            except OSError:
+                handler.close_connection = True
+        self.assert_failed(self.run_against(how), "401")
+
     def test_broken_stream(self):
         whole = HEAD % 3 + ITEM % (1, 1) + b"," + ITEM % (2, 2)
         for name, how in {
