@@ -152,6 +152,8 @@ static void block_signals(sigset_t *stop)
     all = *stop;
     sigaddset(&all, SIGPIPE);
     pthread_sigmask(SIG_BLOCK, &all, NULL);
+    /* Who started us may ignore it: then no exit code would be known. */
+    (void)signal(SIGCHLD, SIG_DFL);
 }
 
 /* Waits for the first; a second one ends us at once. */

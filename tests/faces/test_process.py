@@ -193,6 +193,12 @@ class TermTest(FaceTest):
         server.process.send_signal(2)
         self.assertEqual(server.wait(), 0)
 
+    def test_started_by_one_that_ignores_its_children(self):
+        storage = self.folder / "storage"
+        server = self.serve(command=["env", "--ignore-signal=CHLD",
+                                     *demo_command(self.told_program, storage)])
+        self.assertEqual(server.generate("set").last()["returncode"], 0)
+
     def test_started_again(self):
         server = self.serve()
         self.assertEqual(server.generate("set").last()["returncode"], 0)

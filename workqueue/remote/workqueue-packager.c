@@ -330,6 +330,8 @@ int main(int argc, char **argv)
     all = stop;
     sigaddset(&all, SIGPIPE);
     pthread_sigmask(SIG_BLOCK, &all, NULL);
+    /* Who started us may ignore it: then no exit code would be known. */
+    (void)signal(SIGCHLD, SIG_DFL);
     r = run(&s, &stop);
     free(s.url_base);
     return r;

@@ -14,6 +14,7 @@
 #include "workqueue/run/spawn.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/close_range.h>
 #include <linux/sched.h>
 #include <sched.h>
@@ -62,6 +63,29 @@ WQ_IN_CHILD static inline void reset_signals(void)
         syscall(SYS_rt_sigaction, i, default_action, NULL, KERNEL_SIGSET_BYTES);
 }
 
+/* The kernel's struct linux_dirent64, at the start of what getdents64() gives. */
+typedef struct entry {
+    uint64_t inode, next;
+    unsigned short bytes;
+    unsigned char type;
+    char name[];
+} entry;
+
+/* Those above the limit, opened before the host lowered it, are in /proc only. */
+WQ_IN_CHILD static inline void close_listed(int dir)
+{
+    _Alignas(entry) char buf[2048];
+    long n;
+    while ((n = syscall(SYS_getdents64, dir, buf, sizeof buf)) > 0)
+        for (long at = 0; at < n; at += ((entry *)(void *)(buf + at))->bytes) {
+            int fd = 0;
+            for (const char *c = ((entry *)(void *)(buf + at))->name; *c >= '0' && *c <= '9'; c++)
+                fd = 10 * fd + *c - '0';
+            if (fd > 2 && fd != dir)
+                syscall(SYS_close, fd);
+        }
+}
+
 /* For kernels, or sandboxes, without close_range(). */
 WQ_IN_CHILD static inline void close_one_by_one(void)
 {
@@ -69,6 +93,11 @@ WQ_IN_CHILD static inline void close_one_by_one(void)
     syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
     for (rlim_t fd = 3; fd < limit.rlim_cur && fd < 1U << 20; fd++)
         syscall(SYS_close, (int)fd);
+    int dir = (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY);
+    if (dir >= 0) {
+        close_listed(dir);
+        syscall(SYS_close, dir);
+    }
 }
 
 /* A copy of those up to the highest that we need, instead of what we share. */
