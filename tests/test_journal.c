@@ -683,6 +683,12 @@ static void test_corrupt(void **state)
     fclose(f);
     refuses(p, WQ_ERROR_SYSTEM, "journal");
 
+    static const off_t cuts[] = {20000, 5000, 4096, 511, 100, 1};
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        assert_int_equal(truncate(p->journal, cuts[i]), 0);
+        refuses(p, WQ_ERROR_SYSTEM, "journal");
+    }
+
     assert_int_equal(system(kept), 0);
     queue = open_queue(p, 1);
     assert_int_not_equal(state_in(queue, id), -1);

@@ -239,6 +239,8 @@ static int prepare_file(wq_journal *j, wq_error *error)
         return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s is not a regular file", j->path);
     if ((!there || st.st_size == 0) && stat(log, &log_st) == 0 && log_st.st_size > 0)
         return is_corrupt(j, "it is empty or missing, but its -wal file is there", error);
+    if (there && st.st_size == 1) /* which SQLite takes for empty */
+        return is_corrupt(j, "it is cut off", error);
     if (!there)
         return make_file(j, error);
     int result = check_writable(j, error);

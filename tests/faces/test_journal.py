@@ -131,6 +131,20 @@ class JournalTest(FaceTest):
         job.succeed("whole")
         wait_for(lambda: self.status(server, task) == "SUCCESS", "the end")
 
+    def test_a_cancel_outlives_a_crash(self):
+        """204 is said when the end is in the journal, not when the program has been asked to end."""
+        program = self.script('trap "sleep 0.3; exit 1" TERM; echo >>"${4%/*/*}/runs"\n'
+                              'while :; do sleep 0.05; done')
+        server, runs = self.serve(program), self.folder / "runs"
+        path = self.post(server, "/start_work", "set")[0].get("location")
+        path = path.removeprefix(server.base)
+        wait_for(lambda: runs.exists() and runs.read_text(), "the run")
+        self.assertEqual(server.ask("DELETE", path)[0].status, 204)
+        server.kill()
+        again = self.serve(program)
+        self.assertEqual(again.ask("GET", path, {"Prefer": "wait=0"})[0].status, 410)
+        self.assertEqual(runs.read_text(), "\n")
+
     def test_attempts_end(self):
         server, job = self.serve(max_attempts=2), self.told("set")
         task = self.task(server, "set", TOKEN)

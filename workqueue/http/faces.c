@@ -116,18 +116,21 @@ static void on_cancel_news(wq_held *held)
         answer_cancelled(held);
 }
 
-static int is_queued(wq_job *job)
+/* Without a journal one that runs cannot come back, however long it takes to end. */
+static int may_come_back(wq_http *http, wq_job *job)
 {
     wq_snapshot snapshot;
+    wq_stats stats;
     wq_job_snapshot(job, &snapshot);
     int queued = snapshot.state == WQ_STATE_QUEUED;
     wq_snapshot_clear(&snapshot);
-    return queued;
+    wq_queue_stats(http->queue, &stats);
+    return queued || stats.has_journal;
 }
 
 int wq_answer_cancelled(wq_http *http, h2o_req_t *req, wq_job *job)
 {
-    if (!is_queued(job)) {
+    if (!may_come_back(http, job)) {
         wq_job_unref(job);
         return wq_send_bytes(req, 204, NULL, NULL, 0);
     }

@@ -99,8 +99,8 @@ void wq_tell_how(h2o_req_t *req, int result);
 wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text);
 
 /* Answers for a job that wq_job_cancel() or wq_job_abandon() has been called for; takes over the
- * reference. One that waits has ended once the journal has its end, and whoever asks after this
- * answer is to see that. */
+ * reference. It has ended once the journal has its end: whoever asks after this answer is to see
+ * that, also after a crash. A program that takes long to end is not waited for. */
 int wq_answer_cancelled(wq_http *http, h2o_req_t *req, wq_job *job);
 
 /* Is it this method? */
