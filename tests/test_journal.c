@@ -665,8 +665,16 @@ static void test_corrupt(void **state)
     snprintf(kept, sizeof kept, "cp %s %s.kept", p->journal, p->journal);
     assert_int_equal(system(kept), 0);
 
-    change_journal(p, "UPDATE job SET key = 'x'");
-    refuses(p, WQ_ERROR_SYSTEM, "corrupt");
+    static const char *const changes[] = {"key = 'x'", "state = 1", "state = 4", "state = -1",
+                                          "id = replace(id, '-', '/')"};
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
+        char sql[80];
+        snprintf(sql, sizeof sql, "UPDATE job SET %s", changes[i]);
+        change_journal(p, sql);
+        refuses(p, WQ_ERROR_SYSTEM, "corrupt");
+        snprintf(kept, sizeof kept, "cp %s.kept %s", p->journal, p->journal);
+        assert_int_equal(system(kept), 0);
+    }
 
     FILE *f = fopen(p->journal, "r+");
     for (int i = 0; i < 4096; i++)

@@ -475,6 +475,19 @@ static int64_t mono_of(int64_t unix_ms)
     return wq_monotonic_ms() - (ago > 0 ? ago : 0);
 }
 
+static int is_id(const char *text)
+{
+    return strlen(text) == WQ_ID_SIZE - 1 && strspn(text, "0123456789abcdef-") == WQ_ID_SIZE - 1;
+}
+
+/* One that has not ended would be lost without a word. */
+static int is_end(sqlite3_stmt *s)
+{
+    const int state = sqlite3_column_int(s, STATE);
+    return state >= WQ_STATE_SUCCEEDED && state <= WQ_STATE_CANCELLED &&
+           sqlite3_column_type(s, SLOT) == SQLITE_NULL;
+}
+
 /* A row as a job, or NULL. */
 static wq_job *read_job(wq_journal *j, sqlite3_stmt *s, int unfinished, wq_error *error)
 {
@@ -484,10 +497,11 @@ static wq_job *read_job(wq_journal *j, sqlite3_stmt *s, int unfinished, wq_error
     if (unfinished && bytes != NULL && n <= SLOT_BYTES)
         memcpy(token, bytes, n);
     wq_params params = {text_of(s, SERVER), text_of(s, DOCUMENT_SET_ID), token};
-    int is_whole =
-        strlen(text_of(s, ID)) == WQ_ID_SIZE - 1 && strlen(text_of(s, KEY)) == WQ_KEY_SIZE - 1;
+    int is_whole = is_id(text_of(s, ID)) && strlen(text_of(s, KEY)) == WQ_KEY_SIZE - 1;
     if (is_whole && unfinished)
         is_whole = wq_params_key(&params, key) == WQ_OK && strcmp(key, text_of(s, KEY)) == 0;
+    else if (is_whole)
+        is_whole = is_end(s);
     if (!is_whole) {
         is_corrupt(j, "a job in it makes no sense", error);
         return NULL;
@@ -600,7 +614,7 @@ static int restore(wq_journal *j, wq_error *error)
         result = read_free_slots(j, error);
     j->queue->next_rank = (uint64_t)last + 1;
     if (result == WQ_OK)
-        result = for_each(j, COLUMNS "WHERE state > 0 ORDER BY ended_at, seq LIMIT ?1", -1,
+        result = for_each(j, COLUMNS "WHERE state <> 0 ORDER BY ended_at, seq LIMIT ?1", -1,
                           put_back_ended, error);
     if (result == WQ_OK)
         result = for_each(j, COLUMNS "WHERE state = 0 ORDER BY seq LIMIT ?1", -1, put_back, error);
