@@ -22,10 +22,30 @@ int64_t now_ms(void)
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
+enum { FOLDERS = 256 };
+static char folders[FOLDERS][FOLDER_SIZE]; /* made by this process, */
+static unsigned n_folders;
+static pid_t maker; /* which is this one */
+
+/* What a test that failed has left. */
+static void remove_folders(void)
+{
+    for (unsigned i = 0; i < n_folders && getpid() == maker; i++)
+        remove_folder(folders[i]);
+}
+
 int make_folder(char folder[FOLDER_SIZE], const char *name)
 {
     snprintf(folder, FOLDER_SIZE, "/tmp/wq-test-%s-XXXXXX", name);
-    return mkdtemp(folder) != NULL ? 0 : -1;
+    if (mkdtemp(folder) == NULL)
+        return -1;
+    if (maker == 0) {
+        maker = getpid();
+        atexit(remove_folders);
+    }
+    if (getpid() == maker && n_folders < FOLDERS)
+        snprintf(folders[n_folders++], FOLDER_SIZE, "%s", folder);
+    return 0;
 }
 
 int remove_folder(const char *folder)

@@ -205,8 +205,10 @@ class ProblemTest(FaceTest):
         self.assertEqual(self.post(server, "documentSetId=7&server=" + url)[0].status, 200)
 
     def test_an_allow_list_must_hold_urls(self):
+        storage = self.folder / "storage"  # its journal is beside it
+        storage.mkdir()
         for entry in ("overview.example", "ftp://overview.example", "http://", "http://u:secret@h"):
-            command = demo_command(PROGRAMS / "shell", self.folder, allow_server=[entry])
+            command = demo_command(PROGRAMS / "shell", storage, allow_server=[entry])
             ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
             self.assertEqual(ended.returncode, 2, ended.stderr)
             self.assertIn("entry 1", ended.stderr)
