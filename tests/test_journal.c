@@ -652,6 +652,46 @@ static void test_a_clock_set_back_makes_no_endless_durations(void **state)
     }
 }
 
+/* Its log has been much used, emptied and filled with zeros; some jobs are written over these. */
+static void host_filled_log(const place *p, FILE *say)
+{
+    enum { N = 60, MORE = 5 };
+    char log[128], set[16], id[WQ_ID_SIZE], first;
+    struct stat st;
+    wq_queue *queue = open_queue(p, 1);
+    snprintf(log, sizeof log, "%s-wal", p->journal);
+    for (int i = 0; i < N + MORE; i++) {
+        snprintf(set, sizeof set, "%d", i);
+        if (begin(queue, set, "sleep 100", 0, id, NULL) < 0)
+            abort();
+        fprintf(say, "%s\n", id);
+        for (int filled = i + 1 < N; !filled && i < N; usleep(500)) {
+            FILE *f = fopen(log, "r");
+            first = 1;
+            filled = fread(&first, 1, 1, f) == 1 && first == 0 && fstat(fileno(f), &st) == 0 &&
+                     st.st_size >= 256 * 1024;
+            fclose(f);
+        }
+    }
+    fprintf(say, "all\n");
+}
+
+static void test_killed_with_a_filled_log(void **state)
+{
+    enum { N = 65 };
+    place *p = *state;
+    char ids[N][64], line[64];
+    host h = start_host(p, host_filled_log);
+    for (int i = 0; i < N; i++)
+        hear(&h, ids[i], sizeof ids[i]);
+    hear(&h, line, sizeof line);
+    kill_host(&h);
+    wq_queue *queue = open_queue(p, 1);
+    for (int i = 0; i < N; i++)
+        assert_in_range(state_in(queue, ids[i]), WQ_STATE_QUEUED, WQ_STATE_RUNNING);
+    wq_close(queue);
+}
+
 /* ---- journals that cannot be used ------------------------------------------------------------ */
 
 static void test_corrupt(void **state)
@@ -1313,6 +1353,7 @@ int main(void)
         TEST(test_tokens_go),
         TEST(test_mode),
         TEST(test_a_clock_set_back_makes_no_endless_durations),
+        TEST(test_killed_with_a_filled_log),
         TEST(test_corrupt),
         TEST(test_a_disk_that_fails),
         TEST(test_lost_beside_its_log),
