@@ -1,6 +1,7 @@
 """test_requests.py - what a request may look like, and the answers to those that may not."""
 
 import base64
+import gzip
 import json
 import subprocess
 import urllib.parse
@@ -256,6 +257,14 @@ class ProblemTest(FaceTest):
         for content_type in ("text/plain", "application/xml", "nonsense"):
             with self.subTest(content_type):
                 self.assert_problem(self.post(server, FORM_BODY, content_type), 415)
+
+    def test_unsupported_content_encoding(self):
+        server = self.serve()
+        headers = {"Authorization": basic(TOKEN), "Content-Type": "application/x-www-form-urlencoded"}
+        self.assert_problem(server.ask("POST", "/generate", {**headers, "Content-Encoding": "gzip"},
+                                       gzip.compress(FORM_BODY.encode())), 415, "Content-Encoding")
+        head, _ = server.ask("POST", "/generate", {**headers, "Content-Encoding": "Identity"}, FORM_BODY)
+        self.assertEqual(head.status, 200)
 
 
 class CorsTest(FaceTest):

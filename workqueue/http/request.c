@@ -207,6 +207,7 @@ static int read_body(const wq_request_limits *limits, h2o_req_t *req, wq_fields 
                      wq_request_fault *fault)
 {
     const h2o_iovec_t value = token_header(req, H2O_TOKEN_CONTENT_TYPE);
+    const h2o_iovec_t coding = token_header(req, H2O_TOKEN_CONTENT_ENCODING);
     const char *type, *boundary;
 
     if (req->entity.base == NULL || req->entity.len == 0)
@@ -214,6 +215,8 @@ static int read_body(const wq_request_limits *limits, h2o_req_t *req, wq_fields 
     if (req->entity.len > limits->max_body_bytes)
         return faulty(req, fault, 413, "The body has %zu bytes; at most %zu are taken here.",
                       req->entity.len, limits->max_body_bytes);
+    if (coding.len > 0 && !h2o_lcstris(coding.base, coding.len, H2O_STRLIT("identity")))
+        return faulty(req, fault, 415, "A body with a Content-Encoding cannot be read here.");
     if (wq_content_type(arena_of(req), value.base, value.len, &type, &boundary) != 0)
         return faulty(req, fault, 415,
                       "The body needs a Content-Type that can be read here: " BODY_TYPES ".");
