@@ -665,7 +665,10 @@ static void host_filled_log(const place *p, FILE *say)
         if (begin(queue, set, "sleep 100", 0, id, NULL) < 0)
             abort();
         fprintf(say, "%s\n", id);
+        int64_t give_up = now_ms() + DEADLINE_MS;
         for (int filled = i + 1 < N; !filled && i < N; usleep(500)) {
+            if (now_ms() > give_up)
+                abort();
             FILE *f = fopen(log, "r");
             first = 1;
             filled = fread(&first, 1, 1, f) == 1 && first == 0 && fstat(fileno(f), &st) == 0 &&
