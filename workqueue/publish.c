@@ -27,7 +27,8 @@ struct wq_publisher {
     wq_queue *queue;
     pthread_t threads[MAX_THREADS];
     unsigned n_threads;
-    size_t batch; /* jobs that a thread takes at once */
+    size_t batch;      /* jobs that a thread takes at once */
+    wq_publish *items; /* of the one thread, if that is more than one: too much for a small stack */
 
     pthread_mutex_t lock;
     /* under the lock */
@@ -129,9 +130,8 @@ static void look_for(wq_publisher *p, wq_job *job)
     settle(p, job, &item);
 }
 
-static void publish(wq_publisher *p, wq_job **jobs, size_t n)
+static void publish(wq_publisher *p, wq_publish *items, wq_job **jobs, size_t n)
 {
-    wq_publish items[MAX_HAND];
     size_t with_file = 0;
     for (size_t i = 0; i < n; i++) {
         wq_job *job = jobs[i];
@@ -198,6 +198,7 @@ static void *publisher_main(void *arg)
 {
     wq_publisher *p = arg;
     wq_job *jobs[MAX_HAND];
+    wq_publish one, *items = p->batch > 1 ? p->items : &one;
     struct timespec next = {0};
     size_t n_later;
     pthread_mutex_lock(&p->lock);
@@ -212,7 +213,7 @@ static void *publisher_main(void *arg)
         pthread_mutex_unlock(&p->lock);
         if (n_later > 0)
             count_put_off(p->queue, -(int)n_later);
-        publish(p, jobs, n);
+        publish(p, items, jobs, n);
         pthread_mutex_lock(&p->lock);
     }
     pthread_mutex_unlock(&p->lock);
@@ -222,7 +223,8 @@ static void *publisher_main(void *arg)
 void wq_publisher_add(wq_publisher *p, wq_job *job)
 {
     if (p->n_threads == 0) {
-        publish(p, &job, 1);
+        wq_publish item;
+        publish(p, &item, &job, 1);
         return;
     }
     pthread_mutex_lock(&p->lock);
@@ -254,6 +256,11 @@ int wq_publisher_open(wq_publisher **out, wq_queue *queue, wq_error *error)
     unsigned n = blocks ? MAX_THREADS : queue->store->waits || queue->asynchronous;
     p->queue = queue;
     p->batch = blocks ? 1 : MAX_HAND;
+    p->items = calloc(p->batch, sizeof *p->items);
+    if (p->items == NULL) {
+        free(p);
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    }
     p->n_idle = queue->asynchronous || blocks; /* nobody waits for company */
     TAILQ_INIT(&p->hand);
     TAILQ_INIT(&p->later);
@@ -305,5 +312,6 @@ void wq_publisher_close(wq_publisher *p)
     pthread_cond_destroy(&p->idle);
     pthread_cond_destroy(&p->room);
     pthread_mutex_destroy(&p->lock);
+    free(p->items);
     free(p);
 }

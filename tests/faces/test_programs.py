@@ -6,7 +6,7 @@ import re
 import signal
 import time
 
-from harness import DEADLINE, TOKEN, FaceTest, is_running, plain_only, wait_for
+from harness import DEADLINE, TOKEN, FaceTest, demo_command, is_running, plain_only, wait_for
 
 
 class EndTest(FaceTest):
@@ -178,6 +178,15 @@ class EndTest(FaceTest):
         self.assertIn("Permission denied", last["error"])
         program.chmod(0o755)
         self.assertEqual(server.generate("set").last()["returncode"], 0)
+
+    @plain_only
+    def test_small_stacks(self):
+        """A host may give its threads 128 KiB each, as musl does."""
+        command = ["sh", "-c", 'ulimit -s 128; exec "$@"', "sh",
+                   *demo_command(self.script('echo x >"$4"'), self.folder / "storage", sync=True)]
+        server = self.serve(command=command)
+        self.assertEqual(server.generate("set").last()["returncode"], 0)
+        self.assertIsNone(server.process.poll())
 
     def test_many_short_programs(self):
         server = self.serve(self.script('echo x >"$4"'), workers=4)
