@@ -198,7 +198,7 @@ static void *publisher_main(void *arg)
 {
     wq_publisher *p = arg;
     wq_job *jobs[MAX_HAND];
-    wq_publish one, *items = p->batch > 1 ? p->items : &one;
+    wq_publish one = {0}, *items = p->batch > 1 ? p->items : &one;
     struct timespec next = {0};
     size_t n_later;
     pthread_mutex_lock(&p->lock);
