@@ -7,6 +7,8 @@
 #include <limits.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 
 #include "tests/support.h"
@@ -176,6 +178,22 @@ static void test_what_is_begun_is_empty_and_private(void **state)
     assert_string_equal(b->log.text, "");
     free(one);
     free(two);
+}
+
+static void test_a_sandbox_without_mknod(void **state)
+{
+    bed *b = *state;
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        char *temp = NULL;
+        if (forbid_call(SYS_mknodat, b->sync ? EPERM : ENOSYS) != 0 ||
+            b->store->begin(b->store->self, KEY_A, &temp, NULL) != WQ_OK)
+            _exit(1);
+        _exit(mode_of(temp) == (S_IFREG | 0600) ? 0 : 2);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
 }
 
 static void expect_made_at(bed *b, const char *key, time_t s, unsigned ms)
@@ -489,13 +507,15 @@ static void test_out_of_descriptors_is_said(void **state)
     few = before;
     few.rlim_cur = 3;
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
-    int begun = b->store->begin(b->store->self, KEY_A, &second, &error);
-    int opened = b->store->open(b->store->self, KEY_B, &out, NULL);
+    int begun = b->store->begin(b->store->self, KEY_A, &second, NULL);
+    int opened = b->store->open(b->store->self, KEY_B, &out, &error);
     wq_publish item = publish(b, KEY_A, temp);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
-    assert_int_equal(begun, WQ_ERROR_SYSTEM);
-    assert_non_null(strstr(error.message, "Too many open files"));
+    assert_int_equal(begun, WQ_OK); /* which needs none */
+    b->store->discard(b->store->self, second);
+    free(second);
     assert_int_equal(opened, WQ_ERROR_SYSTEM);
+    assert_non_null(strstr(error.message, "Too many open files"));
     if (b->sync) { /* what cannot be made durable is not told as published */
         assert_int_equal(item.result, WQ_ERROR_SYSTEM);
         assert_int_equal(find(b, KEY_A), WQ_ERROR_NOT_FOUND);
@@ -544,6 +564,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         BOTH(test_what_is_begun_is_empty_and_private),
+        BOTH(test_a_sandbox_without_mknod),
         BOTH(test_what_is_published_is_found),
         BOTH(test_paths),
         BOTH(test_one_in_place_stays),

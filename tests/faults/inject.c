@@ -261,6 +261,8 @@ WRAP_OPEN(openat, AT, AT_NAME)
 WRAP_OPEN(openat64, AT, AT_NAME)
 WRAP(OPEN, DIR *, NULL, opendir, (const char *path), (path))
 WRAP(OPEN, int, -1, mkdir, (const char *path, mode_t mode), (path, mode))
+WRAP(OPEN, int, -1, mknodat, (int at, const char *path, mode_t mode, dev_t device),
+     (at, path, mode, device))
 
 WRAP(WRITE, ssize_t, -1, write, (int fd, const void *buf, size_t n), (fd, buf, n))
 WRAP(WRITE, ssize_t, -1, pwrite, (int fd, const void *buf, size_t n, off_t at), (fd, buf, n, at))
