@@ -135,7 +135,7 @@ static void remove_outputs(int all)
 {
     DIR *folder = opendir(m.folder);
     for (struct dirent *e; folder != NULL && (e = readdir(folder)) != NULL;)
-        if (e->d_name[0] != '.' && (all || strlen(e->d_name) == 64))
+        if (all || strlen(e->d_name) == 64) /* folders are not removed by this: "." is safe */
             unlinkat(dirfd(folder), e->d_name, 0);
     if (folder != NULL)
         closedir(folder);
