@@ -110,19 +110,15 @@ static int path_of(void *self, const char *key, char *path, size_t size, wq_erro
 
 /* ---- a temporary file's life ----------------------------------------------------------------- */
 
-static const char *base(const char *path)
+/* mknod costs less than open and close; a sandbox or a filesystem in user space may not have it. By
+ * its path, as the program will write it: a folder that has been moved away is no place for it. */
+static int create_empty(const char *path)
 {
-    return strrchr(path, '/') + 1;
-}
-
-/* mknod costs less than open and close; a sandbox or a filesystem in user space may not have it. */
-static int create_empty(const dir *d, const char *name)
-{
-    if (mknodat(d->fd, name, S_IFREG | 0600, 0) == 0)
+    if (mknodat(AT_FDCWD, path, S_IFREG | 0600, 0) == 0)
         return 0;
     if (errno != ENOSYS && errno != EPERM)
         return -1;
-    int fd = openat(d->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     return fd < 0 ? -1 : close(fd);
 }
 
@@ -133,7 +129,7 @@ static int begin(void *self, const char *key, char **temp_path, wq_error *error)
     if (asprintf(&path, "%s/" TEMP_PREFIX "%s-%llu" TEMP_SUFFIX, d->path, key,
                  atomic_fetch_add(&d->next, 1)) < 0)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    if (create_empty(d, base(path)) != 0) {
+    if (create_empty(path) != 0) {
         int r =
             wq_fail(error, WQ_ERROR_SYSTEM, "create a file in %s: %s", d->path, strerror(errno));
         free(path);
@@ -141,6 +137,11 @@ static int begin(void *self, const char *key, char **temp_path, wq_error *error)
     }
     *temp_path = path;
     return WQ_OK;
+}
+
+static const char *base(const char *path)
+{
+    return strrchr(path, '/') + 1;
 }
 
 static void discard(void *self, const char *temp_path)
