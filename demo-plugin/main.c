@@ -156,13 +156,17 @@ static void block_signals(sigset_t *stop)
     (void)signal(SIGCHLD, SIG_DFL);
 }
 
-/* Waits for the first; a second one ends us at once. */
+/* Waits for the first; the same one again ends us at once. The other does not: Ctrl-C in a terminal
+ * reaches also the shell script that has started us, which may send SIGTERM then. */
 static void wait_for_signal(const sigset_t *stop)
 {
+    sigset_t again;
     int signal_number;
     while (sigwait(stop, &signal_number) != 0)
         continue;
-    pthread_sigmask(SIG_UNBLOCK, stop, NULL);
+    sigemptyset(&again);
+    sigaddset(&again, signal_number);
+    pthread_sigmask(SIG_UNBLOCK, &again, NULL);
 }
 
 static int refuse(const wq_error *error)

@@ -26,6 +26,7 @@ enum {
     LINE_EVERY_MS = 50,      /* then one in so many milliseconds */
     MAX_TITLE_BYTES = 200,   /* of a title in a line of progress */
     MAX_ANSWER_BYTES = 4096, /* of an answer that is no success */
+    SECRET_BYTES = 8,        /* shorter tokens are words that could stand anywhere */
     CONNECT_TIMEOUT_S = 30,
     SILENCE_TIMEOUT_S = 300 /* Overview may think for long before a big set, but not for ever */
 };
@@ -45,7 +46,8 @@ struct job {
 
 /* ---- failures ---- */
 
-/* What servers say may hold anything, the token too. */
+/* What servers say may hold anything, the token too. (Our own words are spared a short one, which
+ * may be one of them.) */
 static void redact(char *sentence, const char *token)
 {
     size_t len = strlen(token);
@@ -67,7 +69,8 @@ static int __attribute__((format(printf, 2, 3))) fail(struct job *job, const cha
     for (char *p = job->sentence; *p != '\0'; p++)
         if ((unsigned char)*p < 0x20 || *p == 0x7f)
             *p = ' ';
-    redact(job->sentence, job->api_token);
+    if (strlen(job->api_token) >= SECRET_BYTES)
+        redact(job->sentence, job->api_token);
     return -1;
 }
 
@@ -242,6 +245,7 @@ static const char *refusal_message(struct job *job, char *out, size_t size)
     json_t *body = json_loadb(job->refusal, job->refusal_len, 0, NULL);
     const char *message = json_string_value(json_object_get(body, "message"));
     snprintf(out, size, "%s%.200s", message == NULL ? "" : ": ", message == NULL ? "" : message);
+    redact(out, job->api_token);
     json_decref(body);
     return out;
 }

@@ -147,6 +147,22 @@ static void test_who_keeps_to_the_limits_is_left_alone(void **state)
     close_bed(&b);
 }
 
+static void test_an_output_may_be_as_long_as_can_be_said(void **state)
+{
+    (void)state;
+    static const uint64_t limits[] = {INT64_MAX, (uint64_t)INT64_MAX + 1, UINT64_MAX - 2,
+                                      UINT64_MAX};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        bed b;
+        make_bed(&b);
+        b.options.max_output_bytes = limits[i];
+        open_bed(&b);
+        run(&b, "echo done >\"$4\"");
+        expect_success(&b, NULL);
+        close_bed(&b);
+    }
+}
+
 static void test_silence_is_ended_and_progress_is_not(void **state)
 {
     (void)state;
@@ -535,6 +551,7 @@ int main(void)
         cmocka_unit_test(test_silence_is_ended_and_progress_is_not),
         cmocka_unit_test(test_waiting_too_long_ends_the_queued_job_only),
         cmocka_unit_test(test_who_asks_while_it_is_being_ended_gets_another_run),
+        cmocka_unit_test(test_an_output_may_be_as_long_as_can_be_said),
         cmocka_unit_test(test_too_long_an_output_is_a_failure_however_it_ends),
         cmocka_unit_test(test_an_output_that_was_not_written_here),
         cmocka_unit_test(test_another_file_that_grows_too_long),

@@ -125,6 +125,10 @@ class LimitTest(LibraryTest):
         except (AssertionError, ConnectionError):
             return False
 
+    def test_as_many_as_can_be_said(self):
+        server = self.serve_with(max_connections=2**64 - 1, loops=2)
+        self.assertTrue(self.is_served(server))
+
     def test_no_files_left(self):
         """With more clients than the process may open files it neither spins nor stays away."""
         server, job = self.serve_with(max_connections=100000, loops=2), self.told("set")

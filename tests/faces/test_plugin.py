@@ -289,6 +289,7 @@ class ProcessDocsetTest(FaceTest):
     def test_unreachable(self):
         self.assert_failed(self.run_program("http://127.0.0.1:1"), "127.0.0.1")
         self.assert_failed(self.run_program("nonsense"))
+        self.assert_failed(self.run_program("http://127.0.0.1:1", token="t"), "Cannot get an answer")
 
     def test_wrong_arguments(self):
         result = subprocess.run([str(PROCESS_DOCSET), "one"], capture_output=True, text=True, timeout=60)

@@ -193,6 +193,21 @@ class TermTest(FaceTest):
         server.process.send_signal(2)
         self.assertEqual(server.wait(), 0)
 
+    def test_sigint_and_then_sigterm(self):
+        """Ctrl-C reaches also the script that has started it, which then sends SIGTERM."""
+        go = self.folder / "go"
+        server = self.serve(self.script(f"trap 'echo 0.9; until [ -e {go} ]; do sleep 0.01; done; exit 1' "
+                                        "TERM; echo 0.5; while :; do sleep 0.01; done"))
+        stream = server.generate("set")
+        stream.until_fraction(0.5)
+        server.process.send_signal(2)
+        stream.until_fraction(0.9)  # it stops
+        server.terminate()
+        go.touch()
+        self.assertEqual(stream.last()["returncode"], -999)
+        json.loads(stream.body)
+        self.assertEqual(server.wait(), 0)
+
     def test_started_by_one_that_ignores_its_children(self):
         storage = self.folder / "storage"
         server = self.serve(command=["env", "--ignore-signal=CHLD",

@@ -386,7 +386,7 @@ static int start_loops(wq_server *server, const wq_serve_options *options, int l
         options->max_connections ? options->max_connections : room_for_connections(server->queue);
     for (unsigned i = 0; i < server->n_loops && result == WQ_OK; i++) {
         server->loops[i] = (server_loop){.server = server};
-        server->loops[i].max_connections = (max + options->loops - 1) / options->loops;
+        server->loops[i].max_connections = max / options->loops + (max % options->loops != 0);
         result = start_loop(&server->loops[i], listen_fd, error);
         server->n_started += result == WQ_OK;
     }

@@ -140,7 +140,7 @@ static void add_limit(wq_spawn_plan *p, int resource, uint64_t soft, uint64_t ha
 static void plan_limits(wq_spawn_plan *p, const wq_child_config *config)
 {
     const wq_child_limits *l = &config->limits;
-    if (l->output_bytes > 0 && l->output_bytes < UINT64_MAX - 1)
+    if (l->output_bytes > 0 && l->output_bytes < INT64_MAX) /* no file can be longer */
         add_limit(p, RLIMIT_FSIZE, l->output_bytes + 1, l->output_bytes + 1);
     if (l->memory_bytes > 0)
         add_limit(p, RLIMIT_AS, l->memory_bytes, l->memory_bytes);
