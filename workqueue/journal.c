@@ -1,4 +1,4 @@
-/* journal.c - jobs in a SQLite file: opening and upgrading it, putting jobs back, group commit.
+/* journal.c - a journal while it runs: what there is to write, group commit, the life of the log.
  *
  * A token is in no job's row but in a slot of the table `token`, whose rows are all of one size and
  * are overwritten in place. So nothing of it is left anywhere in the file when its job has ended:
@@ -11,26 +11,16 @@
  */
 #include "workqueue/journal.h"
 
-#include <assert.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "workqueue/params.h"
+#include "workqueue/journal_db.h"
 #include "workqueue/util/wall.h"
 
 enum {
-    APPLICATION = 0x7771316a, /* "wq1j": PRAGMA application_id */
     BATCH = 512,
-    SLOT_BYTES = WQ_MAX_FIELD_BYTES,
     PAUSE_MS = 4,    /* between commits, while every worker is busy: they cost less together */
     STOP_MS = 20,    /* a job that was stopped waits so long for company, */
     START_MS = 50,   /* and a start; the end of a short job overtakes it, which saves a write */
@@ -39,24 +29,7 @@ enum {
     PAGE_BYTES = 4096 + 24,            /* of the log */
     FILL_BYTES = 256 * 1024,           /* a log of less is not much used */
     FILL_MAX_BYTES = 16 * 1024 * 1024, /* no more zeros than that */
-    IN_USE_MS = 1000, /* a server that has just been killed may hold the file a moment longer */
 };
-
-/* Step i makes version i + 1 of version i, in a transaction of its own: what is new is appended,
- * and a step that has been released never changes. Slots exist before there are tokens, so that the
- * table's first page is never split while it holds some. */
-static const char *const upgrades[] = {
-    "CREATE TABLE job (seq INTEGER PRIMARY KEY, id TEXT NOT NULL, key TEXT NOT NULL,"
-    " server TEXT NOT NULL, document_set_id TEXT NOT NULL, slot INTEGER, rebuild INTEGER NOT NULL,"
-    " queued_at INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,"
-    " started INTEGER NOT NULL DEFAULT 0, state INTEGER NOT NULL DEFAULT 0, returncode INTEGER,"
-    " error TEXT, version INTEGER, started_at INTEGER, ended_at INTEGER);"
-    "CREATE TABLE token (slot INTEGER PRIMARY KEY, bytes BLOB NOT NULL);"
-    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 64)"
-    " INSERT INTO token SELECT i, zeroblob(256) FROM n;",
-};
-
-enum { VERSION = sizeof upgrades / sizeof *upgrades };
 
 enum statement { BEGIN, COMMIT, PUT_TOKEN, WIPE_TOKEN, ADD, START, END, STATEMENTS };
 
@@ -85,7 +58,6 @@ typedef struct record {
 
 struct wq_journal {
     wq_queue *queue;
-    char *path;
     size_t max_ended;
     int64_t retain_ms;
     unsigned max_attempts;
@@ -94,15 +66,13 @@ struct wq_journal {
     int has_thread;
 
     /* the thread's, and before that the opener's */
-    sqlite3 *db;
-    int has_file; /* locked until the end: nobody else has it in use */
+    wq_db db;
     sqlite3_stmt *prepared[STATEMENTS];
     int64_t *free_slots, n_slots;
     size_t n_free, slots_size;
     record batch[BATCH];
     int is_untidy;
     int64_t tidied; /* when last */
-    int log_pages;  /* since then */
     wq_wall wall;
     int is_failing; /* logged once */
 
@@ -116,270 +86,6 @@ struct wq_journal {
     uint64_t n_batches;
     int closing;
 };
-
-/* ---- errors ---------------------------------------------------------------------------------- */
-
-/* The write-ahead log; NULL if it is not open. */
-static sqlite3_file *log_of(wq_journal *j)
-{
-    sqlite3_file *log = NULL;
-    int r = sqlite3_file_control(j->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
-    return r == SQLITE_OK && log != NULL && log->pMethods != NULL ? log : NULL;
-}
-
-/* Of the last call on one of our two files that failed; 0: none. SQLite itself says after some of
- * them that the file is locked or corrupt, which it is not. */
-static int io_errno(wq_journal *j)
-{
-    int number = 0;
-    sqlite3_file_control(j->db, "main", SQLITE_FCNTL_LAST_ERRNO, &number);
-    sqlite3_file *log = number == 0 ? log_of(j) : NULL;
-    if (log != NULL)
-        log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &number);
-    return number;
-}
-
-static int fail_io(wq_journal *j, int number, wq_error *error)
-{
-    return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s: disk I/O error: %s", j->path,
-                   strerror(number));
-}
-
-static int fail_db(wq_journal *j, wq_error *error)
-{
-    int code = sqlite3_errcode(j->db) & 0xff, number = io_errno(j);
-    int is_locked = code == SQLITE_BUSY || code == SQLITE_LOCKED;
-    int is_io = code == SQLITE_IOERR || code == SQLITE_CANTOPEN;
-    if (number == 0 && is_io)
-        number = sqlite3_system_errno(j->db);
-    if (number != 0 && (is_locked || code == SQLITE_CORRUPT || code == SQLITE_IOERR))
-        return fail_io(j, number, error);
-    if (is_locked && j->has_file)
-        return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s: disk I/O error", j->path);
-    if (is_locked)
-        return wq_fail(error, WQ_ERROR_LOCKED,
-                       "the journal %s is in use by another server; give each one of its own",
-                       j->path);
-    return wq_fail(error, code == SQLITE_NOMEM ? WQ_ERROR_NO_MEMORY : WQ_ERROR_SYSTEM,
-                   "the journal %s: %s%s%s", j->path, sqlite3_errmsg(j->db),
-                   is_io && number != 0 ? ": " : "", is_io && number != 0 ? strerror(number) : "");
-}
-
-static int is_corrupt(wq_journal *j, const char *what, wq_error *error)
-{
-    return wq_fail(error, WQ_ERROR_SYSTEM,
-                   "the journal %s is corrupt (%s); move it away to begin without its jobs",
-                   j->path, what);
-}
-
-static int exec(wq_journal *j, const char *sql, wq_error *error)
-{
-    return sqlite3_exec(j->db, sql, NULL, NULL, NULL) == SQLITE_OK ? WQ_OK : fail_db(j, error);
-}
-
-/* ---- opening --------------------------------------------------------------------------------- */
-
-static int sync_folder(wq_journal *j, wq_error *error)
-{
-    char copy[PATH_MAX];
-    snprintf(copy, sizeof copy, "%s", j->path);
-    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int r = fd < 0 ? -1 : fsync(fd);
-    if (r != 0)
-        wq_fail(error, WQ_ERROR_SYSTEM, "sync the folder of the journal %s: %s", j->path,
-                strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return r == 0 ? WQ_OK : WQ_ERROR_SYSTEM;
-}
-
-/* Made by us, because SQLite would have the umask decide who may read it; what SQLite puts beside
- * it gets its mode. */
-static int make_file(wq_journal *j, wq_error *error)
-{
-    int fd = open(j->path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return wq_fail(error, WQ_ERROR_SYSTEM, "create the journal %s: %s", j->path,
-                       strerror(errno));
-    int r = fchmod(fd, 0600);
-    if (r != 0)
-        wq_fail(error, WQ_ERROR_SYSTEM, "chmod the journal %s: %s", j->path, strerror(errno));
-    close(fd);
-    return r == 0 ? sync_folder(j, error) : WQ_ERROR_SYSTEM;
-}
-
-/* SQLite needs both, for its log, and would say something else of it. */
-static int check_writable(wq_journal *j, wq_error *error)
-{
-    char copy[PATH_MAX];
-    snprintf(copy, sizeof copy, "%s", j->path);
-    if (faccessat(AT_FDCWD, j->path, R_OK | W_OK, AT_EACCESS) != 0)
-        return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s cannot be written to: %s", j->path,
-                       strerror(errno));
-    if (faccessat(AT_FDCWD, dirname(copy), W_OK, AT_EACCESS) != 0)
-        return wq_fail(error, WQ_ERROR_SYSTEM,
-                       "the folder of the journal %s cannot be written to: %s", j->path,
-                       strerror(errno));
-    return WQ_OK;
-}
-
-/* An existing file is not opened by us: to close it would drop the locks that another queue of this
- * process may have on it. A log without its file is what is left of a journal that was lost, and
- * SQLite would delete it. */
-static int prepare_file(wq_journal *j, wq_error *error)
-{
-    char log[PATH_MAX];
-    struct stat st, log_st;
-    if (snprintf(log, sizeof log, "%s-wal", j->path) >= (int)sizeof log)
-        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "options: journal_path is too long");
-    int there = lstat(j->path, &st) == 0;
-    if (!there && errno != ENOENT)
-        return wq_fail(error, WQ_ERROR_SYSTEM, "stat the journal %s: %s", j->path, strerror(errno));
-    if (there && !S_ISREG(st.st_mode))
-        return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s is not a regular file", j->path);
-    if ((!there || st.st_size == 0) && stat(log, &log_st) == 0 && log_st.st_size > 0)
-        return is_corrupt(j, "it is empty or missing, but its -wal file is there", error);
-    if (there && st.st_size == 1) /* which SQLite takes for empty */
-        return is_corrupt(j, "it is cut off", error);
-    if (!there)
-        return make_file(j, error);
-    int result = check_writable(j, error);
-    if (result == WQ_OK && (st.st_mode & 077) != 0 && chmod(j->path, 0600) != 0)
-        result =
-            wq_fail(error, WQ_ERROR_SYSTEM, "chmod the journal %s: %s", j->path, strerror(errno));
-    return result;
-}
-
-/* The first column of the first row, as a number or, if `text` is not NULL, as text. */
-static int ask(wq_journal *j, const char *sql, int64_t *number, char *text, size_t size,
-               wq_error *error)
-{
-    sqlite3_stmt *s;
-    int result = WQ_OK;
-    if (sqlite3_prepare_v2(j->db, sql, -1, &s, NULL) != SQLITE_OK)
-        return fail_db(j, error);
-    if (sqlite3_step(s) != SQLITE_ROW)
-        result = fail_db(j, error);
-    else if (text != NULL)
-        snprintf(text, size, "%s", (const char *)sqlite3_column_text(s, 0));
-    else
-        *number = sqlite3_column_int64(s, 0);
-    sqlite3_finalize(s);
-    return result;
-}
-
-/* What is locked once stays so, in the mode that is set. */
-static int take_file(wq_journal *j, wq_error *error)
-{
-    int result = exec(j, "BEGIN EXCLUSIVE; COMMIT", error);
-    j->has_file = result == WQ_OK;
-    return result;
-}
-
-/* The hook of every commit. */
-static int note_log(void *user, sqlite3 *db, const char *name, int pages)
-{
-    (void)db, (void)name;
-    ((wq_journal *)user)->log_pages = pages;
-    return SQLITE_OK;
-}
-
-static int set_up(wq_journal *j, wq_error *error)
-{
-    char mode[16];
-    int result = exec(j, "PRAGMA secure_delete = ON", error);
-    if (result == WQ_OK)
-        result = ask(j, "PRAGMA journal_mode = WAL", NULL, mode, sizeof mode, error);
-    if (result == WQ_OK && strcmp(mode, "wal") != 0)
-        result = wq_fail(error, WQ_ERROR_SYSTEM,
-                         "the journal %s: no write-ahead log is possible here", j->path);
-    sqlite3_wal_hook(j->db, note_log, j); /* instead of SQLite's own, which would checkpoint */
-    if (result == WQ_OK)
-        result =
-            exec(j, j->syncs ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL", error);
-    return result;
-}
-
-static int upgrade(wq_journal *j, int64_t version, wq_error *error)
-{
-    char sql[80];
-    int result = WQ_OK;
-    for (; version < VERSION && result == WQ_OK; version++) {
-        snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d",
-                 (int)APPLICATION, (int)version + 1);
-        result = exec(j, "BEGIN EXCLUSIVE", error);
-        if (result == WQ_OK)
-            result = exec(j, upgrades[version], error);
-        if (result == WQ_OK)
-            result = exec(j, sql, error);
-        if (result == WQ_OK)
-            result = exec(j, "COMMIT", error);
-    }
-    return result;
-}
-
-/* A page that cannot be read is one that the check finds wrong. */
-static int check_pages(wq_journal *j, wq_error *error)
-{
-    char said[120];
-    int result = ask(j, "PRAGMA quick_check(1)", NULL, said, sizeof said, error);
-    if (result != WQ_OK || strcmp(said, "ok") == 0)
-        return result;
-    if (io_errno(j) != 0)
-        return fail_io(j, io_errno(j), error);
-    for (char *c = said; (c = strchr(c, '\n')) != NULL;)
-        *c = ' ';
-    return is_corrupt(j, said, error);
-}
-
-/* Is it ours, whole, and of a version that we know? */
-static int check_file(wq_journal *j, int64_t *version, wq_error *error)
-{
-    int64_t application = 0, tables = 0;
-    int result = ask(j, "PRAGMA application_id", &application, NULL, 0, error);
-    if (result == WQ_OK)
-        result = ask(j, "PRAGMA user_version", version, NULL, 0, error);
-    if (result == WQ_OK)
-        result = ask(j, "SELECT count(*) FROM sqlite_master", &tables, NULL, 0, error);
-    if (result != WQ_OK)
-        return result;
-    int is_new = application == 0 && *version == 0 && tables == 0;
-    if (!is_new && (application != APPLICATION || *version < 1))
-        return wq_fail(error, WQ_ERROR_SYSTEM, "%s is no journal of a queue", j->path);
-    if (*version > VERSION)
-        return wq_fail(error, WQ_ERROR_SYSTEM,
-                       "the journal %s is of the newer version %lld, and this library knows those "
-                       "up to %d; use the library that has written it, or one that is newer",
-                       j->path, (long long)*version, (int)VERSION);
-    if (sqlite3_db_readonly(j->db, "main"))
-        return wq_fail(error, WQ_ERROR_SYSTEM, "the journal %s cannot be written to", j->path);
-    return check_pages(j, error);
-}
-
-static int open_db(wq_journal *j, wq_error *error)
-{
-    int64_t version = 0;
-    int result = prepare_file(j, error);
-    if (result != WQ_OK)
-        return result;
-    int r = sqlite3_open_v2(j->path, &j->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
-    if (j->db == NULL)
-        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    if (r != SQLITE_OK)
-        return fail_db(j, error);
-    sqlite3_extended_result_codes(j->db, 1);
-    sqlite3_busy_timeout(j->db, IN_USE_MS);
-    if ((result = exec(j, "PRAGMA locking_mode = EXCLUSIVE", error)) != WQ_OK ||
-        (result = check_file(j, &version, error)) != WQ_OK ||
-        (result = take_file(j, error)) != WQ_OK || (result = set_up(j, error)) != WQ_OK ||
-        (result = upgrade(j, version, error)) != WQ_OK)
-        return result;
-    for (int i = 0; i < STATEMENTS; i++)
-        if (sqlite3_prepare_v3(j->db, statements[i], -1, SQLITE_PREPARE_PERSISTENT, &j->prepared[i],
-                               NULL) != SQLITE_OK)
-            return fail_db(j, error);
-    return WQ_OK;
-}
 
 /* ---- slots ----------------------------------------------------------------------------------- */
 
@@ -417,207 +123,23 @@ static void give_slot(wq_journal *j, wq_note *note)
 static int read_free_slots(wq_journal *j, wq_error *error)
 {
     sqlite3_stmt *s;
-    int result = ask(j, "SELECT ifnull(max(slot), 0) FROM token", &j->n_slots, NULL, 0, error);
+    int result =
+        wq_db_ask(&j->db, "SELECT ifnull(max(slot), 0) FROM token", &j->n_slots, NULL, 0, error);
     if (result == WQ_OK && reserve_slots(j) != 0)
         result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     if (result != WQ_OK)
         return result;
-    if (sqlite3_prepare_v2(j->db,
+    if (sqlite3_prepare_v2(j->db.sqlite,
                            "SELECT slot FROM token WHERE slot NOT IN"
                            " (SELECT slot FROM job WHERE slot IS NOT NULL) ORDER BY slot DESC",
                            -1, &s, NULL) != SQLITE_OK)
-        return fail_db(j, error);
+        return wq_db_fail(&j->db, error);
     int r;
     while ((r = sqlite3_step(s)) == SQLITE_ROW)
         j->free_slots[j->n_free++] = sqlite3_column_int64(s, 0);
     if (r != SQLITE_DONE)
-        result = fail_db(j, error);
+        result = wq_db_fail(&j->db, error);
     sqlite3_finalize(s);
-    return result;
-}
-
-/* ---- putting jobs back ----------------------------------------------------------------------- */
-
-enum column {
-    SEQ,
-    ID,
-    KEY,
-    SERVER,
-    DOCUMENT_SET_ID,
-    TOKEN,
-    REBUILD,
-    QUEUED_AT,
-    ATTEMPTS,
-    SLOT,
-    STATE,
-    RETURNCODE,
-    ERROR,
-    JOB_VERSION,
-    STARTED_AT,
-    ENDED_AT
-};
-
-#define COLUMNS                                                                                    \
-    "SELECT seq, id, key, server, document_set_id, bytes, rebuild, queued_at, attempts, job.slot," \
-    " state, returncode, error, version, started_at, ended_at"                                     \
-    " FROM job LEFT JOIN token ON token.slot = job.slot "
-
-static const char *text_of(sqlite3_stmt *s, int column)
-{
-    const char *text = (const char *)sqlite3_column_text(s, column);
-    return text != NULL ? text : "";
-}
-
-/* How long ago a moment of an earlier process was; the clock may have been set since. */
-static int64_t mono_of(int64_t unix_ms)
-{
-    int64_t ago = wq_unix_ms() - unix_ms;
-    return wq_monotonic_ms() - (ago > 0 ? ago : 0);
-}
-
-static int is_id(const char *text)
-{
-    return strlen(text) == WQ_ID_SIZE - 1 && strspn(text, "0123456789abcdef-") == WQ_ID_SIZE - 1;
-}
-
-/* One that has not ended would be lost without a word. */
-static int is_end(sqlite3_stmt *s)
-{
-    const int state = sqlite3_column_int(s, STATE);
-    return state >= WQ_STATE_SUCCEEDED && state <= WQ_STATE_CANCELLED &&
-           sqlite3_column_type(s, SLOT) == SQLITE_NULL;
-}
-
-/* A row as a job, or NULL. */
-static wq_job *read_job(wq_journal *j, sqlite3_stmt *s, int unfinished, wq_error *error)
-{
-    char token[SLOT_BYTES + 1] = "", key[WQ_KEY_SIZE];
-    const void *bytes = sqlite3_column_blob(s, TOKEN);
-    size_t n = (size_t)sqlite3_column_bytes(s, TOKEN);
-    if (unfinished && bytes != NULL && n <= SLOT_BYTES)
-        memcpy(token, bytes, n);
-    wq_params params = {text_of(s, SERVER), text_of(s, DOCUMENT_SET_ID), token};
-    int is_whole = is_id(text_of(s, ID)) && strlen(text_of(s, KEY)) == WQ_KEY_SIZE - 1;
-    if (is_whole && unfinished)
-        is_whole = wq_params_key(&params, key) == WQ_OK && strcmp(key, text_of(s, KEY)) == 0;
-    else if (is_whole)
-        is_whole = is_end(s);
-    if (!is_whole) {
-        is_corrupt(j, "a job in it makes no sense", error);
-        return NULL;
-    }
-    wq_job *job = wq_job_new(j->queue, &params, text_of(s, KEY));
-    explicit_bzero(token, sizeof token);
-    if (job == NULL) {
-        wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-        return NULL;
-    }
-    memcpy(job->id, text_of(s, ID), WQ_ID_SIZE);
-    job->queued_at_ms = sqlite3_column_int64(s, QUEUED_AT);
-    /* one that waits again waits anew: the time without a server was not the queue's */
-    job->queued_mono = unfinished ? wq_monotonic_ms() : mono_of(job->queued_at_ms);
-    job->rebuild = sqlite3_column_int(s, REBUILD) != 0;
-    job->note.seq = sqlite3_column_int64(s, SEQ);
-    job->note.slot = sqlite3_column_int64(s, SLOT);
-    job->note.written = unfinished ? WQ_WRITTEN : WQ_WRITTEN_END;
-    return job;
-}
-
-/* It died with its server, so often that it may be why. */
-static void give_up(wq_journal *j, wq_job *job, int attempts)
-{
-    char why[200];
-    snprintf(why, sizeof why,
-             "the server ended unexpectedly while this job ran, %d time%s; it is not tried again",
-             attempts, attempts == 1 ? "" : "s");
-    wq_log(&j->queue->logger, WQ_LOG_WARNING, "job %s: %s", job->id, why);
-    wq_queue_finish(j->queue, job, WQ_STATE_FAILED, -999, why);
-}
-
-static int put_back(wq_journal *j, sqlite3_stmt *s, wq_error *error)
-{
-    wq_queue *queue = j->queue;
-    wq_job *job = read_job(j, s, 1, error);
-    if (job == NULL)
-        return error ? error->code : WQ_ERROR_SYSTEM;
-    int attempts = sqlite3_column_int(s, ATTEMPTS);
-    job->was_journalled = 1;
-    /* beyond what any watcher has seen of it */
-    job->version = (uint64_t)attempts << 32;
-    int result = wq_queue_put_back(queue, job, error);
-    /* what runs elsewhere is not why a server died, and its runner knows what has become of it */
-    int ran_here = attempts > 0 && !queue->asynchronous;
-    if (result == WQ_OK && ran_here && wq_queue_is_in_place(queue, job))
-        wq_queue_finish(queue, job, WQ_STATE_SUCCEEDED, 0, NULL);
-    else if (result == WQ_OK && ran_here && attempts >= (int)j->max_attempts)
-        give_up(j, job, attempts);
-    wq_job_unref(job);
-    return result;
-}
-
-static int put_back_ended(wq_journal *j, sqlite3_stmt *s, wq_error *error)
-{
-    wq_job *job = read_job(j, s, 0, error);
-    if (job == NULL)
-        return error ? error->code : WQ_ERROR_SYSTEM;
-    const char *text = text_of(s, ERROR);
-    job->state = sqlite3_column_int(s, STATE);
-    job->returncode = sqlite3_column_int(s, RETURNCODE);
-    job->version = (uint64_t)sqlite3_column_int64(s, JOB_VERSION);
-    if (sqlite3_column_type(s, ERROR) != SQLITE_NULL)
-        job->error = wq_text_new(text, strlen(text));
-    job->started_at_ms = sqlite3_column_int64(s, STARTED_AT);
-    job->ended_at_ms = sqlite3_column_int64(s, ENDED_AT);
-    job->ended_mono = mono_of(job->ended_at_ms);
-    if (job->started_at_ms != 0)
-        job->started_mono = mono_of(job->started_at_ms);
-    int result = wq_queue_put_back_ended(j->queue, job);
-    wq_job_unref(job);
-    return result == WQ_OK ? WQ_OK : wq_fail(error, result, "out of memory");
-}
-
-static int for_each(wq_journal *j, const char *sql, int64_t limit,
-                    int (*each)(wq_journal *j, sqlite3_stmt *s, wq_error *error), wq_error *error)
-{
-    sqlite3_stmt *s;
-    int result = WQ_OK, r = SQLITE_DONE;
-    if (sqlite3_prepare_v2(j->db, sql, -1, &s, NULL) != SQLITE_OK)
-        return fail_db(j, error);
-    sqlite3_bind_int64(s, 1, limit);
-    while (result == WQ_OK && (r = sqlite3_step(s)) == SQLITE_ROW)
-        result = each(j, s, error);
-    if (result == WQ_OK && r != SQLITE_DONE)
-        result = fail_db(j, error);
-    sqlite3_finalize(s);
-    return result;
-}
-
-static int tidy(wq_journal *j, wq_error *error);
-
-/* What was running when the server died has used up an attempt, which is durable before anything
- * runs. */
-static int restore(wq_journal *j, wq_error *error)
-{
-    int64_t last = 0;
-    wq_error own;
-    if (error == NULL)
-        error = &own;
-    int result = exec(j,
-                      "UPDATE job SET attempts = attempts + 1, started = 0"
-                      " WHERE state = 0 AND started = 1",
-                      error);
-    if (result == WQ_OK)
-        result = tidy(j, error);
-    if (result == WQ_OK)
-        result = ask(j, "SELECT ifnull(max(seq), 0) FROM job", &last, NULL, 0, error);
-    if (result == WQ_OK)
-        result = read_free_slots(j, error);
-    j->queue->next_rank = (uint64_t)last + 1;
-    if (result == WQ_OK)
-        result = for_each(j, COLUMNS "WHERE state <> 0 ORDER BY ended_at, seq LIMIT ?1", -1,
-                          put_back_ended, error);
-    if (result == WQ_OK)
-        result = for_each(j, COLUMNS "WHERE state = 0 ORDER BY seq LIMIT ?1", -1, put_back, error);
     return result;
 }
 
@@ -634,7 +156,7 @@ static int run(wq_journal *j, enum statement which)
 static int put_token(wq_journal *j, const wq_job *job)
 {
     sqlite3_stmt *t = j->prepared[PUT_TOKEN];
-    char bytes[SLOT_BYTES] = "";
+    char bytes[WQ_SLOT_BYTES] = "";
     memcpy(bytes, job->params.api_token, strlen(job->params.api_token));
     sqlite3_bind_int64(t, 1, job->note.slot);
     sqlite3_bind_blob(t, 2, bytes, sizeof bytes, SQLITE_STATIC);
@@ -720,9 +242,9 @@ static int write_batch(wq_journal *j, const record *records, size_t n, wq_error 
     j->is_untidy = 1;
     if (r == 0)
         return WQ_OK;
-    int result = fail_db(j, error);
-    if (!sqlite3_get_autocommit(j->db))
-        sqlite3_exec(j->db, "ROLLBACK", NULL, NULL, NULL);
+    int result = wq_db_fail(&j->db, error);
+    if (!sqlite3_get_autocommit(j->db.sqlite))
+        sqlite3_exec(j->db.sqlite, "ROLLBACK", NULL, NULL, NULL);
     return result;
 }
 
@@ -948,12 +470,12 @@ static void fill_log(sqlite3_file *log, int64_t size)
 
 static int empty_log(wq_journal *j, wq_error *error)
 {
-    sqlite3_file *log = log_of(j);
-    int64_t used = (int64_t)j->log_pages * PAGE_BYTES;
-    int result = exec(j, "PRAGMA wal_checkpoint(TRUNCATE)", error);
+    sqlite3_file *log = wq_db_log(&j->db);
+    int64_t used = (int64_t)j->db.log_pages * PAGE_BYTES;
+    int result = wq_db_exec(&j->db, "PRAGMA wal_checkpoint(TRUNCATE)", error);
     if (result != WQ_OK)
         return result;
-    j->log_pages = 0;
+    j->db.log_pages = 0;
     j->is_untidy = log != NULL && j->syncs && used >= FILL_BYTES; /* filled, until it is quiet */
     if (j->is_untidy)
         fill_log(log, used);
@@ -975,7 +497,8 @@ static int tidy(wq_journal *j, wq_error *error)
              " seq IN (SELECT seq FROM job WHERE state > 0"
              " ORDER BY ended_at DESC, seq DESC LIMIT -1 OFFSET %llu))",
              (long long)(j->wall.early - j->retain_ms), (unsigned long long)max_ended);
-    int result = exec(j, sql, error), emptied = empty_log(j, result == WQ_OK ? error : NULL);
+    int result = wq_db_exec(&j->db, sql, error),
+        emptied = empty_log(j, result == WQ_OK ? error : NULL);
     if (result != WQ_OK || emptied != WQ_OK)
         j->is_untidy = 1;
     return result != WQ_OK ? result : emptied;
@@ -1048,7 +571,6 @@ static wq_journal *new_journal(wq_queue *queue, const wq_options *o)
     wq_wall_start(&j->wall, j->retain_ms);
     j->max_attempts = o->max_attempts;
     j->syncs = o->sync;
-    j->path = strdup(o->journal_path);
     return j;
 }
 
@@ -1080,25 +602,58 @@ void wq_journal_close(wq_journal *j)
     free_notes(&j->later);
     for (int i = 0; i < STATEMENTS; i++)
         sqlite3_finalize(j->prepared[i]);
-    sqlite3_close(j->db);
+    wq_db_close(&j->db);
     pthread_cond_destroy(&j->due);
     pthread_cond_destroy(&j->settled);
     pthread_mutex_destroy(&j->lock);
     free(j->free_slots);
-    free(j->path);
     free(j);
+}
+
+static int prepare(wq_journal *j, wq_error *error)
+{
+    for (int i = 0; i < STATEMENTS; i++)
+        if (sqlite3_prepare_v3(j->db.sqlite, statements[i], -1, SQLITE_PREPARE_PERSISTENT,
+                               &j->prepared[i], NULL) != SQLITE_OK)
+            return wq_db_fail(&j->db, error);
+    return WQ_OK;
+}
+
+/* What was running when the server died has used up an attempt, which is durable before anything
+ * runs. */
+static int restore(wq_journal *j, wq_error *error)
+{
+    int64_t last = 0;
+    wq_error own;
+    if (error == NULL)
+        error = &own;
+    int result = wq_db_exec(&j->db,
+                            "UPDATE job SET attempts = attempts + 1, started = 0"
+                            " WHERE state = 0 AND started = 1",
+                            error);
+    if (result == WQ_OK)
+        result = tidy(j, error);
+    if (result == WQ_OK)
+        result = wq_db_ask(&j->db, "SELECT ifnull(max(seq), 0) FROM job", &last, NULL, 0, error);
+    if (result == WQ_OK)
+        result = read_free_slots(j, error);
+    j->queue->next_rank = (uint64_t)last + 1;
+    if (result == WQ_OK)
+        result = wq_db_put_back(&j->db, j->queue, j->max_attempts, error);
+    return result;
 }
 
 int wq_journal_open(wq_journal **out, wq_queue *queue, const wq_options *options, wq_error *error)
 {
     wq_journal *j = new_journal(queue, options);
     int result = WQ_ERROR_NO_MEMORY;
-    if (j == NULL || j->path == NULL) {
+    if (j == NULL) {
         wq_fail(error, result, "out of memory");
         goto failed;
     }
     queue->journal = j; /* ends of jobs that are put back are noted */
-    if ((result = open_db(j, error)) != WQ_OK || (result = restore(j, error)) != WQ_OK)
+    if ((result = wq_db_open(&j->db, options->journal_path, options->sync, error)) != WQ_OK ||
+        (result = prepare(j, error)) != WQ_OK || (result = restore(j, error)) != WQ_OK)
         goto failed;
     flush(j);
     int r = wq_thread_start(&j->thread, "wq-journal", journal_main, j);
