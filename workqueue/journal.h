@@ -7,9 +7,9 @@
  * end that was told stays the only one. An end that cannot be written is told all the same, and
  * written when that is possible again.
  *
- * Starts nobody waits for: they go with a later commit. A start that is lost costs an attempt that is
- * not counted, so jobs that have come from the journal, one of which may have been the end of the
- * server before, do wait for theirs.
+ * Starts nobody waits for: they go with a later commit. A start that is lost costs an attempt that
+ * is not counted, so jobs that have come from the journal, one of which may have been the end of
+ * the server before, do wait for theirs.
  *
  * The journal's lock comes after the queue's and before a job's. */
 #ifndef WQ_JOURNAL_H
