@@ -23,11 +23,9 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "workqueue/remote/link.h"
+#include "workqueue/remote/session.h"
 
 enum {
-    READ_BYTES = 65536,
-    READS = 16,     /* before writing has its turn */
     RETRY_MS = 100, /* the first pause, doubled from then on */
     GOOD_MS = 5000, /* a connection that lasted so long was a good one */
     REFUSALS = 12,  /* points until a frame is given up: */
@@ -36,10 +34,7 @@ enum {
     BUCKETS = 256,
     OWN_HEADERS = 8, /* beside the caller's */
     CALLERS_HEADERS = 64,
-    SILENCES = 3, /* of the agreed interval; ActiveMQ leaves out every other beat after a frame */
 };
-
-static const wq_stomp_limits read_limits = {.line_bytes = 65536, .headers = 1000};
 
 /* A frame on its way. */
 typedef struct out {
@@ -92,21 +87,17 @@ struct wq_broker {
 
     /* The thread's own. */
     pthread_t self; /* thread, which may not be set yet */
-    wq_link link;
-    wq_stomp_parser parser;
-    char *buffer;
-    size_t written;                                   /* of the first frame of the queue */
-    int64_t read_at, written_at, beat_ms, silence_ms; /* 0: no heart-beats */
+    wq_session session;
+    size_t written;    /* of the first frame of the queue */
     uint64_t farewell; /* the receipt of DISCONNECT, once that is queued */
     int64_t farewell_by;
-    int answered, said_farewell; /* CONNECT, by CONNECTED; DISCONNECT is written */
-    char server[64];             /* what it calls itself; empty if it does not say */
-    int left;                    /* DISCONNECT is confirmed */
-    int blamed;                  /* ERROR has come */
-    int gives_back;              /* unsubscribing settles what is not: ActiveMQ */
-    int was_refused;             /* the last connection may have ended because of a frame */
-    size_t at;                   /* the URL whose turn it is */
-    size_t careful;              /* frames that are yet to be confirmed one at a time */
+    int said_farewell; /* DISCONNECT is written */
+    int left;          /* and confirmed */
+    int blamed;        /* ERROR has come */
+    int gives_back;    /* unsubscribing settles what is not: ActiveMQ */
+    int was_refused;   /* the last connection may have ended because of a frame */
+    size_t at;         /* the URL whose turn it is */
+    size_t careful;    /* frames that are yet to be confirmed one at a time */
 };
 
 /* ---- frames to be sent ----------------------------------------------------------------------- */
@@ -513,13 +504,12 @@ static void was_written(wq_broker *broker, out *frame)
 static int flush(wq_broker *broker, wq_error *error)
 {
     out *frame;
-    broker->link.events = 0;
+    broker->session.link.events = 0;
     while ((frame = next_out(broker)) != NULL) {
-        const long r = wq_link_write(&broker->link, frame->bytes + broker->written,
-                                     frame->len - broker->written, error);
+        const long r = wq_session_write(&broker->session, frame->bytes + broker->written,
+                                        frame->len - broker->written, error);
         if (r <= 0)
             return (int)r;
-        broker->written_at = wq_monotonic_ms();
         broker->written += (size_t)r;
         if (broker->written == frame->len)
             was_written(broker, frame);
@@ -531,9 +521,10 @@ static int flush(wq_broker *broker, wq_error *error)
  * they are the sign of life. */
 static int beat(wq_broker *broker, int64_t now, wq_error *error)
 {
-    if (broker->beat_ms == 0 || now - broker->written_at < broker->beat_ms)
+    wq_session *session = &broker->session;
+    if (session->beat_ms == 0 || now - session->written_at < session->beat_ms)
         return 0;
-    broker->written_at = now;
+    session->written_at = now;
     out *frame = calloc(1, sizeof *frame);
     if (frame == NULL || (frame->bytes = strdup("\n")) == NULL) {
         free(frame);
@@ -678,8 +669,9 @@ static int on_error(wq_broker *broker, const wq_stomp_frame *frame, wq_error *er
     return -1;
 }
 
-static int on_frame(wq_broker *broker, const wq_stomp_frame *frame, wq_error *error)
+static int on_frame(void *user, const wq_stomp_frame *frame, wq_error *error)
 {
+    wq_broker *broker = user;
     if (strcmp(frame->command, "MESSAGE") == 0)
         on_message(broker, frame);
     else if (strcmp(frame->command, "RECEIPT") == 0)
@@ -691,165 +683,7 @@ static int on_frame(wq_broker *broker, const wq_stomp_frame *frame, wq_error *er
     return 0;
 }
 
-/* Hands what was read to `on`, frame by frame. -1: the connection is to be closed. */
-static int parse(wq_broker *broker, const char *data, size_t n,
-                 int (*on)(wq_broker *, const wq_stomp_frame *, wq_error *), wq_error *error)
-{
-    wq_stomp_frame frame;
-    int r;
-    while ((r = wq_stomp_next(&broker->parser, &data, &n, &frame)) == 1)
-        if (on(broker, &frame, error) != 0)
-            return -1;
-    if (r != 0)
-        return wq_fail(error, -1, "the broker sent what is not STOMP 1.2: %s", broker->parser.why);
-    return 0;
-}
-
-/* Reads what there is, but not for ever: 1 if there may be more. -1: the connection has ended. */
-static int read_some(wq_broker *broker, int (*on)(wq_broker *, const wq_stomp_frame *, wq_error *),
-                     wq_error *error)
-{
-    for (int i = 0; i < READS; i++) {
-        const long r = wq_link_read(&broker->link, broker->buffer, READ_BYTES, error);
-        if (r <= 0)
-            return (int)r;
-        broker->read_at = wq_monotonic_ms();
-        if (parse(broker, broker->buffer, (size_t)r, on, error) != 0)
-            return -1;
-    }
-    return 1;
-}
-
 /* ---- a connection begins --------------------------------------------------------------------- */
-
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-/* What was agreed on: `theirs` is "how often they will, how often they want us to". */
-static int agree_heartbeats(wq_broker *broker, const char *theirs)
-{
-    const int64_t ours = broker->options.heartbeat_ms;
-    unsigned will = 0, want = 0;
-    if (theirs != NULL && (strspn(theirs, "0123456789,") != strlen(theirs) || strlen(theirs) > 19 ||
-                           sscanf(theirs, "%u,%u", &will, &want) != 2))
-        return -1;
-    broker->beat_ms = ours > 0 && want > 0 ? larger(larger(ours, want) / 2, 1) : 0;
-    broker->silence_ms = ours > 0 && will > 0 ? larger(ours, will) * SILENCES : 0;
-    return 0;
-}
-
-/* Why the broker refuses, in its own words: nothing of a job has been sent by then. A broker that
- * repeats the password is not repeated. */
-static int refused(const wq_stomp_frame *frame, const wq_broker_url *url, wq_error *error)
-{
-    const char *said = wq_stomp_get(frame, "message");
-    char body[160];
-    const size_t n = frame->body_len < sizeof body ? frame->body_len : sizeof body - 1;
-    memcpy(body, frame->body, n);
-    body[n] = '\0';
-    body[strcspn(body, "\r\n")] = '\0';
-    wq_fail(error, -1, "the broker refuses the connection: %.150s: %s", said ? said : "ERROR",
-            body);
-    if (url->password != NULL && *url->password && strstr(error->message, url->password) != NULL)
-        wq_fail(error, -1, "the broker refuses the connection");
-    return -1;
-}
-
-static int on_answer(wq_broker *broker, const wq_stomp_frame *frame, wq_error *error)
-{
-    const char *version = wq_stomp_get(frame, "version"), *server = wq_stomp_get(frame, "server");
-    if (strcmp(frame->command, "ERROR") == 0)
-        return refused(frame, &broker->urls[broker->at], error);
-    if (strcmp(frame->command, "CONNECTED") != 0 || broker->answered)
-        return wq_fail(error, -1, "the broker answers CONNECT by %s", frame->command);
-    if (version == NULL || strcmp(version, "1.2") != 0)
-        return wq_fail(error, -1, "the broker does not speak STOMP 1.2");
-    if (agree_heartbeats(broker, wq_stomp_get(frame, "heart-beat")) != 0)
-        return wq_fail(error, -1, "the broker's heart-beat header is malformed");
-    snprintf(broker->server, sizeof broker->server, "%s", server ? server : "");
-    broker->gives_back = strncmp(broker->server, "ActiveMQ", 8) == 0;
-    broker->answered = 1;
-    return 0;
-}
-
-static int encode_connect(out **result, const wq_broker *broker, const wq_broker_url *url,
-                          wq_error *error)
-{
-    char beats[32];
-    wq_stomp_header headers[OWN_HEADERS] = {
-        {"accept-version", "1.2"}, {"host", url->vhost}, {"heart-beat", beats}};
-    size_t n = 3;
-    snprintf(beats, sizeof beats, "%u,%u", broker->options.heartbeat_ms,
-             broker->options.heartbeat_ms);
-    if (url->user != NULL) {
-        headers[n++] = (wq_stomp_header){"login", url->user};
-        headers[n++] = (wq_stomp_header){"passcode", url->password};
-    }
-    return encode(result, &(wq_stomp_frame){"CONNECT", headers, n, "", 0, 0}, error);
-}
-
-/* Waits until the link can be read, or written if it asks for that. */
-static int wait_link(wq_broker *broker, short events, int64_t deadline, wq_error *error)
-{
-    struct pollfd fds[] = {{.fd = broker->link.fd, .events = events | broker->link.events},
-                           {.fd = broker->stop_fd, .events = POLLIN}};
-    const int64_t left = deadline - wq_monotonic_ms();
-    if (left <= 0)
-        return wq_fail(error, -1, "the broker does not answer CONNECT in time");
-    if (poll(fds, 2, (int)left) < 0 && errno != EINTR)
-        return wq_fail(error, -1, "poll: %s", strerror(errno));
-    return fds[1].revents != 0 ? wq_fail(error, -1, "the connection was no longer wanted") : 0;
-}
-
-/* Sends CONNECT and reads the answer. */
-static int greet(wq_broker *broker, const wq_broker_url *url, int64_t deadline, wq_error *error)
-{
-    out *frame;
-    size_t at = 0;
-    int r = encode_connect(&frame, broker, url, error);
-    if (r != WQ_OK)
-        return -1;
-    while (r == 0 && at < frame->len) {
-        const long n = wq_link_write(&broker->link, frame->bytes + at, frame->len - at, error);
-        at += n > 0 ? (size_t)n : 0;
-        r = n < 0 ? -1 : n == 0 ? wait_link(broker, 0, deadline, error) : 0;
-    }
-    free_out(frame);
-    while (r >= 0 && !broker->answered) {
-        r = read_some(broker, on_answer, error);
-        if (r == 0 && !broker->answered)
-            r = wait_link(broker, POLLIN, deadline, error);
-    }
-    return r < 0 ? -1 : 0;
-}
-
-static void reset(wq_broker *broker)
-{
-    wq_stomp_limits limits = read_limits;
-    limits.body_bytes = broker->options.max_frame_bytes;
-    wq_stomp_dispose(&broker->parser);
-    wq_stomp_init(&broker->parser, &limits);
-    broker->answered = broker->said_farewell = broker->left = broker->blamed = 0;
-    broker->written = 0;
-    broker->farewell = 0;
-    broker->careful = 0;
-}
-
-static int connect_to(wq_broker *broker, const wq_broker_url *url, wq_error *error)
-{
-    const int64_t deadline = wq_monotonic_ms() + broker->options.connect_ms;
-    reset(broker);
-    if (wq_link_open(&broker->link, url, broker->tls, broker->stop_fd, deadline, error) != 0)
-        return -1;
-    if (greet(broker, url, deadline, error) != 0) {
-        wq_link_close(&broker->link);
-        return -1;
-    }
-    broker->read_at = broker->written_at = wq_monotonic_ms();
-    return 0;
-}
 
 /* Puts what asks for a subscription before the frames that are kept; the lock is held. */
 static int ask_again(wq_broker *broker, wq_subscription *subscription)
@@ -880,6 +714,7 @@ static int ask_for_all(wq_broker *broker)
 /* The connection can be used from now on. */
 static int enter(wq_broker *broker, wq_error *error)
 {
+    broker->gives_back = strncmp(broker->session.server, "ActiveMQ", 8) == 0;
     pthread_mutex_lock(&broker->lock);
     const int r = ask_for_all(broker);
     broker->connected = 1;
@@ -892,7 +727,7 @@ static int enter(wq_broker *broker, wq_error *error)
     if (r != 0)
         return wq_fail(error, -1, "out of memory");
     if (broker->options.connected != NULL)
-        broker->options.connected(broker->options.user, generation, broker->server);
+        broker->options.connected(broker->options.user, generation, broker->session.server);
     return 0;
 }
 
@@ -901,7 +736,7 @@ static void leave(wq_broker *broker, const char *why)
 {
     struct outs dropped = TAILQ_HEAD_INITIALIZER(dropped), kept = TAILQ_HEAD_INITIALIZER(kept);
     out *frame;
-    wq_link_close(&broker->link);
+    wq_session_close(&broker->session);
     pthread_mutex_lock(&broker->lock);
     broker->connected = 0;
     TAILQ_CONCAT(&broker->waiting, &broker->queue, link);
@@ -963,9 +798,10 @@ static int say_farewell(wq_broker *broker, int64_t now, wq_error *error)
 
 static int look_at_clock(wq_broker *broker, int64_t now, wq_error *error)
 {
-    if (broker->silence_ms > 0 && now - broker->read_at > broker->silence_ms)
+    const wq_session *session = &broker->session;
+    if (session->silence_ms > 0 && now - session->read_at > session->silence_ms)
         return wq_fail(error, -1, "nothing was heard from the broker for %" PRId64 " ms",
-                       now - broker->read_at);
+                       now - session->read_at);
     if (broker->farewell != 0 && now >= broker->farewell_by)
         return wq_fail(error, -1, "the broker did not confirm the end of the connection in time");
     return 0;
@@ -980,11 +816,12 @@ static int sooner(int timeout_ms, int64_t left_ms)
 /* How long nothing will have to be done, in ms; -1: for ever. */
 static int idle_ms(wq_broker *broker, int64_t now)
 {
+    const wq_session *session = &broker->session;
     int timeout = -1;
-    if (broker->beat_ms > 0)
-        timeout = sooner(timeout, broker->written_at + broker->beat_ms - now);
-    if (broker->silence_ms > 0)
-        timeout = sooner(timeout, broker->read_at + broker->silence_ms + 1 - now);
+    if (session->beat_ms > 0)
+        timeout = sooner(timeout, session->written_at + session->beat_ms - now);
+    if (session->silence_ms > 0)
+        timeout = sooner(timeout, session->read_at + session->silence_ms + 1 - now);
     if (broker->farewell != 0)
         timeout = sooner(timeout, broker->farewell_by - now);
     pthread_mutex_lock(&broker->lock);
@@ -997,7 +834,8 @@ static int idle_ms(wq_broker *broker, int64_t now)
 static int wait_for_news(wq_broker *broker, int timeout_ms, wq_error *error)
 {
     uint64_t count;
-    struct pollfd fds[] = {{.fd = broker->link.fd, .events = POLLIN | broker->link.events},
+    const wq_link *link = &broker->session.link;
+    struct pollfd fds[] = {{.fd = link->fd, .events = POLLIN | link->events},
                            {.fd = broker->wake_fd, .events = POLLIN}};
     if (poll(fds, 2, timeout_ms) < 0 && errno != EINTR)
         return wq_fail(error, -1, "poll: %s", strerror(errno));
@@ -1010,7 +848,7 @@ static int wait_for_news(wq_broker *broker, int timeout_ms, wq_error *error)
  * more to read. */
 static int exchange(wq_broker *broker, wq_error *error)
 {
-    const int r = read_some(broker, on_frame, error);
+    const int r = wq_session_read(&broker->session, on_frame, broker, error);
     const int64_t now = wq_monotonic_ms();
     if (r >= 0 && (beat(broker, now, error) != 0 || say_farewell(broker, now, error) != 0))
         return -1;
@@ -1066,12 +904,21 @@ static void pause_for(wq_broker *broker, int ms)
             return;
 }
 
+static void reset(wq_broker *broker)
+{
+    broker->said_farewell = broker->left = broker->blamed = 0;
+    broker->written = 0;
+    broker->farewell = 0;
+    broker->careful = 0;
+}
+
 /* One connection to the URL whose turn it is, from its beginning to its end. Returns how long it
  * lasted in ms; -1: there was none. */
 static int64_t try_once(wq_broker *broker, wq_error *error)
 {
     const wq_broker_url *url = &broker->urls[broker->at];
-    if (connect_to(broker, url, error) != 0)
+    reset(broker);
+    if (wq_session_open(&broker->session, url, error) != 0)
         return -1;
     const int64_t begun = wq_monotonic_ms();
     wq_log(&broker->options.log, WQ_LOG_INFO, "broker %s: connected", url->shown);
@@ -1126,8 +973,7 @@ static void free_broker(wq_broker *broker)
         close(broker->wake_fd);
     if (broker->stop_fd >= 0)
         close(broker->stop_fd);
-    wq_stomp_dispose(&broker->parser);
-    free(broker->buffer);
+    wq_session_dispose(&broker->session);
     pthread_cond_destroy(&broker->idle);
     pthread_mutex_destroy(&broker->lock);
     free(broker);
@@ -1158,10 +1004,14 @@ static int prepare(wq_broker *broker, wq_error *error)
     if (tls && (r = wq_link_tls(&broker->tls, broker->options.ca_file, error)) != WQ_OK)
         return r;
     broker->options.urls = broker->options.ca_file = NULL; /* were the caller's */
-    broker->buffer = malloc(READ_BYTES);
     broker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     broker->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (broker->buffer == NULL || broker->wake_fd < 0 || broker->stop_fd < 0)
+    const wq_session_options o = {.tls = broker->tls,
+                                  .stop_fd = broker->stop_fd,
+                                  .connect_ms = broker->options.connect_ms,
+                                  .heartbeat_ms = broker->options.heartbeat_ms,
+                                  .max_frame_bytes = broker->options.max_frame_bytes};
+    if (broker->wake_fd < 0 || broker->stop_fd < 0 || wq_session_init(&broker->session, &o) != 0)
         return wq_fail(error, WQ_ERROR_SYSTEM, "broker: %s", strerror(errno));
     return WQ_OK;
 }
@@ -1173,7 +1023,7 @@ int wq_broker_open(wq_broker **result, const wq_broker_options *options, wq_erro
     if (broker == NULL)
         return r != WQ_OK ? r : wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     broker->options = *options;
-    broker->wake_fd = broker->stop_fd = broker->link.fd = -1;
+    broker->wake_fd = broker->stop_fd = -1;
     pthread_mutex_init(&broker->lock, NULL);
     pthread_cond_init(&broker->idle, NULL);
     TAILQ_INIT(&broker->queue);
@@ -1203,7 +1053,7 @@ void wq_broker_close(wq_broker *broker)
     wake(broker->wake_fd);
     pthread_join(broker->thread, NULL);
     while ((frame = TAILQ_FIRST(&broker->queue)) != NULL) {
-        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): what was first is taken off, another is now */
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the first was taken off, another is now */
         take_off(broker, &broker->queue, frame);
         call_done(frame, WQ_ERROR_CLOSING, "the connection to the broker was closed first");
     }
