@@ -3,7 +3,6 @@
  * "The far" is a runner that does nothing by itself: it keeps the runs it was given, and the test
  * says what becomes of each, in any order and from any thread. "The shelf" is a store that says
  * what the test wants. */
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -145,6 +144,13 @@ static void write_output(const far_run *r, const char *text)
     assert_non_null(f);
     fputs(text, f);
     fclose(f);
+}
+
+/* Asks where the output goes, and writes nothing there. */
+static void place_output(const far_run *r)
+{
+    const char *path;
+    assert_int_equal(r->run->output(r->run->user, &path, NULL), WQ_OK);
 }
 
 /* ---- the shelf: a store that does what the test says ----------------------------------------- */
@@ -342,16 +348,23 @@ static void holds(wq_queue *queue, const char *set, const char *text)
     assert_string_equal(buf, text);
 }
 
-static size_t files_in(const char *path)
+/* A queue with one job, whose run has written half of its output. */
+typedef struct half {
+    wq_queue *queue;
+    wq_job *job;
+    far_run *run;
+    int before; /* entries of the storage without that output */
+} half;
+
+static half open_half(place *p)
 {
-    size_t n = 0;
-    struct dirent *entry;
-    DIR *dir = opendir(path);
-    assert_non_null(dir);
-    while ((entry = readdir(dir)) != NULL)
-        n += entry->d_name[0] != '.';
-    closedir(dir);
-    return n;
+    half h = {.queue = open_plain(p)};
+    h.before = entries_of(p->storage);
+    h.job = ask(h.queue, "1");
+    h.run = out(&p->far, "1");
+    write_output(h.run, "half of i");
+    assert_true(entries_of(p->storage) > h.before);
+    return h;
 }
 
 /* ---- the life of a run ----------------------------------------------------------------------- */
@@ -464,14 +477,11 @@ static void test_an_output_that_is_in_the_store(void **state)
 static void test_outputs_of_failed_runs_are_removed(void **state)
 {
     place *p = *state;
-    wq_queue *queue = open_plain(p);
-    size_t before = files_in(p->storage);
-    wq_job *job = ask(queue, "1");
-    write_output(out(&p->far, "1"), "half of i");
-    end_run(&p->far, out(&p->far, "1"), 1, 0, "cut");
-    ends(job, WQ_STATE_FAILED, "cut");
-    assert_int_equal(files_in(p->storage), before);
-    wq_close(queue);
+    half h = open_half(p);
+    end_run(&p->far, h.run, 1, 0, "cut");
+    ends(h.job, WQ_STATE_FAILED, "cut");
+    assert_int_equal(entries_of(p->storage), h.before);
+    wq_close(h.queue);
 }
 
 static void test_too_long_an_output(void **state)
@@ -606,30 +616,26 @@ static void test_cancel_of_one_not_started(void **state)
 static void test_cancel_of_one_started(void **state)
 {
     place *p = *state;
-    wq_queue *queue = open_plain(p);
-    wq_job *job = ask(queue, "1");
-    size_t before = files_in(p->storage);
-    far_run *r = out(&p->far, "1");
-    write_output(r, "x");
-    assert_int_equal(wq_job_cancel(job), WQ_OK);
-    assert_int_equal(state_of(job), WQ_STATE_CANCELLED); /* at once */
-    EVENTUALLY(r->cancels == 1);
-    assert_int_equal(wq_job_cancel(job), WQ_DONE);
+    half h = open_half(p);
+    assert_int_equal(wq_job_cancel(h.job), WQ_OK);
+    assert_int_equal(state_of(h.job), WQ_STATE_CANCELLED); /* at once */
+    EVENTUALLY(h.run->cancels == 1);
+    assert_int_equal(wq_job_cancel(h.job), WQ_DONE);
 
-    wq_job *again = ask(queue, "1"); /* while the first run is out still */
+    wq_job *again = ask(h.queue, "1"); /* while the first run is out still */
     EVENTUALLY(p->far.n == 2);
-    say(r, "0.9\tlate");
-    begin(r, 1000);
-    assert_true(fraction_of(job) == 1);
+    say(h.run, "0.9\tlate");
+    begin(h.run, 1000);
+    assert_true(fraction_of(h.job) == 1);
     assert_true(fraction_of(again) == 0);
-    end_run(&p->far, r, 0, 0, NULL); /* it has succeeded all the same: too late */
-    ends(job, WQ_STATE_CANCELLED, "cancelled");
+    end_run(&p->far, h.run, 0, 0, NULL); /* it has succeeded all the same: too late */
+    ends(h.job, WQ_STATE_CANCELLED, "cancelled");
     assert_int_equal(state_of(again), WQ_STATE_QUEUED);
-    EVENTUALLY(files_in(p->storage) == before);
+    EVENTUALLY(entries_of(p->storage) == h.before);
     end_run(&p->far, &p->far.runs[1], 1, 0, "enough");
     ends(again, WQ_STATE_FAILED, "enough");
-    wq_close(queue);
-    assert_int_equal(r->cancels, 1);
+    wq_close(h.queue);
+    assert_int_equal(h.run->cancels, 1);
 }
 
 static void test_cancel_of_one_that_runs(void **state)
@@ -653,18 +659,14 @@ static void test_cancel_of_one_that_runs(void **state)
 static void test_a_run_that_succeeds_all_the_same(void **state)
 {
     place *p = *state;
-    wq_queue *queue = open_plain(p);
-    size_t before = files_in(p->storage);
-    wq_job *job = ask(queue, "1");
-    far_run *r = out(&p->far, "1");
-    begin(r, 0);
-    write_output(r, "x");
-    assert_int_equal(wq_job_cancel(job), WQ_OK);
-    EVENTUALLY(r->cancels == 1);
-    end_run(&p->far, r, 0, 0, NULL);
-    ends(job, WQ_STATE_CANCELLED, "cancelled");
-    EVENTUALLY(files_in(p->storage) == before);
-    wq_close(queue);
+    half h = open_half(p);
+    begin(h.run, 0);
+    assert_int_equal(wq_job_cancel(h.job), WQ_OK);
+    EVENTUALLY(h.run->cancels == 1);
+    end_run(&p->far, h.run, 0, 0, NULL);
+    ends(h.job, WQ_STATE_CANCELLED, "cancelled");
+    EVENTUALLY(entries_of(p->storage) == h.before);
+    wq_close(h.queue);
 }
 
 /* ... and who was too late is told that. */
@@ -721,9 +723,8 @@ static void test_the_store_is_away_for_a_while(void **state)
     place *p = *state;
     wq_queue *queue = open_shelf(p);
     wq_job *file = ask(queue, "1"), *no_file = ask(queue, "2"), *bad = ask(queue, "3");
-    const char *path;
     EVENTUALLY(p->far.n == 3);
-    assert_int_equal(p->far.runs[0].run->output(p->far.runs[0].run->user, &path, NULL), WQ_OK);
+    place_output(&p->far.runs[0]);
     atomic_store(&p->shelf.publish_result, WQ_ERROR_AWAY);
     atomic_store(&p->shelf.find_result, WQ_ERROR_AWAY);
     shelf_put(&p->shelf, wq_job_key(no_file));
@@ -756,10 +757,8 @@ static void test_what_waits_for_the_store_is_bounded(void **state)
     ask_many(queue, jobs, 3);
     atomic_store(&p->shelf.publish_result, WQ_ERROR_AWAY);
     for (size_t i = 0; i < 3; i++) {
-        const char *path;
         EVENTUALLY(p->far.n == i + 1);
-        const wq_run *run = p->far.runs[i].run;
-        assert_int_equal(run->output(run->user, &path, NULL), WQ_OK);
+        place_output(&p->far.runs[i]);
         end_run(&p->far, &p->far.runs[i], 0, 0, NULL);
     }
     /* a job that is being tried waits for nobody at that moment */
@@ -809,9 +808,7 @@ static void test_a_store_that_blocks(void **state)
     ask_many(queue, jobs, 20);
     EVENTUALLY(p->far.n == 20);
     for (size_t i = 0; i < 20; i++) {
-        const char *path;
-        const wq_run *run = p->far.runs[i].run;
-        assert_int_equal(run->output(run->user, &path, NULL), WQ_OK);
+        place_output(&p->far.runs[i]);
         end_run(&p->far, &p->far.runs[i], 0, 0, NULL);
     }
     for (int i = 0; i < 20; i++)
@@ -1140,7 +1137,6 @@ static void test_with_a_journal_what_is_out_goes_on(void **state)
 static void test_with_a_journal_what_waits_for_the_store_is_kept(void **state)
 {
     place *p = *state;
-    const char *path;
     char id[WQ_ID_SIZE];
     wq_options options = options_of(p);
     options.store = &p->shelf.store;
@@ -1150,7 +1146,7 @@ static void test_with_a_journal_what_waits_for_the_store_is_kept(void **state)
     memcpy(id, wq_job_id(job), sizeof id);
     far_run *r = out(&p->far, "1");
     atomic_store(&p->shelf.publish_result, WQ_ERROR_AWAY);
-    assert_int_equal(r->run->output(r->run->user, &path, NULL), WQ_OK);
+    place_output(r);
     end_run(&p->far, r, 0, 0, NULL);
     EVENTUALLY(p->shelf.publishes > 0);
     wq_close(queue);
