@@ -135,11 +135,7 @@ wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key)
     wq_watchers_init(&job->watchers);
     STAILQ_INIT(&job->awaits);
     pthread_mutex_init(&job->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&job->has_ended, &attr);
-    pthread_condattr_destroy(&attr);
+    wq_cond_init(&job->has_ended);
     job->queued_at_ms = wq_unix_ms();
     job->queued_mono = wq_monotonic_ms();
     return job;

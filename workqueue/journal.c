@@ -556,13 +556,9 @@ static wq_journal *new_journal(wq_queue *queue, const wq_options *o)
     wq_journal *j = calloc(1, sizeof *j);
     if (j == NULL)
         return NULL;
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&j->lock, NULL);
-    pthread_cond_init(&j->due, &attr);
+    wq_cond_init(&j->due);
     pthread_cond_init(&j->settled, NULL);
-    pthread_condattr_destroy(&attr);
     TAILQ_INIT(&j->soon);
     TAILQ_INIT(&j->later);
     j->queue = queue;

@@ -264,14 +264,10 @@ int wq_publisher_open(wq_publisher **out, wq_queue *queue, wq_error *error)
     p->n_idle = queue->asynchronous || blocks; /* nobody waits for company */
     TAILQ_INIT(&p->hand);
     TAILQ_INIT(&p->later);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->ready, &attr);
-    pthread_cond_init(&p->idle, &attr);
+    wq_cond_init(&p->ready);
+    wq_cond_init(&p->idle);
     pthread_cond_init(&p->room, NULL);
-    pthread_condattr_destroy(&attr);
     while (p->n_threads < n) {
         int r = wq_thread_start(&p->threads[p->n_threads], "wq-publisher", publisher_main, p);
         if (r != 0) {

@@ -302,11 +302,7 @@ int wq_pool_open(wq_pool **out, wq_queue *queue, wq_runner *runner, wq_error *er
     }
     pool->queue = queue;
     pool->runner = runner;
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&pool->released, &attr);
-    pthread_condattr_destroy(&attr);
+    wq_cond_init(&pool->released);
     int result = wq_publisher_open(&pool->publisher, queue, error);
     if (result == WQ_OK && queue->asynchronous)
         result = wq_dispatch_open(&pool->dispatch, queue, runner, pool->publisher, error);

@@ -694,13 +694,9 @@ static int lock_state(wq_packager *p, wq_error *error)
 
 static void init(wq_packager *p, wq_queue *queue, const wq_packager_options *o)
 {
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&p->lock, NULL);
-    pthread_cond_init(&p->news, &attr);
+    wq_cond_init(&p->news);
     pthread_cond_init(&p->clerk_news, NULL);
-    pthread_condattr_destroy(&attr);
     STAILQ_INIT(&p->events);
     STAILQ_INIT(&p->to_finish);
     STAILQ_INIT(&p->to_delete);

@@ -961,12 +961,8 @@ static int open_broker(remote *r, const wq_stomp_options *options, wq_error *err
 
 static void init(remote *r, const wq_stomp_options *options)
 {
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_mutex_init(&r->lock, NULL);
-    pthread_cond_init(&r->news, &attr);
-    pthread_condattr_destroy(&attr);
+    wq_cond_init(&r->news);
     TAILQ_INIT(&r->mailed);
     LIST_INIT(&r->jobs);
     r->logger = (wq_logger){options->log, options->log_user};

@@ -567,17 +567,13 @@ static int copy(char **out, const char *text)
 int wq_s3_client_open(wq_s3_client **out, const wq_s3_config *config, wq_error *error)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_condattr_t attr;
     pthread_once(&once, init_curl);
     wq_s3_client *c = calloc(1, sizeof *c);
     if (c == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->idle, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&c->stopping, &attr);
-    pthread_condattr_destroy(&attr);
+    wq_cond_init(&c->stopping);
     c->max_connections = config->max_connections;
     c->connect_timeout_ms = config->connect_timeout_ms;
     c->stall_timeout_ms = config->stall_timeout_ms;

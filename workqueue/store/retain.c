@@ -302,11 +302,7 @@ int wq_retain_start(wq_retain **out, int dir_fd, const char *path, unsigned age_
     wq_wall_start(&r->for_bytes, RECENT_MS);
     pthread_mutex_init(&r->names, NULL);
     pthread_mutex_init(&r->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&r->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    wq_cond_init(&r->changed);
     int failed = wq_thread_start(&r->thread, "wq-retain", retain_main, r);
     if (failed == 0) {
         *out = r;

@@ -70,6 +70,15 @@ int64_t wq_unix_ms(void)
     return clock_ms(CLOCK_REALTIME);
 }
 
+void wq_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
 /* Our threads take no signals: those are the host's. But where it does not care for SIGCHLD, which
  * it neither handles nor has blocked to wait for it, that stays open, since the kernel drops it
  * then at once; blocked, each child's end would wake the host. */

@@ -33,6 +33,9 @@ int64_t wq_monotonic_ms(void);
 /* Milliseconds since 1970, for people. */
 int64_t wq_unix_ms(void);
 
+/* One whose timed waits are until a moment of CLOCK_MONOTONIC. */
+void wq_cond_init(pthread_cond_t *cond);
+
 /* pthread_create() of a thread of ours, which leaves signals to the host's. */
 int wq_thread_start(pthread_t *thread, const char *name, void *(*main)(void *), void *arg);
 
