@@ -116,14 +116,20 @@ static void on_cancel_news(wq_held *held)
         answer_cancelled(held);
 }
 
+int wq_state_of(wq_job *job)
+{
+    wq_snapshot snapshot;
+    wq_job_snapshot(job, &snapshot);
+    int state = snapshot.state;
+    wq_snapshot_clear(&snapshot);
+    return state;
+}
+
 /* Without a journal one that runs cannot come back, however long it takes to end. */
 static int may_come_back(wq_http *http, wq_job *job)
 {
-    wq_snapshot snapshot;
     wq_stats stats;
-    wq_job_snapshot(job, &snapshot);
-    int queued = snapshot.state == WQ_STATE_QUEUED;
-    wq_snapshot_clear(&snapshot);
+    int queued = wq_state_of(job) == WQ_STATE_QUEUED;
     wq_queue_stats(http->queue, &stats);
     return queued || stats.has_journal;
 }

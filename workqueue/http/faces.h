@@ -98,6 +98,9 @@ void wq_tell_how(h2o_req_t *req, int result);
 /* The job with the id in `text`; NULL and a 404 problem if it is unknown. */
 wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text);
 
+/* Where a job is at this moment: a wq_state. */
+int wq_state_of(wq_job *job);
+
 /* Answers for a job that wq_job_cancel() or wq_job_abandon() has been called for; takes over the
  * reference. It has ended once the journal has its end: whoever asks after this answer is to see
  * that, also after a crash. A program that takes long to end is not waited for. */

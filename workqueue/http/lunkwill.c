@@ -216,18 +216,9 @@ static void exchange(wq_lunkwill *l, const char *id, wq_watch *watch)
     wq_watch_cancel(old);
 }
 
-static int state_of(wq_job *job)
-{
-    wq_snapshot snapshot;
-    wq_job_snapshot(job, &snapshot);
-    int state = snapshot.state;
-    wq_snapshot_clear(&snapshot);
-    return state;
-}
-
 static int has_ended(wq_job *job)
 {
-    return state_of(job) >= WQ_STATE_SUCCEEDED;
+    return wq_state_of(job) >= WQ_STATE_SUCCEEDED;
 }
 
 static void ignore(void *user)
@@ -312,7 +303,7 @@ static const char *status_of(wq_queue *queue, wq_job *job)
 {
     static const char *const words[] = {"spooled", "processing", "buffering",
                                         "ready",   "ready",      "cancelled"};
-    int state = job ? state_of(job) : WQ_STATE_SUCCEEDED;
+    int state = job ? wq_state_of(job) : WQ_STATE_SUCCEEDED;
     if (job == NULL || (state == WQ_STATE_SUCCEEDED && !wq_outputs_block(queue) &&
                         wq_output_find(queue, wq_job_params(job), NULL) == WQ_ERROR_NOT_FOUND))
         return "failed";

@@ -86,15 +86,6 @@ static void remove_user_locked(struct wq_tasks *tasks, wq_user *user)
     free(user);
 }
 
-static int job_state(wq_job *job)
-{
-    wq_snapshot snapshot;
-    wq_job_snapshot(job, &snapshot);
-    int state = snapshot.state;
-    wq_snapshot_clear(&snapshot);
-    return state;
-}
-
 /* Whether the user's latest task goes on, and began within the window. */
 static int is_active_locked(wq_http *http, const wq_user *user)
 {
@@ -102,7 +93,7 @@ static int is_active_locked(wq_http *http, const wq_user *user)
     if (wq_loop_now() - user->since >= http->options.tasks_window_ms ||
         wq_job_by_id(http->queue, user->id, &job) != WQ_OK)
         return 0;
-    int state = job_state(job);
+    int state = wq_state_of(job);
     wq_job_unref(job);
     return state < WQ_STATE_SUCCEEDED;
 }
@@ -184,7 +175,7 @@ static void settle(wq_http *http, wq_user *user, const char *id)
 /* An output that is there is no task: nobody has to wait for it. */
 static void on_answer(wq_http *http, void *user, wq_job *job)
 {
-    settle(http, user, job != NULL && job_state(job) < WQ_STATE_SUCCEEDED ? wq_job_id(job) : NULL);
+    settle(http, user, job != NULL && wq_state_of(job) < WQ_STATE_SUCCEEDED ? wq_job_id(job) : NULL);
 }
 
 /* ---- bodies --------------------------------------------------------------------------------- */
@@ -275,7 +266,7 @@ static int send_begun(h2o_req_t *req, wq_job *job)
     int n =
         snprintf(body, sizeof body,
                  "{\"success\": true, \"data\": {\"task_id\": \"%s\", \"task_status\": \"%s\"}}",
-                 wq_job_id(job), status_of(job_state(job)));
+                 wq_job_id(job), status_of(wq_state_of(job)));
     wq_job_unref(job);
     return send_json(req, 200, body, (size_t)n);
 }

@@ -229,12 +229,9 @@ static int answer_events(wq_http *http, h2o_req_t *req, wq_job *job)
 /* Takes over the reference to `job`. */
 static int answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
 {
-    wq_snapshot snapshot;
     if (wq_job_cancel(job) == WQ_OK)
         return wq_answer_cancelled(http, req, job);
-    wq_job_snapshot(job, &snapshot);
-    int state = snapshot.state;
-    wq_snapshot_clear(&snapshot);
+    int state = wq_state_of(job);
     wq_job_unref(job);
     if (state == WQ_STATE_CANCELLED)
         return wq_send_bytes(req, 204, NULL, NULL, 0);
