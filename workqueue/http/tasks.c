@@ -175,7 +175,8 @@ static void settle(wq_http *http, wq_user *user, const char *id)
 /* An output that is there is no task: nobody has to wait for it. */
 static void on_answer(wq_http *http, void *user, wq_job *job)
 {
-    settle(http, user, job != NULL && wq_state_of(job) < WQ_STATE_SUCCEEDED ? wq_job_id(job) : NULL);
+    settle(http, user,
+           job != NULL && wq_state_of(job) < WQ_STATE_SUCCEEDED ? wq_job_id(job) : NULL);
 }
 
 /* ---- bodies --------------------------------------------------------------------------------- */
