@@ -11,6 +11,7 @@ import base64
 import http.server
 import json
 import os
+import random
 import resource
 import select
 import shutil
@@ -30,7 +31,7 @@ PROGRAMS = ROOT / "tests" / "programs"
 DEMO = BUILD / "demo-plugin" / "demo-plugin"
 SLOW = float(os.environ.get("WQ_SLOW", "1"))
 SANITIZED = SLOW != 1
-DEADLINE = 10 * SLOW
+DEADLINE = 20 * SLOW  # one that is not reached costs nothing
 TOKEN = "tok3nofthetest"
 SERVER = "http://overview.example"
 FIELDS = ["n_ahead_in_queue", "fraction", "message", "returncode", "error"]
@@ -71,6 +72,19 @@ def serve_http(test, handler):
     test.addCleanup(server.server_close)
     test.addCleanup(server.shutdown)
     return server.server_port
+
+
+def free_port():
+    """One that nobody has, below those that the kernel gives to clients and those of real services:
+    it stays free until the test uses it, and while what listens there is killed and comes back."""
+    while True:
+        port = random.randrange(12000, 20000)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 def basic(token=TOKEN, password="x-auth-token"):
@@ -120,6 +134,10 @@ class Told:
         return wait_for(lambda: len(self.runs()) >= n and self.runs(), f"run {n} of {self.name}",
                         seen=self.runs)[n - 1]
 
+    def wait_gone(self):
+        """After its server was killed: another run must not leave what it is told to this one."""
+        wait_for(lambda: not any(is_running(pid) for pid, _ in self.runs()), f"{self.name} gone")
+
     def close(self):
         os.close(self.fd)
 
@@ -157,12 +175,23 @@ class Client:
         """The next bytes are a new response's."""
         self.head = None
         self.head_only = head_only
-        self.body = b""      # of the response so far, chunks undone
-        self.at = 0          # how far body has been parsed
+        self.body = b""
         self.complete = False
         self._left = 0       # of the chunk or of Content-Length
         self._chunked = False
         self._until_eof = False
+
+    @property
+    def body(self):
+        """Of the response so far, chunks undone."""
+        if len(self._parts) > 1:
+            self._parts = [b"".join(self._parts)]
+        return self._parts[0]
+
+    @body.setter
+    def body(self, data):
+        self._parts, self.size = [data], len(data)
+        self._unparsed = [data] if data else []
 
     def send(self, data):
         self.sock.sendall(data.encode() if isinstance(data, str) else data)
@@ -230,7 +259,7 @@ class Client:
             return False
         if self._until_eof:
             moved, self.held = self.held, b""
-            self.body += moved
+            self._add(moved)
             self.complete = self.eof
             return bool(moved) or self.eof
         if self._chunked and self._left == 0:
@@ -243,15 +272,27 @@ class Client:
             part = part[:len(part) - min(crlf, len(part))]
         elif self._left == 0:
             self.complete = True
-        self.body += part
+        self._add(part)
         return moved
+
+    def _add(self, part):
+        """To the body; large ones come in thousands of parts, and are put together once."""
+        self._parts.append(part)
+        self._unparsed.append(part)
+        self.size += len(part)
+
+    def _rest(self):
+        """What has not been parsed of the body."""
+        if len(self._unparsed) != 1:
+            self._unparsed = [b"".join(self._unparsed)]
+        return self._unparsed[0]
 
     def more(self, end, what):
         """Reads until the body is longer, or complete."""
         if self.head is None:
             self.read_head(end - time.monotonic())
-        size = len(self.body)
-        while len(self.body) == size and not self.complete:
+        size = self.size
+        while self.size == size and not self.complete:
             if self._take():
                 continue
             if self.eof:
@@ -288,12 +329,11 @@ class Client:
         """The next record of a JSON array or of NDJSON; None at the end."""
         end = time.monotonic() + (seconds or DEADLINE)
         while True:
-            text = self.body[self.at:]
-            rest = text.lstrip(b"[, \n")
+            rest = self._rest().lstrip(b"[, \n")
             try:
                 if rest[:1] == b"{":
                     value, used = json.JSONDecoder().raw_decode(rest.decode("ascii"))
-                    self.at += len(text) - len(rest) + used
+                    self._unparsed = [rest[used:]]
                     return value
             except json.JSONDecodeError:
                 pass
@@ -311,10 +351,10 @@ class Client:
         """The next server-sent event as a dict; None at the end."""
         end = time.monotonic() + (seconds or DEADLINE)
         while True:
-            cut = self.body.find(b"\n\n", self.at)
-            if cut >= 0:
-                lines = self.body[self.at:cut].decode().split("\n")
-                self.at = cut + 2
+            text, cut, rest = self._rest().partition(b"\n\n")
+            if cut:
+                lines = text.decode().split("\n")
+                self._unparsed = [rest]
                 fields = dict(line.split(": ", 1) for line in lines if line and line[0] != ":")
                 if fields:
                     return fields

@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 
-from harness import wait_for
+from harness import free_port, wait_for
 
 CONFIG = """
 {user}
@@ -35,9 +35,7 @@ def listens(address):
 
 def start_nginx(test, folder, upstream, more="", certificates=None):
     """Its address, once it is served there; with a folder of certificates it takes https only."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = free.getsockname()
+    address = ("127.0.0.1", free_port())
     tls = certificates and (f"ssl; ssl_certificate {certificates}/server.pem; "
                             f"ssl_certificate_key {certificates}/server.key")
     config = folder / "nginx.conf"

@@ -2,7 +2,7 @@
 
 import json
 
-from harness import DEADLINE, TOKEN, FaceTest, plain_only, wait_for
+from harness import DEADLINE, TOKEN, FaceTest, free_port, plain_only, wait_for
 from node import NodeProcess, browse, other_origin
 
 ARRAY_CLIENTS = ("oboe !.*", "oboe ![*]", "@streamparser/json", "stream-json")
@@ -86,12 +86,14 @@ class NodeTest(FaceTest):
 
     def test_event_source_comes_back(self):
         """Its server goes and another comes at the same address: the job runs again, once."""
-        server, job = self.serve(), self.told("set")
+        listen = f"127.0.0.1:{free_port()}"
+        server, job = self.serve(listen=listen), self.told("set")
         client = self.client(server, "EventSource")
         client.next()
         job.wait_started()
         server.kill()
-        again = self.serve(storage=server.storage, listen="%s:%d" % server.address)
+        job.wait_gone()
+        again = self.serve(storage=server.storage, listen=listen)
         # it comes back at its own pace, some seconds each time
         wait_for(lambda: len(job.runs()) == 2, "the client back", 3 * DEADLINE, seen=job.runs)
         job.progress("0.75")

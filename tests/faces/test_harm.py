@@ -36,12 +36,12 @@ class HarmTest(ServedTest):
 
     def test_time_in_the_queue(self):
         server = self.serve_with(self.script("[ $2 = first ] && exec sleep 1000; echo x >$4"),
-                                 workers=1, queue_timeout_ms=500)
+                                 workers=1, queue_timeout_ms=1000)
         first = server.generate("first")
         first.until(lambda r: r["n_ahead_in_queue"] == 0, "the first one's run")
         last = server.generate("second").last()
         self.assertEqual((last["returncode"], last["error"]),
-                         (-999, "waited longer than 500 ms in the queue"))
+                         (-999, "waited longer than 1000 ms in the queue"))
 
     def test_output(self):
         self.assert_ends("head -c 2000 /dev/zero >$4; exit 0",

@@ -338,7 +338,7 @@ class SlowTest(HostileTest):
         begun, open_ones, at = time.monotonic(), clients, 0
         while open_ones:
             self.answers(server, good)  # others are served meanwhile
-            self.assertLess(time.monotonic() - begun, DEADLINE, f"{len(open_ones)} are still there")
+            self.assertLess(time.monotonic() - begun, 9 * SLOW, f"{len(open_ones)} are still there")
             still = []
             for client in open_ones:
                 try:
@@ -367,14 +367,14 @@ class SlowTest(HostileTest):
         self.drip(server, post(CHUNKED, ""), b"1\r\na\r\n", 200)
 
     def test_a_thousand_half_open(self):
-        """Those who connect and say nothing, or half a request."""
-        server = self.serve_with(request_timeout_ms=3000, loops=2)
+        """Or some hundreds. Those who connect and say nothing, or half a request."""
+        server, n = self.serve_with(request_timeout_ms=5000, loops=2), 300 if SANITIZED else 1000
         before, memory, cpu = server.connections(), server.rss(), server.cpu()
         halves = ("", "GET", "POST /generate HTTP/1.1\r\nContent-Le", post("Content-Length: 99\r\n", "x"))
-        crowd = [server.connect() for _ in range(1000)]
+        crowd = [server.connect() for _ in range(n)]
         for i, client in enumerate(crowd):
             client.send(halves[i % len(halves)])
-        wait_for(lambda: server.connections() >= before + 1000, "the connections", seen=server.connections)
+        wait_for(lambda: server.connections() >= before + n, "the connections", seen=server.connections)
         self.assert_serves(server)
         job = self.told("set")
         stream = server.generate("set")
@@ -382,7 +382,7 @@ class SlowTest(HostileTest):
         job.progress("0.5")
         stream.until_fraction(0.5)
         if not SANITIZED:
-            self.assertLess(server.rss() - memory, 1000 * (32 << 10))
+            self.assertLess(server.rss() - memory, n * (32 << 10))
         wait_for(lambda: server.connections() <= before + 1, "all of them ended", 2 * DEADLINE,
                  seen=server.connections)
         self.assertLess(server.cpu() - cpu, 1 * SLOW)
@@ -415,7 +415,7 @@ class StallTest(HostileTest):
                  "echo '1\tall written'")
 
     def check(self, ask):
-        server, job = self.serve_with(stall_timeout_ms=500, loops=2), self.told("set")
+        server, job = self.serve_with(stall_timeout_ms=1000, loops=2), self.told("set")
         reader = server.generate("set")
         reader.record()
         before, memory = server.connections(), server.rss()
@@ -509,13 +509,13 @@ class HalfClosedTest(HostileTest):
         self.assertEqual(json.loads(self.ask(server, "POST", "/generate", form, BODY).body), [])
 
     def test_one_that_waits_is_gone(self):
-        server, job = self.serve_with(), self.told("set")
+        server, job = self.serve_with(heartbeat_ms=0), self.told("set")
         stays = server.generate("set")
         stays.record()
         before = server.connections()
         client = server.generate("set")
         client.record()
         client.sock.shutdown(socket.SHUT_WR)
-        wait_for(lambda: server.connections() <= before, "the connection ended", 1 * SLOW)
+        wait_for(lambda: server.connections() <= before, "the connection ended")
         job.succeed()
         self.assertEqual(stays.last()["returncode"], 0)

@@ -38,6 +38,7 @@ class JournalTest(FaceTest):
         ids = [self.task(server, f"set{i}", f"token-of-user-{i}") for i in range(4)]
         jobs[0].wait_started()
         server.kill()
+        jobs[0].wait_gone()
         again = self.serve(workers=1)
         wait_for(lambda: self.status(again, ids[0]) == "PROCESSING", "the first to run again")
         self.assertEqual([self.status(again, i) for i in ids[1:]], ["QUEUED"] * 3)
@@ -86,6 +87,7 @@ class JournalTest(FaceTest):
             pass
         last = re.findall(rb"id: (\S+)", stream.body)[-1].decode()
         server.kill()
+        job.wait_gone()
         again = self.serve()
         stream = again.generate("set", accept="text/event-stream", headers={"Last-Event-ID": last})
         job.wait_started(2)
@@ -109,6 +111,7 @@ class JournalTest(FaceTest):
         summary = json.loads(body)
         job.wait_started()
         server.kill()
+        job.wait_gone()
         again = self.serve()
         path = f"/api/lunkwill/{summary['id']}"
         self.assertEqual(again.ask("GET", path + "/summary")[0].status, 200)

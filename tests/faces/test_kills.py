@@ -312,11 +312,11 @@ class KillTest(FaceTest):
     def test_what_kills_the_server_is_given_up(self):
         """Not a crash loop: so many attempts, one more if the first was too quick to be noted."""
         chance = random.Random(1)
-        for ms, at_most in ((300, 2), (0, 3)):
+        for ms, at_most in ((1000, 2), (0, 3)):
             job = Job(f"k{ms}", "killer", 1, ms)
             server = self.serve_command(self.start(chance, max_attempts=2, workers=1))
             load = Load(server.address, self.books, 0, "k", clients=0)
-            before = Job(f"b{ms}", "good", 1, 700)  # so that the answer comes before the end does
+            before = Job(f"b{ms}", "good", 1, 2000)  # so that the answer comes before the end does
             load.ask("POST", "/start_work", before.headers(), before.body())
             head, body = load.ask("POST", "/start_work", job.headers(), job.body())
             id_ = head.get("location").rpartition("/")[2]

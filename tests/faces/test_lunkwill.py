@@ -427,6 +427,8 @@ class ResponseTest(LunkwillTest):
         stream = server.generate("set")
         pid, _ = job.wait_started()
         plain = self.post(server, "set")
+        wait_for(lambda: b'held_responses{face="run"} 1' in server.ask("GET", "/metrics")[1],
+                 "the plain form to be held")
         head = self.run_plain(server, "set", "suggest")
         id = self.assert_summary(head, 201, "processing")["id"]
         self.assertEqual(head[0].get("x-workqueue"), "attached")

@@ -2,16 +2,17 @@
 
 import json
 
-from harness import DEADLINE, SLOW, Client, FaceTest, basic, wait_for
+from harness import Client, FaceTest, basic, wait_for
 from nginx import start_nginx
 from test_websocket import WebSocket, path_of
+
 
 class Proxied(FaceTest):
     more = ""
 
     def setUp(self):
         super().setUp()
-        self.server = self.serve()
+        self.server = self.serve(heartbeat_ms=0)  # which could tell of who has left
         self.address = start_nginx(self, self.folder, self.server.address, self.more)
 
     def generate(self, name, accept=None):
@@ -51,7 +52,7 @@ class NginxTest(Proxied):
         stream.record()
         wait_for(lambda: self.server.connections() > before, "the connection of nginx")
         stream.close()
-        wait_for(lambda: self.server.connections() <= before, "the connection of nginx closed", DEADLINE / 5)
+        wait_for(lambda: self.server.connections() <= before, "the connection of nginx closed")
         job.succeed()
         self.assertEqual(stays.last()["returncode"], 0)
 
@@ -96,6 +97,6 @@ class WebSocketTest(Proxied):
         ws.record()
         wait_for(lambda: self.server.connections() > before, "the connection of nginx")
         ws.close()
-        wait_for(lambda: self.server.connections() <= before, "the connection of nginx closed", 2 * SLOW)
+        wait_for(lambda: self.server.connections() <= before, "the connection of nginx closed")
         job.succeed()
         self.assertEqual(stays.last()["returncode"], 0)

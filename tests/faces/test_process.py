@@ -119,7 +119,7 @@ class TermTest(FaceTest):
         self.assertEqual(json.loads(last_event["data"])["returncode"], -999)
         self.assertEqual(server.wait(), 0)
         self.assertFalse(is_running(pid), "the program")
-        self.assertFalse(is_running(child), "the program's child")
+        wait_for(lambda: not is_running(child), "the end of the program's child")
         self.assertEqual(queued.runs(), [])
         self.assertEqual([name for name in server.stored() if len(name) >= 64], [])
 
@@ -133,7 +133,8 @@ class TermTest(FaceTest):
         self.assertEqual(stream.last()["returncode"], -999)
         self.assertEqual(server.wait(2 * SLOW + 3), 0)
         self.assertFalse(is_running(pid), "the program")
-        self.assertFalse(is_running(int((self.folder / "child").read_text())), "its child")
+        child = int((self.folder / "child").read_text())
+        wait_for(lambda: not is_running(child), "its child's end")
 
     def test_a_program_that_cleans_up(self):
         """It gets the grace, and may say why it ends."""

@@ -114,7 +114,7 @@ class CurlTest(FaceTest):
             self.assertEqual(json.loads(line)["message"], "half")
             job.succeed()
             self.assertEqual(json.loads(curl.stdout.read().splitlines()[-1])["returncode"], 0)
-            self.assertEqual(curl.wait(10), 0)
+            self.assertEqual(curl.wait(DEADLINE), 0)
         finally:
             curl.kill()
             curl.wait()

@@ -3,7 +3,7 @@
 import json
 import threading
 
-from harness import SERVER, SLOW, TOKEN, FaceTest, basic, plain_only, wait_for
+from harness import SERVER, TOKEN, FaceTest, basic, plain_only, wait_for
 from node import browse, other_origin
 from test_limits import LibraryTest
 
@@ -272,7 +272,7 @@ class OneActiveTest(TaskTest):
 
 class WindowTest(LibraryTest, TaskTest):
     def test_after_the_window(self):
-        server, _ = self.serve_with(tasks_window_ms=int(1500 * SLOW)), self.told("1")
+        server, _ = self.serve_with(tasks_window_ms=4000), self.told("1")
         self.told("2")
         first = self.begin(server, "1")
         self.assert_active(self.post(server, "2"), first)

@@ -508,8 +508,8 @@ class TokenTest(WebSocketTest):
 
     def test_none_comes(self):
         server = self.face_server(stall_timeout_ms=200, heartbeat_ms=20)
-        ws = self.open(server, headers={})
         begin = time.monotonic()
+        ws = self.open(server, headers={})
         self.assert_ends(ws, 1008, "token")
         self.assertGreater(time.monotonic() - begin, 0.15)
         # Neither pings nor pieces of a message put it off.
@@ -643,7 +643,7 @@ class ControlTest(WebSocketTest):
         self.assertEqual(ws.pings, 0)
 
     def test_a_client_that_answers_no_ping_is_dropped(self):
-        server, job = self.face_server(heartbeat_ms=30, stall_timeout_ms=200), self.told("set")
+        server, job = self.face_server(heartbeat_ms=30, stall_timeout_ms=1000), self.told("set")
         silent, answers = self.open(server), self.open(server)
         silent.record()
         answers.record()
@@ -809,7 +809,7 @@ class SlowTest(WebSocketTest):
                  f"i=$((i+1)); printf '%s\\t%s\\n' $(printf '0.%06d' $i) $m; done; echo 0.9")
 
     def test_latest_only(self):
-        server, job = self.serve(), self.told("set")
+        server, job = self.face_server(stall_timeout_ms=600000), self.told("set")
         reader = server.generate("set")
         slow = self.open(server, receive_buffer=4096)
         slow.record()
@@ -825,7 +825,7 @@ class SlowTest(WebSocketTest):
         self.assertEqual(fractions, sorted(fractions))
 
     def test_stalled(self):
-        server, job = self.face_server(stall_timeout_ms=300), self.told("set")
+        server, job = self.face_server(stall_timeout_ms=1000), self.told("set")
         reader = server.generate("set")
         reader.record()
         job.wait_started()
@@ -888,6 +888,7 @@ class ManyTest(WebSocketTest):
             held.append(ws)
             if rng.random() < 0.1:
                 job.progress(f"0.{i:04d}")
+                stays.until_fraction(i / 10000)  # and answers pings, so that it may stay
             while len(held) > rng.randrange(40):
                 self.leave(rng, held.pop(rng.randrange(len(held))))
         for ws in held:
@@ -959,7 +960,7 @@ class StopTest(WebSocketTest):
         for ws in clients:
             self.assert_ends(ws, 1001)
         self.assertEqual(server.wait(), 0)
-        self.assertLess(time.monotonic() - begin, 2)
+        self.assertLess(time.monotonic() - begin, 4.5, "not 5 s, for which it would linger")
 
     def test_those_that_do_not_answer(self):
         """Silent ones and stalled ones are cut when the time to linger is over."""
@@ -973,14 +974,14 @@ class StopTest(WebSocketTest):
         begin = time.monotonic()
         server.terminate()
         self.assertEqual(server.wait(), 0)
-        self.assertLess(time.monotonic() - begin, 3)
+        self.assertLess(time.monotonic() - begin, 4.5, "not the usual 5 s")
         for ws in silent:
             self.assertIn(ws.close_code(), (1000, 1001))
             ws.ended()
 
     def test_a_job_that_takes_longer_than_there_is_time(self):
         """Its watchers are told that the server goes, before they are cut."""
-        server, job = self.face_server(linger_ms=200, grace_ms=1000), self.told("set")
+        server, job = self.face_server(linger_ms=200, grace_ms=2500), self.told("set")
         clients = [self.open(server) for _ in range(20)]
         for ws in clients:
             ws.record()

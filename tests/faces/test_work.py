@@ -53,7 +53,9 @@ class WorkTest(FaceTest):
 
     def held(self, server, path, headers=None):
         """A poll that is held, as it must be."""
+        so_far = self.polls_so_far(server)
         client = self.poll(server, path, headers)
+        wait_for(lambda: self.polls_so_far(server) > so_far, "the poll to be held")
         self.assert_held(client)
         return client
 
@@ -102,6 +104,9 @@ class WorkTest(FaceTest):
 
     def polls_held(self, server):
         return self.metric(server, 'workqueue_held_responses{face="poll"}')
+
+    def polls_so_far(self, server):
+        return self.metric(server, 'workqueue_held_requests_total{face="poll"}')
 
 
 # ---- beginning -----------------------------------------------------------------------------------
@@ -248,7 +253,7 @@ class HoldTest(WorkTest):
         server, job = self.serve(hold_ms=300), self.told("set")
         path = self.begin(server)
         job.wait_started()
-        client, begin = server.connect(), time.monotonic()
+        begin, client = time.monotonic(), server.connect()
         for i in range(1, 4):
             self.redirected(self.poll(server, path, client=client), path)
             self.assertGreaterEqual(time.monotonic() - begin, 0.29 * i)
@@ -471,12 +476,13 @@ class RetryAfterTest(WorkTest):
 
     def test_those_that_were_before_tell(self):
         server, first, second = self.serve(), self.told("first"), self.told("second")
-        path = self.begin(server, "first")
+        begin, path = time.monotonic(), self.begin(server, "first")
         first.tell("sleep 3")
         first.succeed()
         self.until_ended(server, path)
+        took = time.monotonic() - begin  # or less
         path = self.begin(server, "second")
-        self.assertIn(self.retry_after(server, path), (2, 3, 4))
+        self.assertIn(self.retry_after(server, path), range(2, int(took) + 2))
         second.succeed()
 
 
@@ -496,11 +502,13 @@ class CurlTest(WorkTest):
     def test_location(self):
         """It ignores Retry-After and gives up after 50 redirects; two minutes at the usual hold of
         25 seconds take as many as 8 seconds at this one."""
-        server = self.serve(self.script(STEADY), hold_ms=25000 * 8 // 120)
+        hold_ms, begin = 25000 * 8 // 120, time.monotonic()
+        server = self.serve(self.script(STEADY), hold_ms=hold_ms)
         code, out = self.curl(server, "--location", "--write-out", "%{num_redirects}")
         self.assertEqual(code, 0, out)
         self.assertTrue(out.startswith(b"done\n"), out)
-        self.assertLess(int(out.split(b"\n")[1]), 12 * SLOW)
+        took = time.monotonic() - begin
+        self.assertLess(int(out.split(b"\n")[1]), 3 + took * 1000 / hold_ms)
 
     def test_failure(self):
         server = self.serve(self.script("exit 7"))
@@ -934,7 +942,7 @@ class LargeTest(WorkTest):
 
     def test_a_slow_client_is_not(self):
         """It takes much longer for what is on its way than a client may do nothing."""
-        server = LibraryTest.serve_with(self, stall_timeout_ms=500, loops=1)
+        server = LibraryTest.serve_with(self, stall_timeout_ms=1500, loops=1)
         client = self.begin_reading(server, self.large(server))
         end, read = time.monotonic() + 4, 0
         while time.monotonic() < end:
@@ -1003,10 +1011,10 @@ class StopTest(WorkTest):
 
     def test_an_output_on_its_way_arrives(self):
         server = self.serve(loops=2)
-        path = LargeTest.large(self, server, "32M")
+        path = LargeTest.large(self, server, "16M")
         client = LargeTest.begin_reading(self, server, path, 1 << 18)
         server.terminate()
-        self.assertEqual(len(client.read_all()), 32 << 20)
+        self.assertEqual(len(client.read_all()), 16 << 20)
         self.assertEqual(client.read_raw(), b"")
         self.assertEqual(server.wait(), 0)
 

@@ -39,15 +39,16 @@ class Proxy:
         while True:
             try:
                 near = self.listener.accept()[0]
+            except OSError:
+                return
+            try:
                 if self.refuses:
                     raise ConnectionError
                 far = socket.create_connection(("127.0.0.1", self.to), timeout=5)
                 far.settimeout(None)
-            except ConnectionError:
+            except OSError:  # it takes none for now, or for too long
                 near.close()
                 continue
-            except OSError:
-                return
             with self.lock:
                 self.open |= {near, far}
             for a, b in ((near, far), (far, near)):

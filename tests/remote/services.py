@@ -19,6 +19,9 @@ sys.path.insert(0, str(ROOT / "tests" / "faces"))
 SPAN = 100  # ports that a service may use, from its own on
 
 
+_taken = []  # sockets on the last of each SPAN, while this process is there
+
+
 def _is_free(port):
     with socket.socket() as sock:
         try:
@@ -28,11 +31,24 @@ def _is_free(port):
     return True
 
 
+def _take(port):
+    """Whether nobody else has it, in this process or another: from now on it is ours."""
+    sock = socket.socket()
+    try:
+        sock.bind(("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        return False
+    _taken.append(sock)
+    return True
+
+
 def free_ports():
-    """The first of SPAN ports that are free, below those that the kernel gives to clients."""
+    """The first of SPAN ports that are free, below those that the kernel gives to clients. No other
+    process of tests gets one of them, although a service takes some time to take its own."""
     for _ in range(1000):
         port = random.randrange(20000, 32000, SPAN)
-        if all(_is_free(port + i) for i in range(SPAN)):
+        if _take(port + SPAN - 1) and all(_is_free(port + i) for i in range(SPAN - 1)):
             return port
     raise AssertionError("expected free ports below 32768")
 

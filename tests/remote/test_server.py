@@ -552,7 +552,10 @@ class RabbitTest(Cases, RemoteTest):
         packager, path = self.packager(), self.start(server)
         job = packager.get()
         name = f"{self.name}/{job.id}"
+        stream = self.follow(server)
         job.accept(workqueue_alive_ms=60000)
+        stream.until(lambda r: r["n_ahead_in_queue"] == 0, "to run", SECONDS)
+        stream.close()
         self.wait_queue(name, (0, 0))
         job.say("0.25\tunseen", workqueue_alive_ms=60000)
         job.say("0.5\tunseen", workqueue_alive_ms=60000)
