@@ -384,6 +384,36 @@ static void test_no_crash_loop(void **state)
 
 /* ---- a stop in good order -------------------------------------------------------------------- */
 
+static uint64_t version_in(wq_queue *queue, const char *id, double *fraction)
+{
+    wq_job *job;
+    assert_int_equal(wq_job_by_id(queue, id, &job), WQ_OK);
+    const wq_snapshot s = look(job);
+    wq_job_unref(job);
+    *fraction = s.fraction;
+    return s.version;
+}
+
+/* Who has seen some of it must not take what comes for old. */
+static void test_versions_go_on(void **state)
+{
+    place *p = *state;
+    char id[WQ_ID_SIZE];
+    uint64_t seen = 0;
+    double fraction;
+    wq_error error;
+    for (int life = 0; life < 3; life++) {
+        wq_queue *queue = open_queue(p, 1);
+        if (life == 0)
+            assert_int_equal(begin(queue, "a", "for i in 1 2 3 4 5; do echo 0.$i; done; sleep 100",
+                                   0, id, &error),
+                             WQ_OK);
+        assert_true(version_in(queue, id, &fraction) > seen || life == 0);
+        EVENTUALLY((seen = version_in(queue, id, &fraction), fraction == 0.5));
+        wq_close(queue);
+    }
+}
+
 static void test_stopped(void **state)
 {
     place *p = *state;
@@ -1348,6 +1378,7 @@ int main(void)
         TEST(test_killed_while_accepting),
         TEST(test_no_crash_loop),
         TEST(test_stopped),
+        TEST(test_versions_go_on),
         TEST(test_cancelled_stays_cancelled),
         TEST(test_ended_stay_known),
         TEST(test_ended_are_forgotten),

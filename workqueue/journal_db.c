@@ -413,6 +413,14 @@ static void give_up(const target *to, wq_job *job, int attempts)
     wq_queue_finish(to->queue, job, WQ_STATE_FAILED, -999, why);
 }
 
+/* Beyond what any watcher has seen of it, also of a run that was stopped or whose start was not
+ * noted any more, and so is no attempt: of no job are there as many changes as microseconds. */
+static uint64_t version_beyond(int attempts, int64_t queued_at_ms)
+{
+    int64_t age_ms = wq_unix_ms() - queued_at_ms;
+    return ((uint64_t)attempts << 48) + (age_ms > 0 ? (uint64_t)age_ms << 10 : 0);
+}
+
 static int put_back(const target *to, sqlite3_stmt *s, wq_error *error)
 {
     wq_queue *queue = to->queue;
@@ -421,8 +429,7 @@ static int put_back(const target *to, sqlite3_stmt *s, wq_error *error)
         return error ? error->code : WQ_ERROR_SYSTEM;
     int attempts = sqlite3_column_int(s, ATTEMPTS);
     job->was_journalled = 1;
-    /* beyond what any watcher has seen of it */
-    job->version = (uint64_t)attempts << 32;
+    job->version = version_beyond(attempts, job->queued_at_ms);
     int result = wq_queue_put_back(queue, job, error);
     /* what runs elsewhere is not why a server died, and its runner knows what has become of it */
     int ran_here = attempts > 0 && !queue->asynchronous;

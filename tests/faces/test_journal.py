@@ -104,6 +104,23 @@ class JournalTest(FaceTest):
         stream.read_all()
         self.assertEqual(stream.head.status, 204)
 
+    def test_who_comes_late_after_a_stop_gets_the_end(self):
+        """It has seen more of the run that was stopped than there was of the one after it."""
+        server, job = self.serve(), self.told("set")
+        stream = server.generate("set", accept="text/event-stream")
+        job.tell("for i in 1 2 3 4 5; do echo 0.$i; done")
+        while "0.5" not in stream.message()["data"]:
+            pass
+        server.terminate()
+        last = re.findall(rb"id: (\S+)", stream.read_all())[-1].decode()
+        server.wait()
+        again = self.serve()
+        job.wait_started(2)
+        job.succeed("whole")
+        wait_for(lambda: self.status(again, last.partition(".")[0]) == "SUCCESS", "the end")
+        stream = again.generate("set", accept="text/event-stream", headers={"Last-Event-ID": last})
+        self.assertEqual(json.loads(stream.message()["data"])["returncode"], 0)
+
     def test_lunkwill_client_finds_its_request(self):
         server, job = self.serve(), self.told("set")
         head, body = self.post(server, "/run", "set", {"X-Lunkwill": "require"})
