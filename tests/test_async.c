@@ -704,14 +704,14 @@ static void test_time_limits(void **state)
     p->far.yields = 1;
     wq_options options = options_of(p);
     options.run_timeout_ms = 50;
-    options.queue_timeout_ms = 150;
+    options.queue_timeout_ms = 1000;
     wq_queue *queue = open_with(&options);
     wq_job *runs = ask(queue, "1");
     begin(out(&p->far, "1"), 0);
     ends(runs, WQ_STATE_FAILED, "timed out after 50 ms");
     wq_job *waits = ask(queue, "2");
     far_run *r = out(&p->far, "2");
-    ends(waits, WQ_STATE_FAILED, "waited longer than 150 ms");
+    ends(waits, WQ_STATE_FAILED, "waited longer than 1000 ms");
     EVENTUALLY(r->cancels == 1);
     wq_close(queue);
 }

@@ -339,10 +339,16 @@ static void read_id(const place *p, char id[WQ_ID_SIZE])
     sqlite3_close(db);
 }
 
-static void host_nothing(const place *p, FILE *say)
+/* Says so when there is nothing more to run; but it may be killed first. */
+static void host_until_over(const place *p, FILE *say)
 {
-    open_queue(p, 1);
-    fprintf(say, "open\n");
+    wq_stats stats;
+    wq_queue *queue = open_queue(p, 1);
+    do {
+        usleep(500);
+        wq_queue_stats(queue, &stats);
+    } while (stats.queued + stats.running + stats.publishing > 0);
+    fprintf(say, "over\n");
 }
 
 static void test_no_crash_loop(void **state)
@@ -355,19 +361,10 @@ static void test_no_crash_loop(void **state)
     fclose(h.said);
     for (int ended = 0; !ended; crashes++) {
         assert_in_range(crashes, 0, 4);
-        h = start_host(p, host_nothing);
+        h = start_host(p, host_until_over);
         char line[16];
-        if (fgets(line, sizeof line, h.said) == NULL)
-            line[0] = '\0';
-        /* it dies again, unless the job has used up its attempts */
-        int64_t until = now_ms() + 3000;
-        int status, gone = 0;
-        while (now_ms() < until && (gone = waitpid(h.pid, &status, WNOHANG) == h.pid) == 0)
-            usleep(1000);
-        ended = !gone;
-        if (ended)
-            kill(h.pid, SIGKILL), waitpid(h.pid, NULL, 0);
-        fclose(h.said);
+        ended = fgets(line, sizeof line, h.said) != NULL; /* else the job has killed it again */
+        kill_host(&h);
     }
     /* three by the book, and one more that was too quick to be counted */
     size_t runs = read_file(p, "ran", ran, sizeof ran) / strlen("deadly\n");

@@ -9,7 +9,7 @@
 #include "tests/support.h"
 #include "workqueue/store/dir.h"
 
-enum { DEADLINE_S = 30, LONG_AGO_S = 100000 };
+enum { DEADLINE_S = 120, LONG_AGO_S = 100000 };
 
 typedef struct bed {
     char dir[FOLDER_SIZE];

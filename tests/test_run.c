@@ -17,7 +17,7 @@
 #include "workqueue/run/local.h"
 #include "workqueue/run/spawn.h"
 
-enum { GRACE_MS = 300, DRAIN_MS = 300, TAIL_BYTES = 65536, LINE_BYTES = 8192, WORKERS = 4 };
+enum { GRACE_MS = 300, DRAIN_MS = 1000, TAIL_BYTES = 65536, LINE_BYTES = 8192, WORKERS = 4 };
 
 /* A runner, one run of it and what came of that. */
 typedef struct bed {
