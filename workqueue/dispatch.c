@@ -306,9 +306,7 @@ static void *dispatch_main(void *arg)
         } else if (is_done_locked(d)) {
             break;
         } else {
-            queue->n_idle++;
             pthread_cond_wait(&queue->work, &queue->lock);
-            queue->n_idle--;
         }
     }
     pthread_mutex_unlock(&queue->lock);

@@ -331,9 +331,16 @@ void wq_journal_note_locked(wq_journal *j, wq_job *job)
         at = now + START_MS;
     else if (job->state >= WQ_STATE_SUCCEEDED && !job->pending)
         at = now + STOP_MS;
-    else if (j->queue->n_idle == 0 && j->begun + PAUSE_MS > now)
+    else if (!atomic_load(&j->queue->is_hungry) && j->begun + PAUSE_MS > now)
         at = j->begun + PAUSE_MS;
     wake_locked(j, at);
+    pthread_mutex_unlock(&j->lock);
+}
+
+void wq_journal_hurry_locked(wq_journal *j)
+{
+    pthread_mutex_lock(&j->lock);
+    wake_locked(j, wq_monotonic_ms());
     pthread_mutex_unlock(&j->lock);
 }
 

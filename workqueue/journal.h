@@ -26,6 +26,9 @@ int wq_journal_open(wq_journal **out, wq_queue *queue, const wq_options *options
 /* A new job is to be written, or one has started or ended. The queue's lock is held. */
 void wq_journal_note_locked(wq_journal *journal, wq_job *job);
 
+/* New jobs that wait for company need not. The queue's lock is held. */
+void wq_journal_hurry_locked(wq_journal *journal);
+
 /* Waits until the start of this job is in the file, or could not be written. No lock is held. */
 void wq_journal_started(wq_journal *journal, wq_job *job);
 

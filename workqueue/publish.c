@@ -1,10 +1,10 @@
 /* publish.c - puts the outputs of jobs in place and ends the jobs.
  *
  * The publisher takes all jobs that have gathered and publishes them together, which costs the disk
- * little more than one alone. While every worker has a job, a batch begins at least PAUSE_NS after
- * the one before, so that batches grow; once a worker has nothing to do, nobody waits. At most
- * MAX_HAND jobs gather, then workers wait. A store that blocks is across a network: there some
- * threads publish one output each.
+ * little more than one alone. While there is work enough, a batch begins at least PAUSE_NS after
+ * the one before, so that batches grow; once the queue is hungry, nobody waits. At most MAX_HAND
+ * jobs gather, then workers wait. A store that blocks is across a network: there some threads
+ * publish one output each.
  *
  * What finds the store away is put off, each job by its own clock, and others go on. The
  * publisher's lock is taken last. */
@@ -33,8 +33,7 @@ struct wq_publisher {
     pthread_mutex_t lock;
     /* under the lock */
     pthread_cond_t ready, room;
-    pthread_cond_t idle; /* a worker has nothing to do; like `ready` on CLOCK_MONOTONIC */
-    unsigned n_idle;
+    pthread_cond_t hurry; /* the queue is hungry; like `ready` on CLOCK_MONOTONIC */
     struct wq_job_hand hand;
     size_t n_hand;
     struct wq_job_hand later; /* by the time of the next try */
@@ -203,8 +202,8 @@ static void *publisher_main(void *arg)
     size_t n_later;
     pthread_mutex_lock(&p->lock);
     while (wait_locked(p)) {
-        while (p->n_idle == 0 && p->n_hand > 0 && p->n_hand < MAX_HAND &&
-               pthread_cond_timedwait(&p->idle, &p->lock, &next) == 0)
+        while (p->batch > 1 && !atomic_load(&p->queue->is_hungry) && p->n_hand > 0 &&
+               p->n_hand < MAX_HAND && pthread_cond_timedwait(&p->hurry, &p->lock, &next) == 0)
             ;
         clock_gettime(CLOCK_MONOTONIC, &next);
         add_ns(&next, PAUSE_NS);
@@ -236,12 +235,10 @@ void wq_publisher_add(wq_publisher *p, wq_job *job)
     pthread_mutex_unlock(&p->lock);
 }
 
-void wq_publisher_idle(wq_publisher *p, int n)
+void wq_publisher_hurry(wq_publisher *p)
 {
     pthread_mutex_lock(&p->lock);
-    p->n_idle += (unsigned)n;
-    if (n > 0)
-        pthread_cond_signal(&p->idle);
+    pthread_cond_signal(&p->hurry);
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -261,12 +258,11 @@ int wq_publisher_open(wq_publisher **out, wq_queue *queue, wq_error *error)
         free(p);
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
-    p->n_idle = queue->asynchronous || blocks; /* nobody waits for company */
     TAILQ_INIT(&p->hand);
     TAILQ_INIT(&p->later);
     pthread_mutex_init(&p->lock, NULL);
     wq_cond_init(&p->ready);
-    wq_cond_init(&p->idle);
+    wq_cond_init(&p->hurry);
     pthread_cond_init(&p->room, NULL);
     while (p->n_threads < n) {
         int r = wq_thread_start(&p->threads[p->n_threads], "wq-publisher", publisher_main, p);
@@ -305,7 +301,7 @@ void wq_publisher_close(wq_publisher *p)
     for (unsigned i = 0; i < p->n_threads; i++)
         pthread_join(p->threads[i], NULL);
     pthread_cond_destroy(&p->ready);
-    pthread_cond_destroy(&p->idle);
+    pthread_cond_destroy(&p->hurry);
     pthread_cond_destroy(&p->room);
     pthread_mutex_destroy(&p->lock);
     free(p->items);

@@ -14,8 +14,8 @@ int wq_publisher_open(wq_publisher **out, wq_queue *queue, wq_error *error);
  * the store already. May wait for others to be done, but not if the runner is asynchronous. */
 void wq_publisher_add(wq_publisher *publisher, wq_job *job);
 
-/* So many more workers have nothing to do. */
-void wq_publisher_idle(wq_publisher *publisher, int n);
+/* The queue has become hungry. */
+void wq_publisher_hurry(wq_publisher *publisher);
 
 /* The queue stops: nothing is tried again. */
 void wq_publisher_stop(wq_publisher *publisher);

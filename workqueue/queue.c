@@ -43,6 +43,7 @@ static int init_tables(wq_queue *queue)
 int wq_queue_init(wq_queue *queue, const wq_options *options)
 {
     atomic_init(&queue->refs, 1);
+    atomic_init(&queue->is_hungry, 1);
     queue->logger = (wq_logger){options->log, options->log_user};
     queue->max_queue = options->max_queue;
     queue->max_ended = options->max_ended;
@@ -193,11 +194,19 @@ static int enter_locked(wq_queue *queue, wq_job *job, wq_job *before)
     return 0;
 }
 
+/* A worker may soon have nothing to do: then neither the journal nor the publisher lets anybody
+ * wait for company. */
+static void look_at_row_locked(wq_queue *queue)
+{
+    atomic_store(&queue->is_hungry, wq_order_n_ready(&queue->order) < queue->workers);
+}
+
 static void line_up_locked(wq_queue *queue, wq_job *job)
 {
     wq_order_insert(&queue->order, &job->order, job->order.rank, !job->blocked);
     TAILQ_INSERT_TAIL(&queue->by_age, job, ended);
     queue->queued++;
+    look_at_row_locked(queue);
     if (!job->blocked)
         pthread_cond_signal(&queue->work);
 }
@@ -272,6 +281,7 @@ void wq_queue_start_locked(wq_queue *queue, wq_job *job)
     TAILQ_REMOVE(&queue->by_age, job, ended);
     queue->queued--;
     queue->running++;
+    look_at_row_locked(queue);
     wq_job_set_state(job, WQ_STATE_RUNNING);
     queue->taken_mono = job->started_mono;
     count(&queue->waited, job->started_mono - job->queued_mono);
@@ -282,15 +292,14 @@ wq_job *wq_queue_take(wq_queue *queue, int wait)
 {
     wq_job *job = NULL;
     pthread_mutex_lock(&queue->lock);
-    while (wait && !wq_queue_may_take_locked(queue) && !queue->stopping) {
-        queue->n_idle++;
+    while (wait && !wq_queue_may_take_locked(queue) && !queue->stopping)
         pthread_cond_wait(&queue->work, &queue->lock);
-        queue->n_idle--;
-    }
     if (wq_queue_may_take_locked(queue)) {
         job = job_of(wq_order_first_ready(&queue->order));
         wq_queue_start_locked(queue, job);
     }
+    if (queue->pending > 0 && atomic_load(&queue->is_hungry))
+        wq_journal_hurry_locked(queue->journal);
     pthread_mutex_unlock(&queue->lock);
     if (job != NULL)
         wq_watchers_tell(&job->watchers);
@@ -302,6 +311,7 @@ wq_job *wq_queue_send_locked(wq_queue *queue)
     wq_job *job = job_of(wq_order_first_ready(&queue->order));
     wq_order_set_ready(&job->order, 0);
     wq_users_taken(&queue->users, job);
+    look_at_row_locked(queue);
     return wq_job_ref(job);
 }
 
@@ -312,6 +322,7 @@ static void leave_locked(wq_queue *queue, wq_job *job)
         wq_order_remove(&queue->order, &job->order);
         TAILQ_REMOVE(&queue->by_age, job, ended);
         queue->queued--;
+        look_at_row_locked(queue);
         break;
     case WQ_STATE_RUNNING:
         queue->running--;
@@ -416,6 +427,7 @@ static void leave_key_locked(wq_queue *queue, wq_job *job)
     follower->blocked = 0;
     if (!follower->pending && !follower->decided)
         wq_order_set_ready(&follower->order, 1);
+    look_at_row_locked(queue);
     wq_table_add(&queue->by_key, follower->key); /* never fails: one has just left */
     pthread_cond_signal(&queue->work);
 }

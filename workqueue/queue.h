@@ -34,6 +34,7 @@ struct wq_queue {
     struct wq_lookups *lookups; /* NULL: the store does not block */
     wq_watchers watchers;       /* of positions */
     atomic_ullong store_errors, journal_errors;
+    atomic_int is_hungry; /* fewer jobs are ready than there are workers; set under the lock */
 
     pthread_mutex_t lock;
     /* under the lock */
@@ -50,7 +51,6 @@ struct wq_queue {
     size_t queued, running, publishing, n_ended;
     size_t put_off; /* publishing ones that wait until the store is back */
     size_t pending; /* admitted, but not in the journal yet */
-    size_t n_idle;  /* workers that wait for a job */
     size_t decided; /* ends that the journal does not have yet */
     uint64_t succeeded, failed, cancelled;
     uint64_t generations[WQ_GENERATIONS]; /* by keys; see wq_queue_generation_locked() */

@@ -131,14 +131,11 @@ static void run_job(worker *w, wq_job *job)
 
 static wq_job *take(worker *w)
 {
-    wq_job *job = wq_queue_take(w->pool->queue, 0);
-    if (job != NULL)
-        return job;
-    wq_publisher_idle(w->pool->publisher, 1);
-    job = wq_queue_take(w->pool->queue, 1);
-    if (job != NULL)
-        wq_publisher_idle(w->pool->publisher, -1);
-    return job;
+    wq_queue *queue = w->pool->queue;
+    wq_job *job = wq_queue_take(queue, 0);
+    if (atomic_load(&queue->is_hungry))
+        wq_publisher_hurry(w->pool->publisher);
+    return job != NULL ? job : wq_queue_take(queue, 1);
 }
 
 static void *worker_main(void *arg)
