@@ -8,17 +8,31 @@
 
 /* ---- tokens ---------------------------------------------------------------------------------- */
 
+/* A program may print the token it was given; what we keep and log of that must not show it. Short
+ * ones are words that could stand anywhere, and no secrets. */
+enum { SECRET_BYTES = 8 };
+
+static void hide_token(char *text, size_t len, const char *token)
+{
+    size_t n = strlen(token);
+    if (n < SECRET_BYTES)
+        return;
+    char *end = text + len;
+    for (char *p = text; (p = memmem(p, (size_t)(end - p), token, n)) != NULL; p += n)
+        memset(p, '*', n);
+}
+
 /* The end of stderr may begin in the middle of a token. */
 static void hide_token_in_error(char *error, const char *token)
 {
     static const char head[] = "\nstderr:\n";
     size_t n = strlen(token);
-    wq_hide_token(error, strlen(error), token);
+    hide_token(error, strlen(error), token);
     char *tail = strstr(error, head);
-    if (n < WQ_SECRET_BYTES || tail == NULL)
+    if (n < SECRET_BYTES || tail == NULL)
         return;
     tail += sizeof head - 1;
-    for (size_t k = n - 1; k >= WQ_SECRET_BYTES / 2; k--)
+    for (size_t k = n - 1; k >= SECRET_BYTES / 2; k--)
         if (strncmp(tail, token + n - k, k) == 0) {
             memset(tail, '*', k);
             return;
@@ -38,7 +52,7 @@ void wq_flight_report(wq_job *job, const char *line, size_t len)
     for (size_t i = 0; i < len; i++)
         text[i] = line[i] ? line[i] : '?';
     text[len] = '\0';
-    wq_hide_token(text, len, job->params.api_token);
+    hide_token(text, len, job->params.api_token);
     wq_log(&job->queue->logger, WQ_LOG_WARNING,
            "job %s: invalid program: stdout must look like '0.25\\tmessage'; got '%.400s'", job->id,
            text);

@@ -198,27 +198,6 @@ static double rate_per_ms_locked(const wq_job *job)
     return ms > 0 ? (job->fraction - job->first_fraction) / (double)ms : 0;
 }
 
-void wq_hide_token(char *text, size_t len, const char *token)
-{
-    size_t n = strlen(token);
-    if (n < WQ_SECRET_BYTES)
-        return;
-    char *end = text + len;
-    for (char *p = text; (p = memmem(p, (size_t)(end - p), token, n)) != NULL; p += n)
-        memset(p, '*', n);
-}
-
-/* NULL if there is none, or no memory for it. */
-static wq_text *message_of(const wq_job *job, const wq_progress *progress)
-{
-    if (progress->message == NULL)
-        return NULL;
-    wq_text *message = wq_text_new(progress->message, progress->message_len);
-    if (message != NULL)
-        wq_hide_token(message->bytes, strlen(message->bytes), job->params.api_token);
-    return message;
-}
-
 /* Who tells it from far away may tell it again, or have begun again. */
 static void take_progress_locked(wq_job *job, const wq_progress *progress)
 {
@@ -237,7 +216,9 @@ int wq_job_report(wq_job *job, const char *line, size_t len)
     wq_progress progress;
     if (wq_progress_parse(&progress, line, len) != 0)
         return -1;
-    wq_text *message = message_of(job, &progress), *old;
+    wq_text *message = NULL, *old;
+    if (progress.message != NULL)
+        message = wq_text_new(progress.message, progress.message_len);
     pthread_mutex_lock(&job->lock);
     int ended = job->state >= WQ_STATE_SUCCEEDED; /* here; a runner far away goes on meanwhile */
     old = ended ? message : job->message;

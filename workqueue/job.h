@@ -132,12 +132,6 @@ TAILQ_HEAD(wq_job_hand, wq_job);
 /* A new queued job with one reference; NULL if memory or randomness ran out. */
 wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key);
 
-/* A program may print the token it was given; what we keep, log and tell of that must not show it,
- * as whoever knows a job's id sees its messages. Short ones are words that could stand anywhere,
- * and no secrets. */
-enum { WQ_SECRET_BYTES = 8 };
-void wq_hide_token(char *text, size_t len, const char *token);
-
 /* Takes in a line of progress and tells the watchers. 0, or -1 if the line is malformed. No lock is
  * held by the caller. */
 int wq_job_report(wq_job *job, const char *line, size_t len);
