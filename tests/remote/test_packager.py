@@ -237,14 +237,15 @@ class Both:
         told.succeed("x" * 5000)
         job = self.listen("5")  # only later
         complete = job.wait("Complete").body
-        accepted, *progress, last = job.bodies()
+        job.wait("0.250000000\tindexing page 7")
+        accepted, *later = job.bodies()
         self.assertRegex(accepted, r"^Accepted\. \d+ seconds")
-        self.assertIn("0.250000000\tindexing page 7", progress)
         url, size = re.fullmatch(r"Complete: file://(\S+)\nSize: (\d+)\n", complete).groups()
         self.assertEqual(os.path.getsize(url), int(size))
         self.assertEqual(Path(url).parent, packager.store)
         self.assertGreaterEqual(int(size), 5000)
-        self.assertEqual(last, complete)
+        if self.service == "rabbitmq":  # ActiveMQ lets what is persistent, an end, overtake the rest
+            self.assertEqual(later[-1], complete)
 
     def test_a_failure_says_why(self):
         self.packager()
