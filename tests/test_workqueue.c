@@ -395,6 +395,8 @@ static wq_job *ask(rig *r, const wq_params *params)
     int result = wq_ensure_run(r->queue, params, 0, &job, &error);
     if (result != WQ_OK && result != WQ_ATTACHED)
         fail_msg("wq_ensure_run: %d %s", result, error.message);
+    assert_int_equal(error.code, WQ_OK); /* a call that does not fail says nothing */
+    assert_string_equal(error.message, "");
     assert_non_null(job);
     return job;
 }

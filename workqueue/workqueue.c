@@ -355,11 +355,15 @@ static int look(wq_queue *queue, const wq_params *params, const char *key, unsig
     if (result != WQ_ERROR_NOT_FOUND || (flags & WQ_ENSURE_REBUILD))
         return result;
     int64_t made_at = 0;
-    result = find(queue, key, &made_at, error);
+    wq_error why = {.code = WQ_OK};
+    result = find(queue, key, &made_at, &why);
     if (made_at_ms != NULL)
         *made_at_ms = made_at;
-    if (result != WQ_OK)
+    if (result != WQ_OK) {
+        if (result != WQ_ERROR_NOT_FOUND && error != NULL) /* that one is no failure of ours */
+            *error = why;
         return result;
+    }
     if (await != NULL)
         await->made_at_ms = made_at;
     return done(queue, params, key, flags, await, out, error);
