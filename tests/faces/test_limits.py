@@ -3,9 +3,10 @@
 import json
 import resource
 import socket
+import subprocess
 import time
 
-from harness import BUILD, DEADLINE, SLOW, FaceTest, wait_for
+from harness import BUILD, DEADLINE, SLOW, FaceTest, demo_command, plain_only, wait_for
 
 SERVER = BUILD / "tests" / "face-server"
 
@@ -130,6 +131,27 @@ class LimitTest(LibraryTest):
     def test_as_many_as_can_be_said(self):
         server = self.serve_with(max_connections=2**64 - 1, loops=2)
         self.assertTrue(self.is_served(server))
+
+    @plain_only
+    def test_few_files_at_the_start(self):
+        """It starts, or says why not."""
+        storage = self.folder / "storage"
+        storage.mkdir()
+        started = []
+        for n in range(20, 72, 3):
+            command = ["sh", "-c", f'ulimit -n {n}; exec "$@"', "sh",
+                       *demo_command(self.told_program, storage, loops=3)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            with self.subTest(n):
+                if process.stdout.readline():
+                    process.terminate()
+                    started.append(n)
+                    self.assertEqual(process.wait(DEADLINE), 0)
+                else:
+                    self.assertEqual(process.wait(DEADLINE), 2)
+                    self.assertRegex(process.stderr.read(), "(?i)too many open files")
+            process.communicate()
+        self.assertIn(71, started)
 
     def test_no_files_left(self):
         """With more clients than the process may open files it neither spins nor stays away."""

@@ -25,6 +25,8 @@ enum {
     ACCEPT_RETRY_MS = 100, /* after accept failed for want of descriptors or memory */
     SPARE_FDS = 64,        /* kept for the host, beside what runs need */
     FDS_PER_RUN = 10,
+    FEW_PER_RUN = 5, /* without which none can start */
+    FEW_PER_LOOP = 8,
     BACKLOG = 1024,
 };
 
@@ -336,23 +338,48 @@ out:
     return result;
 }
 
+/* About how many are open. */
+static size_t open_files(void)
+{
+    size_t n = 0;
+    DIR *fds = opendir("/proc/self/fd");
+    if (fds != NULL) {
+        while (readdir(fds) != NULL)
+            n++;
+        closedir(fds);
+    }
+    return n;
+}
+
+static unsigned workers_of(wq_queue *queue)
+{
+    wq_stats stats;
+    wq_queue_stats(queue, &stats);
+    return (unsigned)stats.workers;
+}
+
 /* What the limit of open files leaves for connections. */
 static size_t room_for_connections(wq_queue *queue)
 {
     struct rlimit limit;
-    wq_stats stats;
-    size_t used = 0;
-    wq_queue_stats(queue, &stats);
-    DIR *fds = opendir("/proc/self/fd");
-    if (fds != NULL) {
-        while (readdir(fds) != NULL)
-            used++;
-        closedir(fds);
-    }
-    used += SPARE_FDS + FDS_PER_RUN * stats.workers;
+    size_t used = open_files() + SPARE_FDS + FDS_PER_RUN * workers_of(queue);
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
         return 100000;
     return limit.rlim_cur > used + 16 ? limit.rlim_cur - used : 16;
+}
+
+/* libh2o ends the process if it finds no descriptor for a loop: so that is seen to before. */
+static int check_room_for_loops(const wq_server *server, wq_error *error)
+{
+    struct rlimit limit;
+    size_t used = open_files();
+    size_t needed = FEW_PER_LOOP * server->n_loops + FEW_PER_RUN * workers_of(server->queue);
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= used + needed)
+        return WQ_OK;
+    return fail(error, WQ_ERROR_SYSTEM,
+                "start %u event loops: too many open files: %zu, and %zu more are needed, but the "
+                "limit is %llu",
+                server->n_loops, used, needed, (unsigned long long)limit.rlim_cur);
 }
 
 static int start_loop(server_loop *loop, int listen_fd, wq_error *error)
@@ -518,6 +545,8 @@ int wq_serve(wq_server **out, wq_queue *queue, const wq_serve_options *options, 
     int result = configure(server, options, error);
     if (result == WQ_OK)
         result = open_listener(server, options->listen, &listen_fd, error);
+    if (result == WQ_OK)
+        result = check_room_for_loops(server, error);
     if (result == WQ_OK)
         result = start_loops(server, options, listen_fd, error);
     if (listen_fd >= 0)
