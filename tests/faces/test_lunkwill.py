@@ -36,6 +36,11 @@ class LunkwillTest(FaceTest):
         body = f"server=http%3A%2F%2Foverview.example&documentSetId={document_set}"
         return server.request("POST", "/run", self.run_fields(lunkwill, **more), body)
 
+    def until_held(self, server, n=1):
+        """So many wait for their job in the plain form."""
+        text = f'workqueue_held_responses{{face="run"}} {n}\n'.encode()
+        wait_for(lambda: text in server.ask("GET", "/metrics")[1], f"{n} to be held")
+
     def run_plain(self, server, document_set, lunkwill=None, **more):
         client = self.post(server, document_set, lunkwill, **more)
         client.read_all()
@@ -144,7 +149,9 @@ class PlainTest(LunkwillTest):
                 wait_for(lambda: server.connections() <= before, "its connection closed",
                          seen=server.connections)
                 self.assertTrue(is_running(pid))
+                self.until_held(server, 0)
                 client = self.post(server, leave)
+                self.until_held(server)
                 job.succeed("still")
                 self.assertEqual(client.read_all(), b"still\n")
                 self.assertEqual(client.head.get("x-workqueue"), "attached")
@@ -427,8 +434,7 @@ class ResponseTest(LunkwillTest):
         stream = server.generate("set")
         pid, _ = job.wait_started()
         plain = self.post(server, "set")
-        wait_for(lambda: b'held_responses{face="run"} 1' in server.ask("GET", "/metrics")[1],
-                 "the plain form to be held")
+        self.until_held(server)
         head = self.run_plain(server, "set", "suggest")
         id = self.assert_summary(head, 201, "processing")["id"]
         self.assertEqual(head[0].get("x-workqueue"), "attached")
