@@ -99,7 +99,9 @@ static const struct row {
     {"token-in-environment", NULL, KIND_ON, AT(queue.token_in_environment), 0, 0,
      "the program gets the token in WORKQUEUE_API_TOKEN, where ps does not show it"},
     {"environment", "NAME", KIND_VARIABLE, 0, 0, 0,
-     "what a program gets of our environment, also START*, or NAME=VALUE; several times (all)"},
+     "what a program gets of our environment, also START* or '*', or NAME=VALUE; several times "
+     "(PATH, "
+     "HOME, LANG, TMPDIR, proxies and such)"},
     {"cgroup", "DIR", KIND_CGROUP, AT(queue.cgroup_dir), 0, 0,
      "where jobs get control groups; none; auto, the default: below our own, if we may"},
     {"private-tmpdir", NULL, KIND_ON, AT(queue.private_tmpdir), 0, 0,
@@ -411,10 +413,8 @@ static int use_defaults(struct options *options)
 int options_parse(struct options *options, int argc, char **argv)
 {
     memset(options, 0, sizeof *options);
-    static const char *const everything[] = {"*", NULL};
     wq_options_init(&options->queue, sizeof options->queue);
     options->queue.cgroup_dir = "auto";
-    options->queue.environment = everything; /* any program may be tried here, and need any of it */
     wq_serve_options_init(&options->serve, sizeof options->serve);
     wq_stomp_options_init(&options->stomp, sizeof options->stomp);
     wq_s3_options_init(&options->s3, sizeof options->s3);

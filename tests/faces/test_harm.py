@@ -100,7 +100,10 @@ class GivenTest(ServedTest):
     def test_environment(self):
         os.environ["WQ_TEST_SECRET"] = "for the server only"
         self.addCleanup(os.environ.pop, "WQ_TEST_SECRET")
-        self.assertIn("WQ_TEST_SECRET=", self.run_and_read("env"))
+        by_default = self.run_and_read("env")
+        self.assertNotIn("WQ_TEST_SECRET=", by_default)
+        self.assertIn("PATH=" + os.environ["PATH"], by_default.split("\n"))
+        self.assertIn("WQ_TEST_SECRET=", self.run_and_read("env", "--environment", "*"))
         lines = self.run_and_read("env", "--environment", "PATH", "--environment", "MADE=up").split("\n")
         self.assertIn("PATH=" + os.environ["PATH"], lines)
         self.assertIn("MADE=up", lines)
