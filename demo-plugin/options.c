@@ -100,8 +100,7 @@ static const struct row {
      "the program gets the token in WORKQUEUE_API_TOKEN, where ps does not show it"},
     {"environment", "NAME", KIND_VARIABLE, 0, 0, 0,
      "what a program gets of our environment, also START* or '*', or NAME=VALUE; several times "
-     "(PATH, "
-     "HOME, LANG, TMPDIR, proxies and such)"},
+     "(PATH, HOME, LANG, TMPDIR, proxies and such)"},
     {"cgroup", "DIR", KIND_CGROUP, AT(queue.cgroup_dir), 0, 0,
      "where jobs get control groups; none; auto, the default: below our own, if we may"},
     {"private-tmpdir", NULL, KIND_ON, AT(queue.private_tmpdir), 0, 0,
