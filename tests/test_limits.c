@@ -567,6 +567,6 @@ int main(void)
         cmocka_unit_test(test_a_tmpdir_left_by_a_crash_is_swept),
         cmocka_unit_test(test_a_tree_of_any_depth_is_removed),
     };
-    alarm(300); /* a job that never ends fails, too */
+    alarm(900); /* a job that never ends fails, too */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

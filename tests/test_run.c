@@ -975,6 +975,6 @@ int main(void)
         cmocka_unit_test(test_a_host_that_ignores_its_children),
         cmocka_unit_test(test_slots_run_at_the_same_time),
     };
-    alarm(300); /* a run that never returns fails, too */
+    alarm(900); /* a run that never returns fails, too */
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

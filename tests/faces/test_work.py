@@ -21,7 +21,7 @@ from test_websocket import WebSocket
 FORM = {"Authorization": basic(), "Content-Type": "application/x-www-form-urlencoded"}
 UNKNOWN = "/work/00000000-0000-4000-8000-000000000000"
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-QUIET = 0.3 * SLOW  # seconds without a byte after which a poll is taken to be held
+QUIET = 0.3  # seconds without a byte after which a poll is taken to be held
 # about 8 seconds
 STEADY = """i=0
 while [ $i -lt 40 ]; do echo $i/40; i=$((i + 1)); sleep 0.2; done
