@@ -151,6 +151,12 @@ static void json_is_read(void **state)
                                     &why),
                      0);
     assert_fields(&f, "kept", "9223372036854775807", NULL);
+    assert_null(f.rebuild);
+    assert_int_equal(wq_fields_json(&f, arena, TEXT("{\"rebuild\": true}"), &why), 0);
+    assert_string_equal(f.rebuild, "true");
+    f = (wq_fields){0};
+    assert_int_equal(wq_fields_json(&f, arena, TEXT("{\"rebuild\": false}"), &why), 0);
+    assert_string_equal(f.rebuild, "false");
 }
 
 static void bad_json_is_refused_with_a_reason(void **state)
@@ -167,6 +173,7 @@ static void bad_json_is_refused_with_a_reason(void **state)
         {"{\"apiToken\": [\"secret\"]}", "apiToken must be a string"},
         {"{\"documentSetId\": 1.5}", "documentSetId must be a string or a whole number"},
         {"{\"documentSetId\": true}", "documentSetId must be"},
+        {"{\"rebuild\": 1}", "rebuild must be a string, true or false"},
         {"{\"server\": \"a\\u0000b\"}", "not valid JSON"},
         {"{\"server\": \"\xff\"}", "not valid JSON"},
     };

@@ -252,14 +252,18 @@ const char *wq_query_field(wq_arena arena, const char *query, size_t len, const 
 
 /* ---- application/json ----------------------------------------------------------------------- */
 
-/* A document set id is a number in Overview's own API, so a client may well have it as one. */
+/* A document set id is a number in Overview's own API, so a client may well have it as one; and
+ * whether to rebuild is a question of yes or no. */
 static int json_member(const char **to, wq_arena arena, size_t i, const json_t *member,
                        const char **why)
 {
     const int is_id = NAMES[i].offset == offsetof(wq_fields, document_set_id);
+    const int is_flag = NAMES[i].offset == offsetof(wq_fields, rebuild);
 
     if (json_is_string(member)) {
         *to = copy(arena, json_string_value(member), json_string_length(member));
+    } else if (is_flag && json_is_boolean(member)) {
+        *to = json_is_true(member) ? "true" : "false";
     } else if (is_id && json_is_integer(member)) {
         char text[24];
         const int n =
@@ -267,7 +271,9 @@ static int json_member(const char **to, wq_arena arena, size_t i, const json_t *
         *to = copy(arena, text, (size_t)n);
     } else {
         return failf(arena, why, "%s must be a string%s", NAMES[i].name,
-                     is_id ? " or a whole number" : "");
+                     is_id     ? " or a whole number"
+                     : is_flag ? ", true or false"
+                               : "");
     }
     return 0;
 }
