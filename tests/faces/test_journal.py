@@ -5,7 +5,7 @@ import re
 import sqlite3
 import unittest
 
-from harness import TOKEN, FaceTest, Server, basic, wait_for
+from harness import DEADLINE, TOKEN, FaceTest, Server, basic, wait_for
 
 PARAMS = "server=http%3A%2F%2Foverview.example&documentSetId="
 
@@ -237,7 +237,7 @@ class JournalTest(FaceTest):
         for i in range(100):
             server.generate(f"set{i}").close()
         wait_for(lambda: len([n for n in server.stored() if len(n) == 64]) == 100,
-                 "every job that was accepted to end")
+                 "every job that was accepted to end", 3 * DEADLINE)
 
 
 if __name__ == "__main__":

@@ -590,7 +590,7 @@ class SilenceTest(LunkwillTest):
         for name in ("streamed", "asked", "shared"):
             jobs[name].succeed()
             self.wait_status(server, ids[name], "ready")
-        self.assertEqual(stream.last()["returncode"], 0)
+        self.assertIsNone(stream.last()["error"])
 
     def test_in_the_queue(self):
         """One that waits is taken out of the queue, which those behind it see."""
@@ -605,7 +605,7 @@ class SilenceTest(LunkwillTest):
         self.wait_status(server, id, "cancelled")
         running.succeed()
         behind.succeed()
-        self.assertEqual([stays.last()["returncode"], stream.last()["returncode"]], [0, 0])
+        self.assertEqual([stays.last()["error"], stream.last()["error"]], [None, None])
         self.assertEqual(silent.runs(), [])
 
     def check_resumed(self, server, pid, id, other):
