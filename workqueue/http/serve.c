@@ -25,8 +25,8 @@ enum {
     ACCEPT_RETRY_MS = 100, /* after accept failed for want of descriptors or memory */
     SPARE_FDS = 64,        /* kept for the host, beside what runs need */
     FDS_PER_RUN = 10,
-    FEW_PER_RUN = 5, /* without which none can start */
-    FEW_PER_LOOP = 8,
+    FEW_PER_RUN = 5,  /* without which none can start, */
+    FEW_PER_LOOP = 8, /* and no loop */
     BACKLOG = 1024,
 };
 
@@ -351,18 +351,13 @@ static size_t open_files(void)
     return n;
 }
 
-static unsigned workers_of(wq_queue *queue)
-{
-    wq_stats stats;
-    wq_queue_stats(queue, &stats);
-    return (unsigned)stats.workers;
-}
-
 /* What the limit of open files leaves for connections. */
 static size_t room_for_connections(wq_queue *queue)
 {
     struct rlimit limit;
-    size_t used = open_files() + SPARE_FDS + FDS_PER_RUN * workers_of(queue);
+    wq_stats stats;
+    wq_queue_stats(queue, &stats);
+    size_t used = open_files() + SPARE_FDS + FDS_PER_RUN * stats.workers;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
         return 100000;
     return limit.rlim_cur > used + 16 ? limit.rlim_cur - used : 16;
@@ -373,7 +368,7 @@ static int check_room_for_loops(const wq_server *server, wq_error *error)
 {
     struct rlimit limit;
     size_t used = open_files();
-    size_t needed = FEW_PER_LOOP * server->n_loops + FEW_PER_RUN * workers_of(server->queue);
+    size_t needed = FEW_PER_LOOP * server->n_loops + FEW_PER_RUN;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= used + needed)
         return WQ_OK;
     return fail(error, WQ_ERROR_SYSTEM,
