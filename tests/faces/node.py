@@ -1,5 +1,6 @@
 """node.py - the clients of tests/clients, in Node and in headless Chromium."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -76,8 +77,9 @@ class QuietPages(http.server.SimpleHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # a browser that is closed does not wait for it
+            self.end_headers()
+            self.wfile.write(body)
 
     def log_message(self, *_):
         pass
