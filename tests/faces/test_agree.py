@@ -128,10 +128,14 @@ def poll(server):
     ask()
     until_taken(server, client, "poll")
     yield
-    while client.read_head().status == 303:
-        client.read_all()
-        ask()
     client.read_all()
+    while client.head.status == 303:
+        # told of the start only now; and who waits no more may find the connection closed
+        if not server.terminated:
+            ask()
+            client.read_all()
+        elif last_answer(server, client, location) is None:
+            return None
     return from_answer(client)
 
 
