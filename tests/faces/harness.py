@@ -9,6 +9,7 @@ WQ_SLOW    factor on every deadline, for sanitizers (default: 1)
 
 import base64
 import http.server
+import itertools
 import json
 import os
 import random
@@ -72,6 +73,19 @@ def serve_http(test, handler):
     test.addCleanup(server.server_close)
     test.addCleanup(server.shutdown)
     return server.server_port
+
+
+def write_until(done, job, reader, what, seen=None):
+    """Has the job tell long lines, each of which the reader gets. The kernel takes megabytes for one
+    that reads nothing, and who is slow is told less: no number of lines is certain to be too many."""
+    lines = itertools.count()
+
+    def write():
+        text = f"{next(lines):08000d}"
+        job.tell(f"printf '0.5\\t%s\\n' {text}")
+        reader.until(lambda record: record["message"] == text, "another line")
+        return done()
+    wait_for(write, what, seen=seen)
 
 
 def free_port():

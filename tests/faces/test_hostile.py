@@ -6,7 +6,8 @@ import select
 import socket
 import time
 
-from harness import (BUILD, DEADLINE, SANITIZED, SLOW, TOKEN, FaceTest, basic, plain_only, wait_for)
+from harness import (BUILD, DEADLINE, SANITIZED, SLOW, TOKEN, FaceTest, basic, plain_only, wait_for,
+                     write_until)
 
 SERVER = BUILD / "tests" / "face-server"
 HOST = "Host: plugin.example\r\n"
@@ -428,8 +429,8 @@ class StallTest(HostileTest):
         reader.until(lambda r: r["message"] == "all written", "the last line", 3 * DEADLINE)
         if not SANITIZED:
             self.assertLess(server.rss() - memory, 8 << 20)
-        wait_for(lambda: server.connections() <= before, "those that read nothing dropped",
-                 seen=server.connections)
+        write_until(lambda: server.connections() <= before, job, reader,
+                    "those that read nothing dropped", seen=server.connections)
         job.succeed()
         self.assertEqual(reader.last()["returncode"], 0)
         self.assert_serves(server)

@@ -6,7 +6,8 @@ import socket
 import subprocess
 import time
 
-from harness import BUILD, DEADLINE, SLOW, FaceTest, demo_command, plain_only, wait_for
+from harness import (BUILD, DEADLINE, SLOW, FaceTest, demo_command, plain_only, wait_for,
+                     write_until)
 
 SERVER = BUILD / "tests" / "face-server"
 
@@ -27,13 +28,8 @@ class StallTest(LibraryTest):
         before = server.connections()
         idle = [server.generate("set", client=server.connect(receive_buffer=4096)) for _ in range(5)]
         wait_for(lambda: server.connections() >= before + 5, "the connections", seen=server.connections)
-        job.tell("awk 'BEGIN{for (i = 1; i < 2000; i++) printf \"%.6f\\t%04000d\\n\", i / 2000, i}'",
-                 "echo '1\tall written'")
-        reader.until(lambda r: r["message"] == "all written", "the last line")
-        wait_for(lambda: server.connections() <= before, "those that read nothing dropped",
-                 seen=server.connections)
-        job.progress("0.5\tstill here")
-        reader.until(lambda r: r["message"] == "still here", "the one that reads still here")
+        write_until(lambda: server.connections() <= before, job, reader,
+                    "those that read nothing dropped", seen=server.connections)
         job.succeed()
         self.assertEqual(reader.last()["returncode"], 0)
         del idle

@@ -8,7 +8,7 @@ import subprocess
 from urllib.parse import urlencode
 
 from harness import (BUILD, DEADLINE, DEMO, SERVER, TOKEN, FaceTest, demo_command, plain_only,
-                     wait_for)
+                     wait_for, write_until)
 
 SECRET = "op3rator-s3cret"
 OTHER = "http://other.example"
@@ -192,9 +192,12 @@ class MetricsTest(OperatorTest):
             "stall_timeout_ms=300"])
         job, idle = self.told("set"), server.connect(receive_buffer=4096)
         server.generate("set", client=idle)
-        job.tell("awk 'BEGIN{for (i = 1; i < 2000; i++) printf \"%.6f\\t%04000d\\n\", i / 2000, i}'")
-        self.wait_metric(server, "workqueue_clients_stalled_total", 1)
-        self.wait_metric(server, 'workqueue_held_responses{face="stream"}', 0)
+        reader = server.generate("set")
+        write_until(lambda: self.metrics(server)["workqueue_clients_stalled_total"] == 1, job, reader,
+                    "it counted")
+        self.wait_metric(server, 'workqueue_held_responses{face="stream"}', 1)
+        job.succeed()
+        self.assertEqual(reader.last()["returncode"], 0)
 
     def test_store_errors(self):
         server = self.serve()

@@ -12,7 +12,7 @@ import time
 import urllib.parse
 
 from harness import (BUILD, DEADLINE, SERVER, TOKEN, Client, FaceTest, basic, plain_only,
-                     request_bytes, wait_for)
+                     request_bytes, wait_for, write_until)
 from node import browse, other_origin
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -833,10 +833,8 @@ class SlowTest(WebSocketTest):
         stalled = [self.open(server, receive_buffer=4096) for _ in range(5)]
         for ws in stalled:
             ws.opened()
-        self.flood(job)
-        reader.until_fraction(0.9)
-        wait_for(lambda: server.connections() <= before, "the stalled dropped",
-                 seen=server.connections)
+        write_until(lambda: server.connections() <= before, job, reader, "the stalled dropped",
+                    seen=server.connections)
         job.succeed()
         self.assertEqual(reader.last()["returncode"], 0)
 
