@@ -933,6 +933,7 @@ static void test_closed_while_asking(void **state)
     }
     assert_int_equal(ask_async(queue, "more", 0, &job, &more), WQ_ERROR_FULL);
     wq_stop(queue);
+    atomic_store(&p->shelf.find_result, WQ_ERROR_AWAY); /* as stores say when they are stopped */
     pthread_create(&closer, NULL, close_it, queue);
     pthread_mutex_unlock(&p->shelf.hold);
     pthread_join(closer, NULL);

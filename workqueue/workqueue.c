@@ -475,6 +475,14 @@ typedef struct async {
     void *user;
 } async;
 
+static int is_stopping(wq_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    int is = queue->stopping;
+    pthread_mutex_unlock(&queue->lock);
+    return is;
+}
+
 static void tell_async(void *user, int result, wq_job *job, int64_t made_at_ms,
                        const wq_error *error)
 {
@@ -490,8 +498,11 @@ static void ask_store(wq_lookup *lookup, int closing)
     int64_t made_at_ms = 0;
     wq_error error = {0};
     int result =
-        closing ? wq_fail(&error, WQ_ERROR_CLOSING, "%s", wq_strerror(WQ_ERROR_CLOSING))
+        closing ? WQ_ERROR_CLOSING
                 : ensure_run(a->queue, &a->params, a->flags, &a->await, &job, &made_at_ms, &error);
+    /* a store that has been stopped says that it is away */
+    if (result < 0 && (closing || is_stopping(a->queue)))
+        result = wq_fail(&error, WQ_ERROR_CLOSING, "%s", wq_strerror(WQ_ERROR_CLOSING));
     if (result != WQ_PENDING)
         tell_async(a, result, job, result == WQ_DONE ? made_at_ms : 0, result < 0 ? &error : NULL);
 }
