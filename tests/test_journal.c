@@ -1037,6 +1037,41 @@ static wq_job *begin_job(wq_queue *queue, const char *set, const char *command, 
     return job;
 }
 
+static void refuses_new_jobs(wq_queue *queue, const place *p)
+{
+    char id[WQ_ID_SIZE];
+    wq_error error;
+    assert_int_equal(begin(queue, "new", "echo x >\"$4\"", 0, id, &error), WQ_ERROR_SYSTEM);
+    assert_non_null(strstr(error.message, p->journal));
+    assert_non_null(strstr(error.message, "removed or replaced"));
+}
+
+/* What is written to a file that nobody finds again is lost. */
+static void test_taken_away(void **state)
+{
+    place *p = *state;
+    char away[128], id[WQ_ID_SIZE];
+    wq_error error;
+    snprintf(away, sizeof away, "%s/away", p->folder);
+    wq_queue *queue = open_queue(p, 2);
+    wq_job *running = begin_job(
+        queue, "runs", "until [ -e \"${4%/*/*}/go\" ]; do sleep 0.01; done; echo x >\"$4\"", 0);
+    assert_int_equal(rename(p->journal, away), 0);
+    refuses_new_jobs(queue, p);
+    put_file(p->journal, "another");
+    refuses_new_jobs(queue, p);
+    make_file(p, "go"); /* what runs ends, and is told so */
+    assert_int_equal(wq_job_wait(running, DEADLINE_MS), WQ_OK);
+    assert_int_equal(rename(away, p->journal), 0);
+    assert_int_equal(begin(queue, "new", "echo x >\"$4\"", 0, id, &error), WQ_OK);
+    wq_snapshot end = wait_end(queue, id);
+    assert_int_equal(end.state, WQ_STATE_SUCCEEDED);
+    wq_snapshot_clear(&end);
+    wq_job_unref(running);
+    wq_close(queue);
+    wq_close(open_queue(p, 1));
+}
+
 /* A small disk of the journal's own, in `folder`. */
 static int mount_disk(const place *p, char folder[96])
 {
@@ -1393,6 +1428,7 @@ int main(void)
         TEST(test_not_a_journal),
         TEST(test_in_use),
         TEST(test_full),
+        TEST(test_taken_away),
         TEST(test_a_disk_that_is_full_for_a_while),
         TEST(test_a_log_that_has_filled_the_disk),
         TEST(test_a_file_to_be_read_only),

@@ -234,6 +234,9 @@ static int write_batch(wq_journal *j, const record *records, size_t n, wq_error 
     }
     if (writes == 0)
         return WQ_OK;
+    int result = wq_db_check_there(&j->db, error);
+    if (result != WQ_OK)
+        return result;
     r = run(j, BEGIN);
     for (size_t i = 0; i < n && r == 0; i++)
         r = write_record(j, &records[i]);
@@ -242,7 +245,7 @@ static int write_batch(wq_journal *j, const record *records, size_t n, wq_error 
     j->is_untidy = 1;
     if (r == 0)
         return WQ_OK;
-    int result = wq_db_fail(&j->db, error);
+    result = wq_db_fail(&j->db, error);
     if (!sqlite3_get_autocommit(j->db.sqlite))
         sqlite3_exec(j->db.sqlite, "ROLLBACK", NULL, NULL, NULL);
     return result;

@@ -275,6 +275,16 @@ static int check_file(wq_db *db, int64_t *version, wq_error *error)
     return check_pages(db, error);
 }
 
+/* SQLite knows its whole path, whatever folder the host works in by now. One that we only may not
+ * look for any more is there. */
+static ino_t inode_of(const wq_db *db)
+{
+    struct stat st;
+    if (stat(sqlite3_db_filename(db->sqlite, "main"), &st) == 0)
+        return st.st_ino;
+    return errno == ENOENT || errno == ENOTDIR ? 0 : db->inode;
+}
+
 int wq_db_open(wq_db *db, const char *path, int syncs, wq_error *error)
 {
     int64_t version = 0;
@@ -299,7 +309,18 @@ int wq_db_open(wq_db *db, const char *path, int syncs, wq_error *error)
         result = take_file(db, error);
     if (result == WQ_OK)
         result = set_up(db, syncs, error);
+    db->inode = inode_of(db);
     return result == WQ_OK ? upgrade(db, version, error) : result;
+}
+
+int wq_db_check_there(const wq_db *db, wq_error *error)
+{
+    if (inode_of(db) == db->inode)
+        return WQ_OK;
+    return wq_fail(error, WQ_ERROR_SYSTEM,
+                   "the journal %s has been removed or replaced; put it back, or start again to "
+                   "begin without its jobs",
+                   db->path);
 }
 
 void wq_db_close(wq_db *db)

@@ -5,6 +5,7 @@
 #define WQ_JOURNAL_DB_H
 
 #include <sqlite3.h>
+#include <sys/types.h>
 
 #include "workqueue/params.h"
 #include "workqueue/queue.h"
@@ -16,12 +17,17 @@ typedef struct wq_db {
     sqlite3 *sqlite;
     int is_ours;   /* locked until the end: nobody else has it in use */
     int log_pages; /* of the write-ahead log, as of the last commit */
+    ino_t inode;
 } wq_db;
 
 /* `db` is all zeros. WQ_ERROR_LOCKED if another process uses the file; in one that is corrupt or
  * newer nothing is changed. Closing is the caller's, also after a failure. */
 int wq_db_open(wq_db *db, const char *path, int syncs, wq_error *error);
 void wq_db_close(wq_db *db);
+
+/* Has somebody taken the file away? It can be written to all the same, but nobody would find what
+ * is in it. */
+int wq_db_check_there(const wq_db *db, wq_error *error);
 
 /* Puts its jobs into the queue, first those that have ended. One that was running here when its
  * server died, `max_attempts` times, is not tried again. */
