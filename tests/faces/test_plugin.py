@@ -135,9 +135,9 @@ class SearchTest(SampleTest):
 class ShowTest(SampleTest):
     """The page in headless Chromium."""
 
-    def show(self, server, overview=None, document_set="1"):
+    def show(self, server, overview=None, document_set="1", token="sample"):
         return (f"{server.base}/show?server={overview or server.base}&documentSetId={document_set}"
-                f"&apiToken=sample&origin={server.base}")
+                f"&apiToken={token}&origin={server.base}")
 
     def test_from_the_address_to_a_found_document(self):
         server = self.serve_sample()
@@ -158,6 +158,12 @@ class ShowTest(SampleTest):
         self.assertRegex(browser.seen[-1]["text"], r"progress=0\.25/1\b")
         job.tell("echo 'this is why: exit now' >&2; exit 1")
         browser.until(lambda l: "this is why: exit now" in l.get("text", ""), "the error")
+
+    def test_a_person_without_a_token_is_told(self):
+        """And not asked for a password by the browser, for as long as nobody gives one."""
+        server = self.serve_sample()
+        browser = browse(self, "browser.mjs", look=self.show(server, token=""), until="API token is needed")
+        browser.until(lambda l: "API token is needed" in l["text"], "what is missing")
 
 
 class FakeOverview(http.server.BaseHTTPRequestHandler):
