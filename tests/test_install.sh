@@ -114,13 +114,12 @@ cmake --install "$build" --prefix "$work/shared" >"$work/log"
 cmake --install "$build" --prefix "$work/static" >>"$work/log"
 find "$work/static" -name 'libworkqueue*.so*' -delete
 
-# flags KIND PACKAGE - what pkg-config says of the copy installed for KIND. The prefix in a .pc is
-# the one configured, so it is told anew here.
+# flags KIND PACKAGE - what pkg-config says of the copy installed for KIND, wherever that is.
 flags() {
     static=
     [ "$1" = shared ] || static=--static
     PKG_CONFIG_PATH=$(find "$work/$1" -name pkgconfig -type d) \
-        pkg-config --define-variable=prefix="$work/$1" $static --cflags --libs "$2"
+        pkg-config $static --cflags --libs "$2"
 }
 
 # The core alone and the faces, in C and C++, strictly.
