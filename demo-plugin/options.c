@@ -345,18 +345,25 @@ static int parse_all(struct options *options, int argc, char **argv)
     return r;
 }
 
+/* `path`, which begins at the folder that this binary is in. */
+static char *below_our_folder(const char *path)
+{
+    char *folder = realpath("/proc/self/exe", NULL), *whole = NULL;
+    char *slash = folder == NULL ? NULL : strrchr(folder, '/');
+    if (slash == NULL || asprintf(&whole, "%.*s/%s", (int)(slash - folder), folder, path) < 0)
+        whole = NULL;
+    free(folder);
+    return whole;
+}
+
 /* The program beside this binary, as in a build folder, or where it is installed. */
 static char *find_program(void)
 {
-    char *folder = realpath("/proc/self/exe", NULL), *path = NULL;
-    char *slash = folder == NULL ? NULL : strrchr(folder, '/');
-    if (slash == NULL || asprintf(&path, "%.*s/process-docset", (int)(slash - folder), folder) < 0)
-        path = NULL;
-    free(folder);
-    if (path != NULL && access(path, X_OK) == 0)
-        return path;
-    free(path);
-    return strdup(INSTALLED_PROGRAM);
+    char *program = below_our_folder("process-docset");
+    if (program != NULL && access(program, X_OK) == 0)
+        return program;
+    free(program);
+    return below_our_folder(INSTALLED_PROGRAM);
 }
 
 static int make_storage(struct options *options)

@@ -166,6 +166,29 @@ run_plugin() {
     rm -r "$work/storage" "$work/address"
 }
 
+# The demo finds the program that was installed with it.
+run_demo() {
+    mkdir "$work/storage" "$work/sample"
+    echo words >"$work/sample/document.txt"
+    mkfifo "$work/address"
+    "$work/shared/bin/demo-plugin" --listen 127.0.0.1:0 --storage "$work/storage" --journal none \
+        --sample "$work/sample" >"$work/address" 2>"$work/log" &
+    pid=$!
+    read -r address <"$work/address" || fail "demo-plugin: $(cat "$work/log")"
+    address=${address#listening on }
+    got=$(curl -sS -m 30 -u sample:x-auth-token -d "server=$address" -d documentSetId=1 \
+        "$address/generate")
+    case $got in
+    *'"returncode": 0'*) ;;
+    *) fail "demo-plugin: $got" ;;
+    esac
+    kill -TERM "$pid"
+    wait "$pid" || fail "demo-plugin: exit $?"
+    pid=
+    rm -r "$work/storage" "$work/sample" "$work/address"
+}
+
+run_demo
 for kind in shared static; do
     build_all "$kind"
     [ "$kind" = static ] || {
