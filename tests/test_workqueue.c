@@ -653,6 +653,22 @@ static void test_relative_paths_are_resolved_once(void **state)
     wq_snapshot_clear(&s);
 }
 
+/* Some programs are many in one, and the name says which: busybox, proxies of version managers. */
+static void test_a_program_is_started_by_its_name(void **state)
+{
+    rig *r = *state;
+    char link[PATH_MAX];
+    snprintf(link, sizeof link, "%s/another-name", r->notes);
+    assert_int_equal(symlink(WQ_TEST_PROGRAMS "/shell", link), 0);
+    r->options.program = link;
+    open_queue(r);
+    wq_snapshot s = run_shell(r, "printf '0.5\\t%s\\n' \"${0##*/}\"; echo x >\"$4\"");
+    assert_int_equal(s.state, WQ_STATE_SUCCEEDED);
+    assert_string_equal(s.message, "another-name");
+    wq_snapshot_clear(&s);
+    assert_int_equal(unlink(link), 0);
+}
+
 /* ---- parameters ------------------------------------------------------------------------------ */
 
 static void expect_key(const char *server, const char *set, const char *token, const char *key)
@@ -2519,6 +2535,7 @@ int main(int argc, char **argv)
         TEST(test_unusable_folders),
         TEST(test_a_folder_has_one_queue),
         TEST(test_relative_paths_are_resolved_once),
+        TEST(test_a_program_is_started_by_its_name),
         TEST(test_keys),
         TEST(test_parameters_are_checked),
         TEST(test_nobody_gets_a_job_for_nonsense),

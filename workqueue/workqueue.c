@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -120,13 +121,25 @@ static int open_store(wq_queue *queue, const wq_options *o, wq_error *error)
     return result;
 }
 
+/* From the root, as the host may change its folder. Links stay links: there are programs that do
+ * what the name says by which they are started. */
+static char *from_root(const char *path)
+{
+    char here[PATH_MAX], *whole = NULL;
+    if (*path == '/')
+        return strdup(path);
+    if (getcwd(here, sizeof here) == NULL || asprintf(&whole, "%s/%s", here, path) < 0)
+        return NULL;
+    return whole;
+}
+
 static int open_runner(wq_runner **out, wq_queue *queue, const wq_options *o, wq_error *error)
 {
     if (o->runner != NULL) {
         *out = o->runner;
         return WQ_OK;
     }
-    char *program = realpath(o->program, NULL);
+    char *program = from_root(o->program);
     if (program == NULL)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "program %s: %s", o->program,
                        strerror(errno));
