@@ -651,11 +651,13 @@ class ActiveTest(Cases, RemoteTest):
         cancelled = self.start(server, "other")
         self.assertEqual(server.ask("DELETE", cancelled)[0].status, 204)
         self.assertEqual(self.wait_result(server, cancelled)[0].status, 410)
+        paths = [path] + [self.start(server, f"set{i}") for i in range(5)]
         self.broker.start()
         packager = self.packager()
-        job = packager.get()
-        self.assertEqual(job.id, path.split("/")[-1])
-        job.complete(OUTPUT)
+        jobs = [packager.get() for _ in paths]
+        self.assertEqual([job.id for job in jobs], [path.split("/")[-1] for path in paths])
+        for job in jobs:
+            job.complete(OUTPUT)
         self.assert_succeeds(stream)
         self.assert_no_more(packager)
 

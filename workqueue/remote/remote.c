@@ -90,7 +90,7 @@ typedef struct remote_job {
     int is_over;                  /* nothing is posted any more */
 
     /* the thread's */
-    LIST_ENTRY(remote_job) all;
+    TAILQ_ENTRY(remote_job) all;
     wq_subscription *subscription;
     int is_sent, is_accepted, is_fetching, has_heard; /* heard: since looked_at */
     unsigned alive_ms, n_sent, warned;
@@ -110,8 +110,8 @@ struct remote {
     pthread_t thread;
     int has_thread;
     /* the thread's */
-    LIST_HEAD(, remote_job) jobs;
-    int has_met, is_rabbitmq; /* met a broker, so that its kind is known */
+    TAILQ_HEAD(, remote_job) jobs; /* in the order of their start */
+    int has_met, is_rabbitmq;      /* met a broker, so that its kind is known */
 
     pthread_mutex_t lock;
     /* under the lock */
@@ -345,7 +345,7 @@ static void end(remote *r, remote_job *job, const wq_outcome *outcome)
     settle(r, job->delivery);
     job->delivery = NULL;
     unsubscribe(job);
-    LIST_REMOVE(job, all);
+    TAILQ_REMOVE(&r->jobs, job, all);
     pthread_mutex_lock(&r->lock);
     tdelete(job->id, &r->by_id, compare);
     r->n--;
@@ -552,7 +552,7 @@ static void take_news(remote *r, remote_job *job, mail *m)
 {
     int64_t now = wq_monotonic_ms();
     if (m->what & MAIL_NEW)
-        LIST_INSERT_HEAD(&r->jobs, job, all);
+        TAILQ_INSERT_TAIL(&r->jobs, job, all);
     if (m->what & MAIL_INTEREST)
         job->interest_at = now;
     if (m->what & MAIL_HEARD) {
@@ -698,7 +698,7 @@ static void tick_job(remote *r, remote_job *job, int64_t now)
 static void forgive(remote *r, int64_t now)
 {
     remote_job *job;
-    LIST_FOREACH(job, &r->jobs, all)
+    TAILQ_FOREACH(job, &r->jobs, all)
     {
         job->heard_at = job->sent_at = job->looked_at = now;
         job->has_heard = 0;
@@ -707,9 +707,9 @@ static void forgive(remote *r, int64_t now)
 
 static void tick(remote *r, int64_t now)
 {
-    remote_job *job = LIST_FIRST(&r->jobs), *next;
+    remote_job *job = TAILQ_FIRST(&r->jobs), *next;
     for (; job != NULL; job = next) {
-        next = LIST_NEXT(job, all);
+        next = TAILQ_NEXT(job, all);
         tick_job(r, job, now);
     }
 }
@@ -858,9 +858,9 @@ static void free_jobs(remote *r)
     remote_job *job;
     TAILQ_FOREACH(job, &r->mailed, link)
     if (job->mail.what & MAIL_NEW) /* the thread has not seen it */
-        LIST_INSERT_HEAD(&r->jobs, job, all);
-    while ((job = LIST_FIRST(&r->jobs)) != NULL) {
-        LIST_REMOVE(job, all);
+        TAILQ_INSERT_TAIL(&r->jobs, job, all);
+    while ((job = TAILQ_FIRST(&r->jobs)) != NULL) {
+        TAILQ_REMOVE(&r->jobs, job, all);
         tdelete(job->id, &r->by_id, compare);
         unref(job);
     }
@@ -964,7 +964,7 @@ static void init(remote *r, const wq_stomp_options *options)
     pthread_mutex_init(&r->lock, NULL);
     wq_cond_init(&r->news);
     TAILQ_INIT(&r->mailed);
-    LIST_INIT(&r->jobs);
+    TAILQ_INIT(&r->jobs);
     r->logger = (wq_logger){options->log, options->log_user};
     r->runner = (wq_runner){
         .self = r,
