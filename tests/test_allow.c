@@ -319,6 +319,7 @@ static void test_entries_that_are_no_urls(void **state)
     const char *const null[] = {NULL};
     wq_allow *allow;
     assert_int_equal(wq_allow_new(&allow, null, 1, NULL), WQ_ERROR_INVALID_ARGUMENT);
+    assert_int_equal(wq_allow_new(&allow, NULL, 1, NULL), WQ_ERROR_INVALID_ARGUMENT);
 }
 
 static void test_long_ones(void **state)

@@ -35,8 +35,8 @@ typedef struct wq_http_options {
     const char *result_type;   /**< media type of outputs; default "application/octet-stream" */
     const char *tasks_path;    /**< where the task API is mounted; default "/api/tasks" */
     const char *operator_secret; /**< guards DELETE /output; NULL, the default: that is refused */
-    const char *const *allow_servers; /**< URLs; `server` must be one or below one; NULL: any */
-    size_t n_allow_servers;    /**< how many; 0: any */
+    const char *const *allow_servers; /**< URLs; `server` must be one or below one */
+    size_t n_allow_servers;    /**< how many; 0, the default: any */
 } wq_http_options;
 
 /** Fills `options` with the defaults; `size` as in wq_options_init(). */

@@ -9,6 +9,7 @@
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -36,7 +37,8 @@ static void print_log(void *user, int level, const char *message)
 
 static int set(struct settings *s, const char *name, const char *value)
 {
-    const unsigned n = (unsigned)strtoul(value, NULL, 10);
+    const size_t size = strtoul(value, NULL, 10);
+    const unsigned n = size < UINT_MAX ? (unsigned)size : UINT_MAX;
     const struct {
         const char *name;
         unsigned *to;
@@ -69,7 +71,7 @@ static int set(struct settings *s, const char *name, const char *value)
             return (int)(*numbers[i].to = n, 0);
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
         if (strcmp(name, sizes[i].name) == 0)
-            return (int)(*sizes[i].to = n, 0);
+            return (int)(*sizes[i].to = size, 0);
     return -1;
 }
 

@@ -75,6 +75,12 @@ class LimitTest(LibraryTest):
             self.assertEqual(answer[0].status, status, answer[1])
         self.assert_problem(answer, 413)
 
+    def test_any_body(self):
+        server = self.serve_with(max_body_bytes=2**64 - 1)
+        answer = server.ask("POST", "/generate", {"Content-Type": "application/x-www-form-urlencoded"},
+                            "server=http://a.example&documentSetId=7&x=" + "x" * 200000)
+        self.assert_problem(answer, 401)  # it has been read
+
     def test_a_request_that_never_ends(self):
         server = self.serve_with(request_timeout_ms=300)
         for data in ("", "GET / HT", "POST /generate HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"):

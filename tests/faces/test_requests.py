@@ -283,7 +283,8 @@ class CorsTest(FaceTest):
                 self.assert_list(head.get("access-control-allow-methods"),
                                  ["GET", "POST", "DELETE", "OPTIONS"])
                 self.assert_list((head.get("access-control-allow-headers") or "").lower(),
-                                 ["authorization", "content-type", "x-lunkwill", "prefer"])
+                                 ["authorization", "content-type", "x-lunkwill", "prefer",
+                                  "last-event-id", "cache-control", "if-none-match", "range"])
 
     def assert_list(self, value, expected):
         names = [name.strip() for name in (value or "").split(",")]

@@ -229,7 +229,7 @@ int wq_allow_new(wq_allow **out, const char *const *entries, size_t n, wq_error 
         return WQ_ERROR_NO_MEMORY;
     }
     for (; allow->n < n; allow->n++) {
-        const char *entry = entries[allow->n];
+        const char *entry = entries != NULL ? entries[allow->n] : NULL;
         const char *why = entry ? parse(&allow->urls[allow->n], entry) : "it is NULL";
         if (why != NULL) {
             int result = fail(error, WQ_ERROR_INVALID_ARGUMENT, allow->n, entry ? entry : "", why);

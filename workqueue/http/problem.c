@@ -252,7 +252,8 @@ static void preflight(h2o_req_t *req, const char *allow)
                           H2O_STRLIT("GET, POST, DELETE, OPTIONS"));
     h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("access-control-allow-headers"), 0, NULL,
                           H2O_STRLIT("authorization, content-type, x-lunkwill, prefer, "
-                                     "last-event-id, cache-control"));
+                                     "last-event-id, cache-control, "
+                                     "if-none-match, if-range, range"));
     h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("access-control-max-age"), 0, NULL,
                           H2O_STRLIT("86400"));
     send_body(req, 204, (h2o_iovec_t){NULL, 0});

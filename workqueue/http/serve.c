@@ -474,14 +474,20 @@ void wq_serve_options_init(wq_serve_options *options, size_t size)
     wq_http_options_init(&options->http, sizeof options->http);
 }
 
+/* libh2o cuts a connection whose body is beyond its limit; ours is below, with an answer. */
+static size_t cut_bodies_at(size_t max_body_bytes)
+{
+    enum { MORE = 65536 };
+    return max_body_bytes < (SIZE_MAX - MORE) / 2 ? max_body_bytes * 2 + MORE : SIZE_MAX;
+}
+
 static int configure(wq_server *server, const wq_serve_options *options, wq_error *error)
 {
     h2o_globalconf_t *config = &server->config;
     h2o_hostconf_t *host =
         h2o_config_register_host(config, h2o_iovec_init(H2O_STRLIT("default")), 65535);
     config->server_name.len = 0;
-    /* libh2o cuts a connection whose body is beyond its limit; ours is below, with an answer */
-    config->max_request_entity_size = options->http.max_body_bytes * 2 + 65536;
+    config->max_request_entity_size = cut_bodies_at(options->http.max_body_bytes);
     config->http1.req_timeout = options->request_timeout_ms;
     config->http1.upgrade_to_http2 = 0;
     int result = wq_http_mount(&server->http, host, server->queue, &options->http, error);
