@@ -403,14 +403,48 @@ static void test_many_at_once(void **state)
     b->store->publish(b->store->self, NULL, 0);
 }
 
+/* A program that is killed cannot remove it. */
+static void test_a_database_that_was_not_closed(void **state)
+{
+    bed *b = *state;
+    static const char *const ends[] = {"-journal", "-wal", "-shm"};
+    char beside[2 * PATH_MAX], *temp = begin(b, KEY_A);
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(beside, sizeof beside, "%s%s", temp, ends[i]);
+        put_file(beside, "x");
+    }
+    b->store->discard(b->store->self, temp);
+    expect_names(b, "");
+    free(temp);
+}
+
+/* We read it and label it, as a user who is not root, too. */
+static void test_an_output_without_permissions(void **state)
+{
+    static const mode_t modes[] = {0, 0440, 0640}, made[] = {0600, 0640, 0640};
+    bed *b = *state;
+    for (size_t i = 0; i < 3; i++) {
+        char *temp = begin(b, KEY_A);
+        put_file(temp, "whole");
+        assert_int_equal(chmod(temp, modes[i]), 0);
+        assert_int_equal(publish(b, KEY_A, temp).result, WQ_OK);
+        assert_int_equal(mode_of(in_dir(b, KEY_A)), S_IFREG | made[i]);
+        assert_int_equal(b->store->remove(b->store->self, KEY_A, NULL), WQ_OK);
+        free(temp);
+    }
+}
+
 /* ---- opening --------------------------------------------------------------------------------- */
 
 static void test_leftovers_are_swept(void **state)
 {
     bed *b = *state;
+    char beside[2 * PATH_MAX];
     assert_int_equal(put(b, KEY_A, "kept"), WQ_OK);
     char *temp = begin(b, KEY_A);
     put_file(temp, "half of it"); /* and never published: a crash */
+    snprintf(beside, sizeof beside, "%s.part", temp);
+    put_file(beside, "which the program has put beside it");
     free(temp);
     free(begin(b, KEY_B));
     put_file(in_dir(b, "notes.txt"), "somebody else's");
@@ -419,7 +453,7 @@ static void test_leftovers_are_swept(void **state)
     open_store(b);
     expect_names(b, KEY_A " notes.txt x.tmp ");
     expect_file(in_dir(b, KEY_A), "kept");
-    assert_non_null(strstr(b->log.text, "removed 2 "));
+    assert_non_null(strstr(b->log.text, "removed 3 "));
     assert_non_null(strstr(b->log.text, b->dir));
 }
 
@@ -574,6 +608,8 @@ int main(void)
         BOTH(test_a_relative_folder_stays_the_same),
         BOTH(test_what_is_no_output),
         BOTH(test_many_at_once),
+        BOTH(test_a_database_that_was_not_closed),
+        BOTH(test_an_output_without_permissions),
         BOTH(test_leftovers_are_swept),
         BOTH(test_the_folder_has_one_owner),
         BOTH(test_unusable_folders),

@@ -144,9 +144,21 @@ static const char *base(const char *path)
     return strrchr(path, '/') + 1;
 }
 
+/* What SQLite leaves beside a database that it had no time to close. Other names are not known
+ * before the sweep: a look through the folder would cost as much as there are outputs. */
+static void remove_beside(const char *temp_path)
+{
+    static const char *const ends[] = {"-journal", "-wal", "-shm"};
+    char path[PATH_MAX];
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
+        if (snprintf(path, sizeof path, "%s%s", temp_path, ends[i]) < (int)sizeof path)
+            unlink(path);
+}
+
 static void discard(void *self, const char *temp_path)
 {
     dir *d = self;
+    remove_beside(temp_path);
     /* a program may have put a folder where its output should be */
     if (wq_remove_tree(temp_path) != 0 && errno != ENOENT)
         wq_log(&d->logger, WQ_LOG_WARNING, "remove %s: %s", temp_path, strerror(errno));
@@ -269,6 +281,10 @@ static int inspect(dir *d, wq_publish *item)
                                "invalid program: it should have written to its output file");
         return -1;
     }
+    /* it is ours to read, and to label, whatever else the program wants of its mode */
+    if ((st.st_mode & 0600) != 0600 &&
+        fchmodat(d->fd, base(item->temp_path), (st.st_mode & 07777) | 0600, 0) != 0)
+        wq_log(&d->logger, WQ_LOG_WARNING, "change the mode of an output: %s", strerror(errno));
     return 0;
 }
 
@@ -367,11 +383,11 @@ static void publish(void *self, wq_publish *items, size_t n)
 
 /* ---- open and close -------------------------------------------------------------------------- */
 
+/* A temporary file, or what a program has put beside it under a longer name. */
 static int is_leftover(const char *name)
 {
-    size_t n = strlen(name), suffix = strlen(TEMP_SUFFIX);
-    return strncmp(name, TEMP_PREFIX, strlen(TEMP_PREFIX)) == 0 && n > suffix &&
-           strcmp(name + n - suffix, TEMP_SUFFIX) == 0;
+    return strncmp(name, TEMP_PREFIX, strlen(TEMP_PREFIX)) == 0 &&
+           strstr(name, TEMP_SUFFIX) != NULL;
 }
 
 static int sweep(dir *d, wq_error *error)
@@ -392,8 +408,8 @@ static int sweep(dir *d, wq_error *error)
             swept++;
     closedir(entries);
     if (swept > 0)
-        wq_log(&d->logger, WQ_LOG_INFO, "removed %zu unfinished outputs of an earlier run from %s",
-               swept, d->path);
+        wq_log(&d->logger, WQ_LOG_INFO,
+               "removed %zu files of unfinished outputs of an earlier run from %s", swept, d->path);
     return WQ_OK;
 }
 
