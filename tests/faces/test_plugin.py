@@ -351,6 +351,11 @@ class RunTest(FaceTest):
                 self.assertIn("POST /generate", result.stdout)
                 self.assertIn("100.0 %", result.stdout)
                 self.assertRegex(result.stdout, r"[1-9]\d* documents found")
+        nothing = subprocess.run([tree / "demo-plugin" / "run", "--once", "--query", "nowhere to be found",
+                                  "--sample", "/usr/share/common-licenses"],
+                                 capture_output=True, text=True, timeout=60)
+        self.assertEqual(nothing.returncode, 0, nothing)
+        self.assertIn("0 documents found", nothing.stdout)
         failing = subprocess.run([tree / "demo-plugin" / "run", "--once", "--sample", "/nowhere"],
                                  capture_output=True, text=True, timeout=60)
         self.assertEqual(failing.returncode, 1, failing)
