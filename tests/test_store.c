@@ -528,6 +528,32 @@ static void test_the_folder_goes_away(void **state)
     assert_int_equal(find(b, KEY_A), WQ_ERROR_NOT_FOUND);
 }
 
+/* As an operator does who moves a full disk away: programs write to the new folder, and it is not
+ * for them to be blamed. Once the old one is back, all goes on. */
+static void test_the_folder_is_replaced(void **state)
+{
+    static const char why[] = "has been replaced by another; put it back";
+    bed *b = *state;
+    wq_error error = {0};
+    char away[PATH_MAX + 8], *none = NULL, *temp = begin(b, KEY_A);
+    snprintf(away, sizeof away, "%s.away", b->dir);
+    assert_int_equal(rename(b->dir, away), 0);
+    assert_int_equal(mkdir(b->dir, 0700), 0);
+    put_file(temp, "made");
+    wq_publish item = publish(b, KEY_A, temp);
+    assert_int_equal(item.result, WQ_ERROR_SYSTEM);
+    assert_non_null(strstr(item.error.message, why));
+    assert_int_equal(b->store->begin(b->store->self, KEY_A, &none, &error), WQ_ERROR_SYSTEM);
+    assert_non_null(strstr(error.message, why));
+    assert_non_null(strstr(error.message, b->dir));
+    assert_null(none);
+    expect_names(b, "");
+    assert_int_equal(rmdir(b->dir), 0);
+    assert_int_equal(rename(away, b->dir), 0);
+    assert_int_equal(put(b, KEY_B, "made"), WQ_OK);
+    free(temp);
+}
+
 static void test_out_of_descriptors_is_said(void **state)
 {
     bed *b = *state;
@@ -615,6 +641,7 @@ int main(void)
         BOTH(test_unusable_folders),
         BOTH(test_no_link_for_a_lock),
         BOTH(test_the_folder_goes_away),
+        BOTH(test_the_folder_is_replaced),
         BOTH(test_out_of_descriptors_is_said),
         BOTH(test_a_set_that_cannot_be_removed_whole),
     };

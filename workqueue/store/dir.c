@@ -122,10 +122,28 @@ static int create_empty(const char *path)
     return fd < 0 ? -1 : close(fd);
 }
 
+/* A program writes to the folder that has the path, we publish from the one that we have locked. */
+static int check_there(const dir *d, wq_error *error)
+{
+    struct stat ours, now;
+    if (fstat(d->fd, &ours) != 0 || stat(d->path, &now) != 0)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "stat the storage folder %s: %s", d->path,
+                       strerror(errno));
+    if (ours.st_ino == now.st_ino && ours.st_dev == now.st_dev)
+        return WQ_OK;
+    return wq_fail(error, WQ_ERROR_SYSTEM,
+                   "the storage folder %s has been replaced by another; put it back, or start "
+                   "again to use the new one",
+                   d->path);
+}
+
 static int begin(void *self, const char *key, char **temp_path, wq_error *error)
 {
     dir *d = self;
     char *path;
+    int there = check_there(d, error);
+    if (there != WQ_OK)
+        return there;
     if (asprintf(&path, "%s/" TEMP_PREFIX "%s-%llu" TEMP_SUFFIX, d->path, key,
                  atomic_fetch_add(&d->next, 1)) < 0)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
@@ -262,6 +280,15 @@ static int item_fail(wq_publish *item, int result, const char *what)
     return -1;
 }
 
+/* It is no output, if the folder is the one that its program has written to. */
+static int refuse(const dir *d, wq_publish *item, const char *why)
+{
+    item->result = check_there(d, &item->error);
+    if (item->result == WQ_OK)
+        item->result = wq_fail(&item->error, WQ_ERROR_INVALID_ARGUMENT, "%s", why);
+    return -1;
+}
+
 /* Is it an output at all? */
 static int inspect(dir *d, wq_publish *item)
 {
@@ -269,18 +296,13 @@ static int inspect(dir *d, wq_publish *item)
     item->result = WQ_OK;
     if (fstatat(d->fd, base(item->temp_path), &st, AT_SYMLINK_NOFOLLOW) != 0)
         /* one that the program has removed is its failure, not the disk's */
-        return item_fail(item, errno == ENOENT ? WQ_ERROR_INVALID_ARGUMENT : WQ_ERROR_SYSTEM,
-                         "Failed to stat output file");
-    if (!S_ISREG(st.st_mode)) {
-        item->result = wq_fail(&item->error, WQ_ERROR_INVALID_ARGUMENT,
-                               "invalid program: its output is not a regular file");
-        return -1;
-    }
-    if (st.st_size == 0) {
-        item->result = wq_fail(&item->error, WQ_ERROR_INVALID_ARGUMENT,
-                               "invalid program: it should have written to its output file");
-        return -1;
-    }
+        return errno == ENOENT
+                   ? refuse(d, item, "Failed to stat output file: No such file or directory")
+                   : item_fail(item, WQ_ERROR_SYSTEM, "Failed to stat output file");
+    if (!S_ISREG(st.st_mode))
+        return refuse(d, item, "invalid program: its output is not a regular file");
+    if (st.st_size == 0)
+        return refuse(d, item, "invalid program: it should have written to its output file");
     /* it is ours to read, and to label, whatever else the program wants of its mode */
     if ((st.st_mode & 0600) != 0600 &&
         fchmodat(d->fd, base(item->temp_path), (st.st_mode & 07777) | 0600, 0) != 0)
