@@ -248,6 +248,58 @@ static void test_nothing_is_left_at_close(void **state)
     remove_bed(&b);
 }
 
+/* The folder of the job's own group. */
+#define OWN_GROUP                                                                                  \
+    "g=$(find /sys/fs/cgroup -path \"*$(sed -n 's/^0:://p' /proc/self/cgroup)\" -type d "          \
+    "2>/dev/null | head -n 1); "
+
+/* Who runs containers makes groups of its own. They go, and so do those who were in them. */
+static void test_groups_that_a_program_makes(void **state)
+{
+    (void)state;
+    need_groups();
+    bed b;
+    char folder[64], command[512];
+    make_bed(&b);
+    open_bed(&b);
+    for (int i = 0; i < 3; i++) {
+        snprintf(command, sizeof command,
+                 OWN_GROUP
+                 "mkdir $g/a $g/a/b $g/c && echo 0 >$g/a/b/cgroup.procs && %s echo %d >$4",
+                 i == 1 ? "" : FAR_AWAY, i);
+        expect_end(ask(&b, command), WQ_STATE_SUCCEEDED);
+        if (i != 1) {
+            assert_true(is_over(far_away()));
+            assert_int_equal(unlink("far"), 0);
+        }
+    }
+    run_in_group(&b);
+    read_group(folder, sizeof folder);
+    snprintf(command, sizeof command,
+             "test 1 = $(find /sys/fs/cgroup -path '*/%s/*' -type d 2>/dev/null | wc -l)", folder);
+    assert_int_equal(system(command), 0);
+    wq_job_unref(ask(&b, OWN_GROUP "mkdir $g/a $g/a/b; touch made; exec sleep 1000"));
+    EVENTUALLY(access("made", F_OK) == 0);
+    wq_close(b.queue);
+    assert_false(exists(folder));
+    remove_bed(&b);
+}
+
+/* The next one would be frozen at its birth, out of reach of every limit and of wq_close(). */
+static void test_a_program_that_freezes_its_group(void **state)
+{
+    (void)state;
+    need_groups();
+    bed b;
+    make_bed(&b);
+    b.options.run_timeout_ms = 300;
+    open_bed(&b);
+    expect_end(ask(&b, OWN_GROUP "echo 1 >$g/cgroup.freeze; echo x >$4"), WQ_STATE_FAILED);
+    expect_end(ask(&b, "echo x >$4"), WQ_STATE_SUCCEEDED);
+    wq_close(b.queue);
+    remove_bed(&b);
+}
+
 /* ---- a host that is killed ------------------------------------------------------------------- */
 
 /* Forks a host with a queue, and kills it when its job's far away process is there. */
@@ -357,6 +409,8 @@ int main(void)
         cmocka_unit_test(test_who_left_the_group_ends_with_the_job),
         cmocka_unit_test(test_cancel_reaches_who_left_the_group),
         cmocka_unit_test(test_nothing_is_left_at_close),
+        cmocka_unit_test(test_groups_that_a_program_makes),
+        cmocka_unit_test(test_a_program_that_freezes_its_group),
         cmocka_unit_test(test_a_sandbox_without_clone3),
         cmocka_unit_test(test_one_too_many_is_refused),
         cmocka_unit_test(test_a_host_in_a_group_that_was_killed),

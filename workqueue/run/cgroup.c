@@ -1,13 +1,15 @@
 /* cgroup.c - control groups (version 2): found, made, emptied, removed.
  *
  * They are made once and used by one job after the other, as a slot runs one at a time and leaves
- * its own empty. So a job costs a read (nobody is left) beside its birth there.
+ * its own empty. So a job costs a look (nobody is left) beside its birth there.
  */
 #include "workqueue/run/cgroup.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
@@ -50,12 +52,17 @@ static int write_at(int dir, const char *name, const char *text)
 /* ---- one group ------------------------------------------------------------------------------- */
 
 /* Unreadable counts as empty: the folder is gone. */
-static int has_somebody(int events)
+static int says(int events, const char *what)
 {
     char text[128];
     ssize_t n = pread(events, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = '\0';
-    return strstr(text, "populated 1") != NULL;
+    return strstr(text, what) != NULL;
+}
+
+static int has_somebody(int events)
+{
+    return says(events, "populated 1");
 }
 
 /* A change of the file is told as POLLPRI. */
@@ -106,6 +113,24 @@ static void limit_group(int dir, const wq_cgroup_limits *limits)
     }
 }
 
+static int remove_found(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st, (void)at;
+    if (type == FTW_DP)
+        rmdir(path); /* if that fails, those around it stay, too */
+    return 0;
+}
+
+/* With the groups that a program has made in it. */
+static void remove_group(int parent, const char *name)
+{
+    char path[PATH_MAX];
+    if (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
+        return;
+    if (snprintf(path, sizeof path, "/proc/self/fd/%d/%s", parent, name) < (int)sizeof path)
+        nftw(path, remove_found, TRIES, FTW_DEPTH | FTW_PHYS);
+}
+
 static void group_name(const wq_cgroup *group, char *name, size_t size)
 {
     snprintf(name, size, "%u-%u", group->slot, group->made);
@@ -152,21 +177,43 @@ static void renew(wq_cgroup *group)
     }
     group_name(group, name, sizeof name);
     close_group(group);
-    unlinkat(group->parent, name, AT_REMOVEDIR);
+    remove_group(group->parent, name);
     *group = other;
+}
+
+/* A program of our user, or root's, may freeze it, whereupon the next one would not even be born,
+ * or make groups in it, whereupon it may be no place for processes any more. */
+static int is_as_it_was(const wq_cgroup *group)
+{
+    struct stat st;
+    return says(group->events, "frozen 0") &&
+           (group->dir < 0 || fstat(group->dir, &st) != 0 || st.st_nlink <= 2);
+}
+
+/* Nobody is left in it. One that only can be entered stays so. */
+static void replace(wq_cgroup *group)
+{
+    const int barred = group->dir < 0;
+    renew(group);
+    if (barred)
+        wq_cgroup_bar_births(group);
 }
 
 int wq_cgroup_end(wq_cgroup *group)
 {
-    if (group == NULL || !has_somebody(group->events))
+    if (group == NULL)
         return 0;
-    wq_cgroup_kill(group);
-    if (wait_until_empty(group->events) != 0) {
-        wq_cgroup_bar_births(group);
-        return -1;
+    if (has_somebody(group->events)) {
+        wq_cgroup_kill(group);
+        if (wait_until_empty(group->events) != 0) {
+            wq_cgroup_bar_births(group);
+            return -1;
+        }
+        if (group->dir >= 0)
+            renew(group);
     }
-    if (group->dir >= 0)
-        renew(group);
+    if (!is_as_it_was(group))
+        replace(group);
     return 0;
 }
 
@@ -184,7 +231,7 @@ static void remove_slots(int dir)
     }
     while ((e = readdir(entries)) != NULL)
         if (e->d_type == DT_DIR && e->d_name[0] != '.')
-            unlinkat(dir, e->d_name, AT_REMOVEDIR);
+            remove_group(dir, e->d_name);
     closedir(entries);
 }
 
