@@ -310,6 +310,13 @@ class KillTest(FaceTest):
                 print(f"{n} rounds, {time.monotonic() - begin:.0f} s, {self.count}", flush=True)
         print(f"{n} rounds with seed {self.seed}: {self.count}")
 
+    def result(self, server, id_):
+        """The answer once the job has ended; that it has begun is not yet one."""
+        def ended():
+            head, body = server.ask("GET", f"/work/{id_}", {"Prefer": "wait=10"})
+            return head.status != 303 and (head, body)
+        return wait_for(ended, f"the end of {id_}")
+
     def test_what_kills_the_server_is_given_up(self):
         """Not a crash loop: so many attempts, one more if the first was too quick to be noted."""
         chance = random.Random(1)
@@ -326,7 +333,7 @@ class KillTest(FaceTest):
                 server.process.stdout.close()
                 try:
                     server = self.serve_command(self.start(chance, max_attempts=2))
-                    head, body = server.ask("GET", f"/work/{id_}", {"Prefer": "wait=10"})
+                    head, body = self.result(server, id_)
                     break
                 except (AssertionError, ConnectionError):
                     continue

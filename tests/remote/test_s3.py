@@ -262,7 +262,7 @@ class Cases:
             os.kill(gate, signal.SIGCONT)
         answer = json.loads(process.stdout.readline())
         self.assertEqual(answer["result"], OK, answer)
-        self.assertEqual(store.do("open", *FIRST)["size"], n)
+        self.assertEqual(store.do("open", *FIRST, expect=OK)["size"], n)
 
 
 class CephTest(Cases, unittest.TestCase):
