@@ -51,18 +51,20 @@ static int write_at(int dir, const char *name, const char *text)
 
 /* ---- one group ------------------------------------------------------------------------------- */
 
-/* Unreadable counts as empty: the folder is gone. */
-static int says(int events, const char *what)
+enum { EVENTS_SIZE = 128 };
+
+static void read_events(int events, char text[EVENTS_SIZE])
 {
-    char text[128];
-    ssize_t n = pread(events, text, sizeof text - 1, 0);
+    ssize_t n = pread(events, text, EVENTS_SIZE - 1, 0);
     text[n > 0 ? n : 0] = '\0';
-    return strstr(text, what) != NULL;
 }
 
+/* Unreadable counts as empty: the folder is gone. */
 static int has_somebody(int events)
 {
-    return says(events, "populated 1");
+    char text[EVENTS_SIZE];
+    read_events(events, text);
+    return strstr(text, "populated 1") != NULL;
 }
 
 /* A change of the file is told as POLLPRI. */
@@ -186,7 +188,9 @@ static void renew(wq_cgroup *group)
 static int is_as_it_was(const wq_cgroup *group)
 {
     struct stat st;
-    return says(group->events, "frozen 0") &&
+    char text[EVENTS_SIZE];
+    read_events(group->events, text);
+    return strstr(text, "populated 0") != NULL && strstr(text, "frozen 0") != NULL &&
            (group->dir < 0 || fstat(group->dir, &st) != 0 || st.st_nlink <= 2);
 }
 
@@ -201,7 +205,7 @@ static void replace(wq_cgroup *group)
 
 int wq_cgroup_end(wq_cgroup *group)
 {
-    if (group == NULL)
+    if (group == NULL || is_as_it_was(group))
         return 0;
     if (has_somebody(group->events)) {
         wq_cgroup_kill(group);
