@@ -8,8 +8,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
-#include <limits.h>
 #include <linux/magic.h>
 #include <poll.h>
 #include <signal.h>
@@ -27,7 +25,12 @@
 
 #define PREFIX "workqueue-"
 
-enum { END_MS = 1000, LINE_BYTES = 4096, TRIES = 8 };
+enum {
+    END_MS = 1000,
+    LINE_BYTES = 4096,
+    TRIES = 8,
+    MAX_STEPS = 100000, /* to remove what a program has made; it may go on making */
+};
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
@@ -115,22 +118,55 @@ static void limit_group(int dir, const wq_cgroup_limits *limits)
     }
 }
 
-static int remove_found(const char *path, const struct stat *st, int type, struct FTW *at)
+static DIR *list_folder(int dir)
 {
-    (void)st, (void)at;
-    if (type == FTW_DP)
-        rmdir(path); /* if that fails, those around it stay, too */
-    return 0;
+    int copy = open_at(dir, ".", O_RDONLY | O_DIRECTORY);
+    DIR *entries = copy >= 0 ? fdopendir(copy) : NULL;
+    if (entries == NULL && copy >= 0)
+        close(copy);
+    return entries;
 }
 
-/* With the groups that a program has made in it. */
+/* The name of the next folder in it; NULL: there is none. */
+static const char *next_folder(DIR *entries)
+{
+    struct dirent *e;
+    while (entries != NULL && (e = readdir(entries)) != NULL)
+        if (e->d_type == DT_DIR && strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            return e->d_name;
+    return NULL;
+}
+
+/* Removes a folder in `*at`, or enters it if that cannot be done; where there is none, back to the
+ * one above. -1: that was the topmost, or it failed. */
+static void step(int *at, unsigned *depth)
+{
+    DIR *entries = list_folder(*at);
+    const char *name = next_folder(entries);
+    if (name == NULL || unlinkat(*at, name, AT_REMOVEDIR) != 0) {
+        int next = name != NULL || *depth > 0
+                       ? open_at(*at, name != NULL ? name : "..", O_RDONLY | O_DIRECTORY)
+                       : -1;
+        *depth += name != NULL ? 1 : -1U;
+        close_fd(at);
+        *at = next;
+    }
+    if (entries != NULL)
+        closedir(entries);
+}
+
+/* With the groups that a program has made in it, as deep as it likes: so without recursion. If one
+ * cannot be removed, those around it stay, too. */
 static void remove_group(int parent, const char *name)
 {
-    char path[PATH_MAX];
+    unsigned depth = 0;
     if (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
         return;
-    if (snprintf(path, sizeof path, "/proc/self/fd/%d/%s", parent, name) < (int)sizeof path)
-        nftw(path, remove_found, TRIES, FTW_DEPTH | FTW_PHYS);
+    int at = open_at(parent, name, O_RDONLY | O_DIRECTORY);
+    for (int i = 0; at >= 0 && i < MAX_STEPS; i++)
+        step(&at, &depth);
+    close_fd(&at);
+    unlinkat(parent, name, AT_REMOVEDIR);
 }
 
 static void group_name(const wq_cgroup *group, char *name, size_t size)
@@ -225,18 +261,12 @@ int wq_cgroup_end(wq_cgroup *group)
 
 static void remove_slots(int dir)
 {
-    int copy = open_at(dir, ".", O_RDONLY | O_DIRECTORY);
-    DIR *entries = copy >= 0 ? fdopendir(copy) : NULL;
-    struct dirent *e;
-    if (entries == NULL) {
-        if (copy >= 0)
-            close(copy);
-        return;
-    }
-    while ((e = readdir(entries)) != NULL)
-        if (e->d_type == DT_DIR && e->d_name[0] != '.')
-            remove_group(dir, e->d_name);
-    closedir(entries);
+    DIR *entries = list_folder(dir);
+    const char *name;
+    while ((name = next_folder(entries)) != NULL)
+        remove_group(dir, name);
+    if (entries != NULL)
+        closedir(entries);
 }
 
 /* Ends all that are in a folder of ours, and removes it. */
