@@ -3,7 +3,8 @@
  * Each h2o context gets a wq_loop with
  * - a receiver: the messages of jobs with news, at most one for a job at a time;
  * - an epoll of its own, itself watched by the loop: libh2o has stopped reading a held connection,
- *   so only this sees that its client has left;
+ *   so only this sees that its client has left. What has been held for a while goes in there, and
+ *   what ends sooner never does;
  * - a heap of deadlines on one timerfd, because h2o's own timers follow the wall clock.
  */
 #include "workqueue/http/loop.h"
@@ -23,6 +24,7 @@
 enum {
     POSITIONS_MS = 100,    /* positions are news at most so often, */
     POSITIONS_PER_MS = 10, /* and a loop tells at most so many in a millisecond */
+    WATCH_AFTER_MS = 250,  /* a client that has left is noticed within a second */
     END_ROUNDS = 100,      /* of 10 ms, for connections that have been cut */
     UNSENT_BYTES = 16384,  /* what the kernel may queue for a client: it should get the latest */
     KERNEL_LATER_MS =
@@ -41,7 +43,7 @@ struct wq_loop {
     h2o_multithread_receiver_t receiver, posts;
     void *by_job; /* tsearch: wq_loop_job by wq_job */
     LIST_HEAD(, wq_loop_job) jobs;
-    LIST_HEAD(, wq_held) detached;
+    LIST_HEAD(, wq_held) detached, unwatched;
 
     int gone_fd;
     h2o_socket_t *gone, *timer;
@@ -49,6 +51,7 @@ struct wq_loop {
     int64_t armed;  /* when the timer fires; 0: it does not */
     deadline *heap; /* from 1 */
     size_t n_heap, heap_size;
+    int64_t watch_at; /* when to watch the unwatched; 0: there are none */
     int64_t sweep_at; /* when to look for clients that stopped asking; 0: never */
 
     wq_watch *positions;
@@ -118,7 +121,7 @@ static int64_t earlier(int64_t a, int64_t b)
 static void arm(wq_loop *loop)
 {
     int64_t at = loop->n_heap > 0 ? loop->heap[1].at : 0;
-    at = earlier(earlier(at, loop->positions_at), loop->sweep_at);
+    at = earlier(earlier(at, loop->positions_at), earlier(loop->watch_at, loop->sweep_at));
     if (at == 0 || (loop->armed != 0 && loop->armed <= at))
         return;
     struct itimerspec spec = {.it_value = {at / 1000, at % 1000 * 1000000}};
@@ -327,7 +330,7 @@ static void stop_detached(wq_loop *loop)
 {
     wq_held *held = LIST_FIRST(&loop->detached), *next;
     for (; held != NULL; held = next) {
-        next = LIST_NEXT(held, detached);
+        next = LIST_NEXT(held, apart);
         if (held->job == NULL)
             held->news(held);
     }
@@ -336,7 +339,7 @@ static void stop_detached(wq_loop *loop)
 static void cut_detached(wq_loop *loop)
 {
     wq_held *held;
-    LIST_FOREACH(held, &loop->detached, detached)
+    LIST_FOREACH(held, &loop->detached, apart)
     held->gone(held);
 }
 
@@ -361,6 +364,35 @@ void wq_loop_cut(wq_http *http, h2o_context_t *ctx)
     cut_detached(h2o_context_get_handler_context(ctx, http->anchor));
 }
 
+/* ---- clients that leave ---------------------------------------------------------------------- */
+
+/* Most responses end before, and cost nothing then. */
+static void watch_soon(wq_loop *loop, wq_held *held)
+{
+    held->is_watched = 0;
+    LIST_INSERT_HEAD(&loop->unwatched, held, apart);
+    if (loop->watch_at != 0)
+        return;
+    loop->watch_at = wq_loop_now() + WATCH_AFTER_MS;
+    arm(loop);
+}
+
+/* Whoever has left already is told of at once. Without memory, again later. */
+static void watch_clients(wq_loop *loop, int64_t now)
+{
+    wq_held *held;
+    loop->watch_at = 0;
+    while ((held = LIST_FIRST(&loop->unwatched)) != NULL) {
+        struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.ptr = held};
+        if (epoll_ctl(loop->gone_fd, EPOLL_CTL_ADD, held->fd, &event) != 0) {
+            loop->watch_at = now + WATCH_AFTER_MS;
+            return;
+        }
+        held->is_watched = 1;
+        LIST_REMOVE(held, apart);
+    }
+}
+
 /* ---- the loop's events ----------------------------------------------------------------------- */
 
 static void on_timer(h2o_socket_t *sock, const char *err)
@@ -375,6 +407,8 @@ static void on_timer(h2o_socket_t *sock, const char *err)
     if (loop->positions_at != 0 && loop->positions_at <= now)
         tell_positions(loop, now);
     run_deadlines(loop, now);
+    if (loop->watch_at != 0 && loop->watch_at <= now)
+        watch_clients(loop, now);
     if (loop->sweep_at != 0 && loop->sweep_at <= now)
         loop->sweep_at = wq_lunkwill_sweep(loop->http->lunkwill, now);
     arm(loop);
@@ -487,21 +521,19 @@ failed:
     return NULL;
 }
 
-static int watch_client(wq_loop *loop, wq_held *held)
+static void attend_to_client(wq_loop *loop, wq_held *held)
 {
     const unsigned stall = loop->http->options.stall_timeout_ms;
     int keep = stall < INT_MAX - KERNEL_LATER_MS ? (int)stall + KERNEL_LATER_MS : INT_MAX;
     int unsent = UNSENT_BYTES;
-    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.ptr = held};
     held->fd = h2o_socket_get_fd(held->req->conn->callbacks->get_socket(held->req->conn));
     if (held->is_detached)
-        LIST_INSERT_HEAD(&loop->detached, held, detached);
-    else if (epoll_ctl(loop->gone_fd, EPOLL_CTL_ADD, held->fd, &event) != 0)
-        return -1;
+        LIST_INSERT_HEAD(&loop->detached, held, apart);
+    else
+        watch_soon(loop, held);
     /* harmless where the connection is no TCP socket */
     setsockopt(held->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &keep, sizeof keep);
     setsockopt(held->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
-    return 0;
 }
 
 static int has_room(wq_http *http, wq_held *held)
@@ -535,14 +567,12 @@ int wq_hold(wq_held *held, wq_job *job)
         wq_job_unref(job);
     else if (job != NULL)
         failed = (lj = join_job(loop, job)) == NULL;
-    if (failed || watch_client(loop, held) != 0) {
-        if (lj != NULL && LIST_EMPTY(&lj->held))
-            drop_job(lj);
-        held->fd = -1;
+    if (failed) {
         atomic_fetch_sub(&http->n_held, 1);
         wq_problem_result(held->req, WQ_ERROR_NO_MEMORY, NULL, 5);
         return -1;
     }
+    attend_to_client(loop, held);
     held->job = lj;
     if (lj != NULL)
         LIST_INSERT_HEAD(&lj->held, held, link);
@@ -578,10 +608,10 @@ void wq_release(wq_held *held)
         return;
     if (held->heap != 0)
         heap_remove(held->loop, held);
-    if (held->is_detached)
-        LIST_REMOVE(held, detached);
-    else
+    if (held->is_watched)
         epoll_ctl(held->loop->gone_fd, EPOLL_CTL_DEL, held->fd, NULL);
+    else
+        LIST_REMOVE(held, apart);
     held->fd = -1;
     atomic_fetch_sub(&held->http->n_held, 1);
     atomic_fetch_sub(&held->http->held[held->face], 1);
@@ -608,6 +638,7 @@ static void on_context_init(h2o_handler_t *anchor, h2o_context_t *ctx)
     loop->ctx = ctx;
     LIST_INIT(&loop->jobs);
     LIST_INIT(&loop->detached);
+    LIST_INIT(&loop->unwatched);
     LIST_INIT(&loop->waiting);
     h2o_multithread_register_receiver(ctx->queue, &loop->receiver, on_messages);
     h2o_multithread_register_receiver(ctx->queue, &loop->posts, on_posts);

@@ -67,7 +67,8 @@ struct wq_held {
     LIST_ENTRY(wq_held) link;
     int is_detached; /* the connection will be no HTTP one: the face reads it and sees its client
                         leave; `gone` is then the loop without more time: shut it down */
-    LIST_ENTRY(wq_held) detached;
+    int is_watched;  /* one that is not detached, for its client leaving */
+    LIST_ENTRY(wq_held) apart; /* with the detached, or with those that are not watched yet */
     int fd; /* the client's; -1 once released */
     int64_t
         deadline; /* CLOCK_MONOTONIC ms; may be moved later freely, earlier by wq_held_deadline */

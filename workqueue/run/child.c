@@ -43,6 +43,9 @@ enum { OUT, ERR, EXIT, CANCEL, N_FDS };
 typedef struct live {
     wq_child *child;
     const wq_run *run;
+    wq_spawn_plan plan; /* with all that it points to, as it is until the program has ended */
+    char *argv[6];
+    char *token; /* "WORKQUEUE_API_TOKEN=TOKEN", owned; NULL: it has it as an argument */
     pid_t pid;
     struct pollfd fds[N_FDS]; /* -1: not, or no longer, of interest */
     int pidfd;
@@ -87,7 +90,8 @@ static int open_pipe(int *reader, int writer)
     return *reader < 0 || moved < 0 ? -1 : fcntl(*reader, F_SETFL, O_NONBLOCK);
 }
 
-/* Our copies; the numbers stay the slot's. */
+/* Our copies, which the child may still have to take over as long as it has not ended. The numbers
+ * stay the slot's. */
 static void close_writers(const wq_child *child)
 {
     for (int i = 0; i < 2; i++)
@@ -184,8 +188,8 @@ static void remove_tmpdir(live *l)
     free(l->tmpdir);
 }
 
-/* Adds what is of this job only. `*token` is the caller's; -1 without memory. */
-static int plan_environment(wq_spawn_plan *p, const live *l, char **token)
+/* Adds what is of this job only; -1 without memory. */
+static int plan_environment(live *l)
 {
     const wq_child *child = l->child;
     if (child->envp == NULL)
@@ -194,59 +198,76 @@ static int plan_environment(wq_spawn_plan *p, const live *l, char **token)
     if (l->tmpdir != NULL)
         *end++ = l->tmpdir;
     if (child->config->token_in_environment) {
-        if (asprintf(token, TOKEN_IS "%s", l->run->params->api_token) < 0) {
-            *token = NULL;
+        if (asprintf(&l->token, TOKEN_IS "%s", l->run->params->api_token) < 0) {
+            l->token = NULL;
             return -1;
         }
-        *end++ = *token;
+        *end++ = l->token;
     }
     *end = NULL;
-    p->envp = child->envp;
+    l->plan.envp = child->envp;
     return 0;
 }
 
-/* Starts what is planned; -1 and a sentence if that fails. */
-static int execute(live *l, wq_spawn_plan *p, wq_outcome *outcome)
+static void forget_token(live *l)
 {
-    const char *program = l->child->config->program;
-    l->pid = wq_spawn(p, l->child->stack, &l->pidfd);
-    if (l->pid < 0) {
-        fail_to_start(outcome, program, "clone", errno);
-        return -1;
-    }
-    if (p->failed == NULL)
-        return 0;
-    siginfo_t info;
-    leave_guard(l->child);
-    reap(l, &info, 0);
-    fail_to_start(outcome, program, p->failed, p->error);
-    return -1;
+    if (l->token != NULL)
+        explicit_bzero(l->token, strlen(l->token));
+    free(l->token);
 }
 
-/* Starts the program with the writers' ends as its stdout and stderr; -1 and a sentence if not. */
-static int start(live *l, wq_outcome *outcome)
+/* With the writers' ends as its stdout and stderr; -1 without memory. */
+static int plan(live *l)
 {
     const wq_child_config *config = l->child->config;
     const wq_params *params = l->run->params;
     const char *third = config->token_in_environment ? "-" : params->api_token;
-    char *token = NULL;
-    char *argv[] = {config->program, (char *)params->server,      (char *)params->document_set_id,
-                    (char *)third,   (char *)l->run->output_path, NULL};
-    wq_spawn_plan p = {.program = config->program,
-                       .argv = argv,
-                       .envp = config->environment,
-                       .fds = {config->null_fd, l->child->writers[0], l->child->writers[1]},
-                       .allow_new_privileges = config->allow_new_privileges,
-                       .group = l->child->group,
-                       .guard_line = l->child->guard_line};
-    plan_limits(&p, config);
-    int result = plan_environment(&p, l, &token);
-    if (result == 0)
-        result = execute(l, &p, outcome);
-    if (token != NULL)
-        explicit_bzero(token, strlen(token));
-    free(token);
-    return result;
+    const char *argv[] = {config->program, params->server,      params->document_set_id,
+                          third,           l->run->output_path, NULL};
+    memcpy(l->argv, argv, sizeof argv);
+    l->plan = (wq_spawn_plan){.program = config->program,
+                              .argv = l->argv,
+                              .envp = config->environment,
+                              .fds = {config->null_fd, l->child->writers[0], l->child->writers[1]},
+                              .allow_new_privileges = config->allow_new_privileges,
+                              .group = l->child->group,
+                              .guard_line = l->child->guard_line};
+    plan_limits(&l->plan, config);
+    return plan_environment(l);
+}
+
+/* Starts the program; -1 and a sentence if not. That it could not be executed is seen at its end.
+ */
+static int start(live *l, wq_outcome *outcome)
+{
+    if (plan(l) != 0)
+        return -1;
+    l->pid = wq_spawn(&l->plan, l->child->stack, &l->pidfd);
+    if (l->pid < 0)
+        fail_to_start(outcome, l->child->config->program, "clone", errno);
+    l->fds[EXIT].fd = l->pidfd;
+    return l->pid < 0 ? -1 : 0;
+}
+
+/* Once more, if it was killed at its birth and this can be avoided; -1 if not. The one that is dead
+ * is reaped afterwards: if there is no other, it is the one whose end is seen. */
+static int start_again(live *l)
+{
+    siginfo_t info;
+    int pidfd, dead = l->pidfd;
+    if (l->cancelled || !wq_spawn_died_at_birth(&l->plan))
+        return -1;
+    pid_t pid = wq_spawn(&l->plan, l->child->stack, &pidfd);
+    if (pid < 0) {
+        l->plan.failed = "clone";
+        l->plan.error = errno;
+        return -1;
+    }
+    reap(l, &info, 0);
+    close(dead);
+    l->pid = pid;
+    l->pidfd = l->fds[EXIT].fd = pidfd;
+    return 0;
 }
 
 static int open_live(live *l, wq_outcome *outcome)
@@ -258,8 +279,8 @@ static int open_live(live *l, wq_outcome *outcome)
         fail_to_start(outcome, child->config->program, "pipe", errno);
     else
         result = start(l, outcome);
-    close_writers(child);
-    l->fds[EXIT].fd = l->pidfd;
+    if (result != 0)
+        close_writers(child);
     return result;
 }
 
@@ -324,8 +345,11 @@ static void on_cancel(live *l)
 
 static void on_exit_seen(live *l)
 {
+    if (start_again(l) == 0)
+        return;
     l->exited = 1;
     l->fds[EXIT].fd = -1;
+    close_writers(l->child);
     l->deadline = wq_monotonic_ms() + l->child->config->drain_ms;
 }
 
@@ -358,6 +382,7 @@ static void supervise(live *l)
                 continue;
             l->blind = errno; /* no memory even for a poll: the reaping waits for its end */
             signal_group(l, SIGKILL);
+            close_writers(l->child);
             return;
         }
         read_pipe(l, OUT);
@@ -480,6 +505,10 @@ static void tell(const live *l, const siginfo_t *info, wq_outcome *outcome)
         outcome->error = blind_text(l);
         return;
     }
+    if (l->plan.failed != NULL) {
+        fail_to_start(outcome, l->child->config->program, l->plan.failed, l->plan.error);
+        return;
+    }
     if (code != 0 && (outcome->error = limit_text(l, code)) != NULL)
         return;
     outcome->returncode = code;
@@ -523,6 +552,7 @@ out:
     close_fd(&l.fds[ERR].fd);
     close_fd(&l.pidfd);
     remove_tmpdir(&l);
+    forget_token(&l);
 }
 
 /* ---- slots ----------------------------------------------------------------------------------- */
@@ -541,11 +571,10 @@ static int init_environment(wq_child *child)
     return 0;
 }
 
-int wq_child_init(wq_child *child, const wq_child_config *config, wq_cgroup *group)
+int wq_child_init(wq_child *child, const wq_child_config *config)
 {
     memset(child, 0, sizeof *child);
     child->config = config;
-    child->group = group;
     for (int i = 0; i < 2; i++)
         child->writers[i] = fcntl(config->null_fd, F_DUPFD_CLOEXEC, 3);
     wq_lines_init(&child->lines, config->max_line_bytes);

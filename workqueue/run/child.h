@@ -30,7 +30,7 @@ typedef struct wq_child_config {
 typedef struct wq_child {
     const wq_child_config *config;
     char *guard_line; /* in the guard's table; NULL without a guard; set before the first run */
-    wq_cgroup *group; /* NULL: without a control group */
+    wq_cgroup *group; /* NULL: without a control group; set before the first run, too */
     int writers[2];   /* where the pipes' ends go; /dev/null between runs */
     char *stack;      /* of the child until it executes the program */
     char *buf;        /* what was read last */
@@ -41,7 +41,7 @@ typedef struct wq_child {
 } wq_child;
 
 /* 0, or -1 with errno and nothing is held. All is borrowed until the dispose. */
-int wq_child_init(wq_child *child, const wq_child_config *config, wq_cgroup *group);
+int wq_child_init(wq_child *child, const wq_child_config *config);
 void wq_child_dispose(wq_child *child);
 
 /* Runs the program and returns when it is reaped. One run at a time per child. The thread must

@@ -122,8 +122,11 @@ static int open_groups(local *l, const wq_local_options *options, wq_error *erro
                                      .processes = options->limits.processes};
     if (options->cgroup_dir == NULL)
         return WQ_OK;
-    return wq_cgroups_open(&l->groups, options->cgroup_dir, options->workers, &limits,
-                           &options->logger, error);
+    int result = wq_cgroups_open(&l->groups, options->cgroup_dir, options->workers, &limits,
+                                 &options->logger, error);
+    for (unsigned i = 0; i < l->workers; i++)
+        l->children[i].group = wq_cgroup_of(&l->groups, i);
+    return result;
 }
 
 int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *error)
@@ -141,16 +144,15 @@ int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *er
                          reason(errno, text, sizeof text));
         goto fail;
     }
-    if ((result = open_groups(l, options, error)) != WQ_OK)
-        goto fail;
-    for (; l->workers < options->workers; l->workers++)
-        if (wq_child_init(&l->children[l->workers], &l->config,
-                          wq_cgroup_of(&l->groups, l->workers)) != 0) {
+    for (; l->workers < options->workers; l->workers++) /* first: low numbers make cheap births */
+        if (wq_child_init(&l->children[l->workers], &l->config) != 0) {
             result = wq_fail(error, errno == ENOMEM ? WQ_ERROR_NO_MEMORY : WQ_ERROR_SYSTEM,
                              "Failed to prepare worker %u of %u: %s", l->workers + 1,
                              options->workers, reason(errno, text, sizeof text));
             goto fail;
         }
+    if ((result = open_groups(l, options, error)) != WQ_OK)
+        goto fail;
     start_guard(l, options);
     *out = &l->runner;
     return WQ_OK;

@@ -1,15 +1,18 @@
 /* spawn.c - starts a program: what happens between the clone and the execve.
  *
- * This is what posix_spawn() does inside: a child that borrows our memory, on a stack of its own,
- * while the thread that made it sleeps. By hand, because it must also set the group, the
- * parent-death signal and the guard's entry, because the pidfd comes with it for nothing, and for
- * two things that cost much otherwise:
+ * A child that borrows our memory, on a stack of its own. By hand and not by posix_spawn(), because
+ * it must also set the group, the parent-death signal and the guard's entry, because the pidfd
+ * comes with it for nothing, and for three things that cost much otherwise:
  *
  * - The child is born into its control group. To move there later, even by itself, takes a lock
  *   that every fork, exec and exit on the machine has to pass.
  * - It borrows our descriptors, too, and takes a copy of the lowest only. To copy and close all
  *   that a server with ten thousand clients has would take longer than the rest. So what the child
  *   needs should have low numbers.
+ * - Nobody waits for the execve, as vfork() would have it: the thread that made the child goes on
+ *   and hears of a failure with its end. With two workers on two processors that is worth eight
+ *   jobs in a hundred. So all that the child needs must stay as it is, and it must not touch what
+ *   is the thread's: not even errno.
  */
 #include "workqueue/run/spawn.h"
 
@@ -23,7 +26,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "workqueue/run/guard.h"
@@ -49,7 +51,43 @@ extern int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 
 /* ---- in the child, before it executes the program ----------------------------------------------
  *
- * It shares our memory: nothing here may allocate, lock or be instrumented. */
+ * It shares our memory, and where calls can be made without errno, it runs beside us: nothing here
+ * may allocate, lock or be instrumented. */
+
+#if defined(__x86_64__) && defined(__LP64__)
+#define WQ_BARE_CALLS 1
+
+/* The result, or the error as a negative number. */
+WQ_IN_CHILD static inline long bare_call(long number, long a, long b, long c, long d, long e)
+{
+    long result;
+    register long fourth __asm__("r10") = d, fifth __asm__("r8") = e;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "0"(number), "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+#else
+#define WQ_BARE_CALLS 0
+
+WQ_IN_CHILD static inline long bare_call(long number, long a, long b, long c, long d, long e)
+{
+    long result = syscall(number, a, b, c, d, e);
+    return result < 0 ? -errno : result;
+}
+#endif
+
+/* Of up to five arguments; the others are 0. */
+#define PAD_CALL(number, a, b, c, d, e, ...)                                                       \
+    bare_call((number), (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
+#define CALL(...) PAD_CALL(__VA_ARGS__, 0, 0, 0, 0, 0, 0)
+
+WQ_IN_CHILD static inline const char *fail(wq_spawn_plan *p, const char *call, long result)
+{
+    p->error = (int)-result;
+    return call;
+}
 
 /* The kernel's struct sigaction, on any machine at most this long, all of it zero: SIG_DFL. */
 static const unsigned long default_action[8];
@@ -60,7 +98,7 @@ enum { KERNEL_SIGSET_BYTES = 8, KERNEL_LAST_SIGNAL = 64 };
 WQ_IN_CHILD static inline void reset_signals(void)
 {
     for (int i = 1; i <= KERNEL_LAST_SIGNAL; i++)
-        syscall(SYS_rt_sigaction, i, default_action, NULL, KERNEL_SIGSET_BYTES);
+        CALL(SYS_rt_sigaction, i, default_action, NULL, KERNEL_SIGSET_BYTES);
 }
 
 /* The kernel's struct linux_dirent64, at the start of what getdents64() gives. */
@@ -76,13 +114,13 @@ WQ_IN_CHILD static inline void close_listed(int dir)
 {
     _Alignas(entry) char buf[2048];
     long n;
-    while ((n = syscall(SYS_getdents64, dir, buf, sizeof buf)) > 0)
+    while ((n = CALL(SYS_getdents64, dir, buf, sizeof buf)) > 0)
         for (long at = 0; at < n; at += ((entry *)(void *)(buf + at))->bytes) {
             int fd = 0;
             for (const char *c = ((entry *)(void *)(buf + at))->name; *c >= '0' && *c <= '9'; c++)
                 fd = 10 * fd + *c - '0';
             if (fd > 2 && fd != dir)
-                syscall(SYS_close, fd);
+                CALL(SYS_close, fd);
         }
 }
 
@@ -90,13 +128,13 @@ WQ_IN_CHILD static inline void close_listed(int dir)
 WQ_IN_CHILD static inline void close_one_by_one(void)
 {
     struct rlimit limit = {.rlim_cur = 1024};
-    syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
+    CALL(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
     for (rlim_t fd = 3; fd < limit.rlim_cur && fd < 1U << 20; fd++)
-        syscall(SYS_close, (int)fd);
-    int dir = (int)syscall(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY);
+        CALL(SYS_close, fd);
+    int dir = (int)CALL(SYS_openat, AT_FDCWD, "/proc/self/fd", O_RDONLY | O_DIRECTORY);
     if (dir >= 0) {
         close_listed(dir);
-        syscall(SYS_close, dir);
+        CALL(SYS_close, dir);
     }
 }
 
@@ -106,17 +144,18 @@ WQ_IN_CHILD static inline long unshare_files(const wq_spawn_plan *p)
     int top = 2;
     for (int i = 0; i < 3; i++)
         top = p->fds[i] > top ? p->fds[i] : top;
-    return syscall(SYS_close_range, top + 1, ~0U, CLOSE_RANGE_UNSHARE);
+    return CALL(SYS_close_range, top + 1, ~0U, CLOSE_RANGE_UNSHARE);
 }
 
-WQ_IN_CHILD static inline const char *take_files(const wq_spawn_plan *p)
+WQ_IN_CHILD static inline const char *take_files(wq_spawn_plan *p)
 {
-    if (p->shares_files && unshare_files(p) != 0)
-        return "close_range";
+    long r;
+    if (p->runs_beside && (r = unshare_files(p)) != 0)
+        return fail(p, "close_range", r);
     for (int i = 0; i < 3; i++)
-        if (syscall(SYS_dup3, p->fds[i], i, 0) < 0)
-            return "dup3";
-    if (syscall(SYS_close_range, 3, ~0U, 0) != 0)
+        if ((r = CALL(SYS_dup3, p->fds[i], i, 0)) < 0)
+            return fail(p, "dup3", r);
+    if (CALL(SYS_close_range, 3, ~0U, 0) != 0)
         close_one_by_one();
     return NULL;
 }
@@ -125,48 +164,49 @@ WQ_IN_CHILD static inline const char *take_files(const wq_spawn_plan *p)
 WQ_IN_CHILD static inline long set_limit(int resource, struct rlimit64 want)
 {
     struct rlimit64 now;
-    long result = syscall(SYS_prlimit64, 0, resource, NULL, &now);
+    long result = CALL(SYS_prlimit64, 0, resource, NULL, &now);
     if (want.rlim_max > now.rlim_max)
         want.rlim_max = now.rlim_max;
     if (want.rlim_cur > want.rlim_max)
         want.rlim_cur = want.rlim_max;
-    return result != 0 ? result : syscall(SYS_prlimit64, 0, resource, &want, NULL);
+    return result != 0 ? result : CALL(SYS_prlimit64, 0, resource, &want, NULL);
 }
 
-WQ_IN_CHILD static inline const char *restrict_self(const wq_spawn_plan *p)
+WQ_IN_CHILD static inline const char *restrict_self(wq_spawn_plan *p)
 {
+    long r;
     for (unsigned i = 0; i < p->n_limits; i++)
-        if (set_limit(p->limits[i].resource, p->limits[i].limit) != 0)
-            return "prlimit";
-    if (!p->allow_new_privileges && syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
-        return "prctl";
-    syscall(SYS_umask, UMASK);
-    syscall(SYS_setpriority, PRIO_PROCESS, 0, 0); /* not everybody may become less nice */
+        if ((r = set_limit(p->limits[i].resource, p->limits[i].limit)) != 0)
+            return fail(p, "prlimit", r);
+    if (!p->allow_new_privileges && (r = CALL(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1)) != 0)
+        return fail(p, "prctl", r);
+    CALL(SYS_umask, UMASK);
+    CALL(SYS_setpriority, PRIO_PROCESS, 0, 0); /* not everybody may become less nice */
     return NULL;
 }
 
-WQ_IN_CHILD static inline const char *become(const wq_spawn_plan *p)
+WQ_IN_CHILD static inline const char *become(wq_spawn_plan *p)
 {
+    long r;
     reset_signals();
-    if (syscall(SYS_setpgid, 0, 0) != 0)
-        return "setpgid";
+    if ((r = CALL(SYS_setpgid)) != 0)
+        return fail(p, "setpgid", r);
     if (p->guard_line != NULL)
-        wq_guard_set(p->guard_line, (pid_t)syscall(SYS_getpid));
-    if (p->enter >= 0 && syscall(SYS_write, p->enter, "0", 1) != 1)
-        return "cgroup.procs";
-    if (syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0)
-        return "prctl";
+        wq_guard_set(p->guard_line, (pid_t)CALL(SYS_getpid));
+    if (p->enter >= 0 && (r = CALL(SYS_write, p->enter, "0", 1)) != 1)
+        return fail(p, "cgroup.procs", r);
+    if ((r = CALL(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL)) != 0)
+        return fail(p, "prctl", r);
     /* If the host died before that, nobody would kill us. */
-    if (syscall(SYS_getppid) != p->host)
-        return "getppid";
+    if (CALL(SYS_getppid) != p->host)
+        return fail(p, "getppid", -ESRCH);
     const char *failed = take_files(p);
     if (failed == NULL)
         failed = restrict_self(p);
     if (failed != NULL)
         return failed;
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &no_signals, NULL, KERNEL_SIGSET_BYTES);
-    syscall(SYS_execve, p->program, p->argv, p->envp);
-    return "execve";
+    CALL(SYS_rt_sigprocmask, SIG_SETMASK, &no_signals, NULL, KERNEL_SIGSET_BYTES);
+    return fail(p, "execve", CALL(SYS_execve, p->program, p->argv, p->envp));
 }
 
 WQ_IN_CHILD static int child_main(void *arg)
@@ -174,8 +214,7 @@ WQ_IN_CHILD static int child_main(void *arg)
     wq_spawn_plan *p = arg;
     p->has_begun = 1;
     p->failed = become(p);
-    p->error = errno;
-    syscall(SYS_exit_group, 127);
+    CALL(SYS_exit_group, 127);
     return 127;
 }
 
@@ -201,7 +240,7 @@ void wq_spawn_stack_free(char *stack)
 
 static unsigned flags_of(const wq_spawn_plan *p)
 {
-    return CLONE_VM | CLONE_VFORK | CLONE_PIDFD | (p->shares_files ? (unsigned)CLONE_FILES : 0);
+    return CLONE_VM | CLONE_PIDFD | (unsigned)(p->runs_beside ? CLONE_FILES : CLONE_VFORK);
 }
 
 /* Like clone(), but into the control group. The C library has no call for this; as with clone(),
@@ -238,28 +277,6 @@ static pid_t clone_into(wq_spawn_plan *p, char *stack, int *pidfd)
     return -1;
 }
 
-static void bury(int *pidfd)
-{
-    siginfo_t info;
-    while (waitid(P_PIDFD, (id_t)*pidfd, &info, WEXITED) != 0 && errno == EINTR)
-        ;
-    close(*pidfd);
-}
-
-/* Some kernels kill a child at its birth there, if the control group that we are in ourselves was
- * ever killed as a whole (see renew() in cgroup.c): ECANCELED. */
-static pid_t bear(wq_spawn_plan *p, char *stack, int *pidfd)
-{
-    p->has_begun = 0;
-    pid_t pid = clone_into(p, stack, pidfd);
-    if (pid < 0 || p->has_begun)
-        return pid;
-    bury(pidfd);
-    wq_cgroup_bar_births(p->group);
-    errno = ECANCELED;
-    return -1;
-}
-
 /* A sandbox may not know clone3(), or the kernel not let it in there: then clone(), and the child
  * tries by itself and tells why it failed. Not after EAGAIN: there is one too many, and the limit
  * that says so would not stop one that enters. */
@@ -267,7 +284,7 @@ static pid_t clone_child(wq_spawn_plan *p, char *stack, int *pidfd)
 {
     p->enter = -1;
     if (p->group != NULL && p->group->dir >= 0) {
-        pid_t pid = bear(p, stack, pidfd);
+        pid_t pid = clone_into(p, stack, pidfd);
         if (pid > 0 || errno == EAGAIN)
             return pid;
     }
@@ -287,11 +304,11 @@ static void block_signals(uint64_t *before)
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, KERNEL_SIGSET_BYTES);
 }
 
-/* Only if that can be ended. And valgrind, which does not know clone3(), gives up when it sees a
- * child of this kind. */
-static int can_share_files(void)
+/* Only where the sharing of descriptors can be ended. And valgrind, which does not know clone3(),
+ * gives up when it sees a child of this kind. */
+static int can_run_beside(void)
 {
-    return syscall(SYS_close_range, ~0U, ~0U, 0) == 0 &&
+    return WQ_BARE_CALLS && syscall(SYS_close_range, ~0U, ~0U, 0) == 0 &&
            (syscall(SYS_clone3, NULL, 0) == 0 || errno != ENOSYS);
 }
 
@@ -300,8 +317,9 @@ pid_t wq_spawn(wq_spawn_plan *p, char *stack, int *pidfd)
 {
     uint64_t before;
     p->failed = NULL;
+    p->has_begun = 0;
     p->host = getpid();
-    p->shares_files = can_share_files();
+    p->runs_beside = can_run_beside();
     block_signals(&before);
     pid_t pid = clone_child(p, stack, pidfd);
     int saved = errno;
@@ -310,4 +328,12 @@ pid_t wq_spawn(wq_spawn_plan *p, char *stack, int *pidfd)
         *pidfd = -1; /* the kernel may have written a number there that it took back */
     errno = saved;
     return pid;
+}
+
+int wq_spawn_died_at_birth(wq_spawn_plan *p)
+{
+    if (p->has_begun || p->enter >= 0 || p->group == NULL)
+        return 0;
+    wq_cgroup_bar_births(p->group);
+    return 1;
 }

@@ -3,6 +3,7 @@
 #ifndef WQ_SPAWN_H
 #define WQ_SPAWN_H
 
+#include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/types.h>
 
@@ -22,23 +23,29 @@ typedef struct wq_spawn_plan {
         int resource;
         struct rlimit64 limit;
     } limits[WQ_SPAWN_LIMITS];
-    /* out */
-    const char *failed; /* the call that failed in the child, or NULL: the program runs */
+    /* out, once it has ended */
+    const char *failed; /* the call that failed in the child, or NULL: the program ran */
     int error;          /* its errno */
     /* of wq_spawn() only */
     int enter; /* cgroup.procs, to be written to; -1: there is no need */
-    int shares_files;
+    int runs_beside;
     pid_t host;
-    int has_begun; /* the child has executed something */
+    atomic_int has_begun; /* the child has executed something */
 } wq_spawn_plan;
 
 /* What the child stands on until it executes the program; NULL without memory. */
 char *wq_spawn_stack_new(void);
 void wq_spawn_stack_free(char *stack);
 
-/* The child's pid and `*pidfd`, close-on-exec; -1, both, with errno if there is none. Also if
- * `plan->failed` it is there, and has to be reaped. Returns when the child has executed the program
- * or failed to; the calling thread must outlive it, as the kernel kills it when the thread ends. */
+/* The child's pid and `*pidfd`, close-on-exec; -1, both, with errno if there is none. It may still
+ * be about to execute the program: until it has ended and been reaped, the plan, all that it points
+ * to, its descriptors and the stack stay as they are. The calling thread must outlive it, as the
+ * kernel kills it when the thread ends. */
 pid_t wq_spawn(wq_spawn_plan *plan, char *stack, int *pidfd);
+
+/* Of one that has ended. Some kernels kill a child at its birth into a control group, if the one
+ * that we are in ourselves was ever killed as a whole (see renew() in cgroup.c). Nonzero: so it
+ * was; nobody is born there any more, and wq_spawn() with the same plan will have it enter. */
+int wq_spawn_died_at_birth(wq_spawn_plan *plan);
 
 #endif

@@ -44,6 +44,7 @@ typedef struct dir {
     wq_store store;
     char *path; /* absolute */
     int fd, lock_fd, sync, sync_together, has_labels;
+    struct stat at_open; /* of the folder, which cannot end while we have it open */
     atomic_ullong next;
     wq_logger logger;
     wq_retain *retain; /* NULL: all is kept */
@@ -125,11 +126,11 @@ static int create_empty(const char *path)
 /* A program writes to the folder that has the path, we publish from the one that we have locked. */
 static int check_there(const dir *d, wq_error *error)
 {
-    struct stat ours, now;
-    if (fstat(d->fd, &ours) != 0 || stat(d->path, &now) != 0)
+    struct stat now;
+    if (stat(d->path, &now) != 0)
         return wq_fail(error, WQ_ERROR_SYSTEM, "stat the storage folder %s: %s", d->path,
                        strerror(errno));
-    if (ours.st_ino == now.st_ino && ours.st_dev == now.st_dev)
+    if (d->at_open.st_ino == now.st_ino && d->at_open.st_dev == now.st_dev)
         return WQ_OK;
     return wq_fail(error, WQ_ERROR_SYSTEM,
                    "the storage folder %s has been replaced by another; put it back, or start "
@@ -537,7 +538,7 @@ int wq_dir_open(wq_store **out, const char *path, int sync, const wq_logger *log
     d->path = realpath(path, NULL);
     if (d->path != NULL)
         d->fd = open(d->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (d->fd < 0) {
+    if (d->fd < 0 || fstat(d->fd, &d->at_open) != 0) {
         result = wq_fail(error, WQ_ERROR_SYSTEM, "open the storage folder %s: %s", path,
                          strerror(errno));
         goto failed;
