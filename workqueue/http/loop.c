@@ -377,6 +377,14 @@ static void watch_soon(wq_loop *loop, wq_held *held)
     arm(loop);
 }
 
+/* Harmless where the connection is no TCP socket. */
+static void limit_stalling(const wq_held *held)
+{
+    const unsigned stall = held->http->options.stall_timeout_ms;
+    int keep = stall < INT_MAX - KERNEL_LATER_MS ? (int)stall + KERNEL_LATER_MS : INT_MAX;
+    setsockopt(held->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &keep, sizeof keep);
+}
+
 /* Whoever has left already is told of at once. Without memory, again later. */
 static void watch_clients(wq_loop *loop, int64_t now)
 {
@@ -388,6 +396,7 @@ static void watch_clients(wq_loop *loop, int64_t now)
             loop->watch_at = now + WATCH_AFTER_MS;
             return;
         }
+        limit_stalling(held);
         held->is_watched = 1;
         LIST_REMOVE(held, apart);
     }
@@ -523,16 +532,16 @@ failed:
 
 static void attend_to_client(wq_loop *loop, wq_held *held)
 {
-    const unsigned stall = loop->http->options.stall_timeout_ms;
-    int keep = stall < INT_MAX - KERNEL_LATER_MS ? (int)stall + KERNEL_LATER_MS : INT_MAX;
     int unsent = UNSENT_BYTES;
     held->fd = h2o_socket_get_fd(held->req->conn->callbacks->get_socket(held->req->conn));
-    if (held->is_detached)
+    if (held->is_detached) {
         LIST_INSERT_HEAD(&loop->detached, held, apart);
-    else
+        limit_stalling(held);
+    } else {
         watch_soon(loop, held);
-    /* harmless where the connection is no TCP socket */
-    setsockopt(held->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &keep, sizeof keep);
+    }
+    /* Harmless, too, and not put off: a client that reads nothing would have the kernel queue as
+     * much as it likes meanwhile. */
     setsockopt(held->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
 }
 

@@ -69,7 +69,7 @@ struct wq_held {
                         leave; `gone` is then the loop without more time: shut it down */
     int is_watched;  /* one that is not detached, for its client leaving */
     LIST_ENTRY(wq_held) apart; /* with the detached, or with those that are not watched yet */
-    int fd; /* the client's; -1 once released */
+    int fd;                    /* the client's; -1 once released */
     int64_t
         deadline; /* CLOCK_MONOTONIC ms; may be moved later freely, earlier by wq_held_deadline */
     size_t heap;  /* where in the loop's heap, from 1; 0: no deadline */

@@ -416,12 +416,26 @@ static int try_out(const wq_cgroups *groups)
     return e == 0 && status == 0 ? 0 : -1;
 }
 
+/* At each birth the kernel looks whether we may write to this file, if the folder is our own: as
+ * long as it is open, its inode need not be made and destroyed for that. Nothing is lost without.
+ */
+static int open_procs(const char *where)
+{
+    char *path;
+    if (asprintf(&path, "%s/cgroup.procs", where) < 0)
+        return -1;
+    int fd = open_at(AT_FDCWD, path, O_PATH);
+    free(path);
+    return fd;
+}
+
 /* NULL, or the call that failed, with errno. */
 static const char *make(wq_cgroups *groups, const char *where, unsigned slots,
                         const wq_cgroup_limits *limits)
 {
     if (make_folder(groups, where) != 0)
         return "make a folder";
+    groups->above = open_procs(where);
     if (limits->memory_bytes > 0)
         write_at(groups->lock, "cgroup.subtree_control", "+memory");
     if (limits->processes > 0)
@@ -469,7 +483,7 @@ int wq_cgroups_open(wq_cgroups *groups, const char *where, unsigned slots,
     char text[128], *in;
     const char *failed = "find them, version 2";
     int result = WQ_OK;
-    *groups = (wq_cgroups){.lock = -1};
+    *groups = (wq_cgroups){.lock = -1, .above = -1};
     errno = ENOENT;
     in = automatic ? own_folder() : realpath(where, NULL); /* the guard is elsewhere */
     if (in != NULL && has_groups(in)) {
@@ -502,9 +516,11 @@ void wq_cgroups_close(wq_cgroups *groups)
         remove_folder(groups->lock, groups->dir);
     if (groups->lock >= 0)
         close(groups->lock);
+    if (groups->above >= 0)
+        close(groups->above);
     free(groups->slots);
     free(groups->dir);
-    *groups = (wq_cgroups){.lock = -1};
+    *groups = (wq_cgroups){.lock = -1, .above = -1};
 }
 
 wq_cgroup *wq_cgroup_of(const wq_cgroups *groups, unsigned slot)

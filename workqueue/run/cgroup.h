@@ -32,6 +32,7 @@ typedef struct wq_cgroup {
 typedef struct wq_cgroups {
     char *dir; /* NULL: there are none */
     int lock;  /* the folder; while we have it open, nobody takes it for left behind */
+    int above; /* cgroup.procs of the folder it is in */
     wq_cgroup *slots;
     unsigned n;
 } wq_cgroups;

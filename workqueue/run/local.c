@@ -82,7 +82,7 @@ static local *make(const wq_local_options *options)
         return NULL;
     l->runner = (wq_runner){.self = l, .run = local_run, .close = local_close};
     l->guard.fd = -1;
-    l->groups.lock = -1;
+    l->groups = (wq_cgroups){.lock = -1, .above = -1};
     l->config = (wq_child_config){.program = strdup(options->program),
                                   .null_fd = -1,
                                   .grace_ms = options->grace_ms,
