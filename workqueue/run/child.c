@@ -230,6 +230,7 @@ static int plan(live *l)
                               .envp = config->environment,
                               .fds = {config->null_fd, l->child->writers[0], l->child->writers[1]},
                               .allow_new_privileges = config->allow_new_privileges,
+                              .ignores_realtime = config->ignores_realtime,
                               .group = l->child->group,
                               .guard_line = l->child->guard_line};
     plan_limits(&l->plan, config);
@@ -418,9 +419,16 @@ static void end_descendants(const live *l)
 }
 
 /* Ends what is left of the group and takes the program's status. -1 if somebody else has reaped the
- * program; then its number may be a stranger's, and nothing is signalled. */
+ * program; then its number may be a stranger's, and nothing is signalled. Who has left the control
+ * group, which takes a right to do so, and stayed in the process group, lives on if nobody wanted
+ * the program to end: to look for him would cost each job two calls. */
 static int end_group(live *l, siginfo_t *info)
 {
+    if (!l->cancelled && l->blind == 0 && wq_cgroup_is_left(l->child->group)) {
+        read_rest(l);
+        leave_guard(l->child);
+        return reap(l, info, 0);
+    }
     if (reap(l, info, WNOWAIT) != 0) {
         end_descendants(l);
         leave_guard(l->child);

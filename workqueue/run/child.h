@@ -22,7 +22,7 @@ typedef struct wq_child_config {
     size_t max_line_bytes, stderr_tail_bytes;
     wq_child_limits limits;
     char **environment; /* of every program; ends with NULL */
-    int token_in_environment, private_tmpdir, allow_new_privileges;
+    int token_in_environment, private_tmpdir, allow_new_privileges, ignores_realtime;
     wq_logger logger;
 } wq_child_config;
 

@@ -4,6 +4,7 @@
 #include "workqueue/run/child.h"
 #include "workqueue/run/environment.h"
 #include "workqueue/run/guard.h"
+#include "workqueue/run/spawn.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -94,6 +95,7 @@ static local *make(const wq_local_options *options)
                                   .token_in_environment = options->token_in_environment,
                                   .private_tmpdir = options->private_tmpdir,
                                   .allow_new_privileges = options->allow_new_privileges,
+                                  .ignores_realtime = wq_spawn_ignores_realtime(),
                                   .logger = options->logger};
     l->children = calloc(options->workers, sizeof *l->children);
     if (l->config.program != NULL && l->config.environment != NULL && l->children != NULL)

@@ -92,12 +92,13 @@ WQ_IN_CHILD static inline const char *fail(wq_spawn_plan *p, const char *call, l
 /* The kernel's struct sigaction, on any machine at most this long, all of it zero: SIG_DFL. */
 static const unsigned long default_action[8];
 static const uint64_t no_signals;
-enum { KERNEL_SIGSET_BYTES = 8, KERNEL_LAST_SIGNAL = 64 };
+enum { KERNEL_SIGSET_BYTES = 8, FIRST_REALTIME_SIGNAL = 32, LAST_SIGNAL = 64 };
 
 /* What the host ignores would stay ignored; what it handles must not be handled in here. */
-WQ_IN_CHILD static inline void reset_signals(void)
+WQ_IN_CHILD static inline void reset_signals(const wq_spawn_plan *p)
 {
-    for (int i = 1; i <= KERNEL_LAST_SIGNAL; i++)
+    int end = p->handles_none && !p->ignores_realtime ? FIRST_REALTIME_SIGNAL : LAST_SIGNAL + 1;
+    for (int i = 1; i < end; i++)
         CALL(SYS_rt_sigaction, i, default_action, NULL, KERNEL_SIGSET_BYTES);
 }
 
@@ -188,7 +189,7 @@ WQ_IN_CHILD static inline const char *restrict_self(wq_spawn_plan *p)
 WQ_IN_CHILD static inline const char *become(wq_spawn_plan *p)
 {
     long r;
-    reset_signals();
+    reset_signals(p);
     if ((r = CALL(SYS_setpgid)) != 0)
         return fail(p, "setpgid", r);
     if (p->guard_line != NULL)
@@ -249,13 +250,14 @@ static unsigned flags_of(const wq_spawn_plan *p)
 static pid_t clone_into(wq_spawn_plan *p, char *stack, int *pidfd)
 {
 #if defined(__x86_64__) && defined(__LP64__) && defined(SYS_clone3) && defined(CLONE_INTO_CGROUP)
-    struct clone_args args = {.flags = flags_of(p) | CLONE_INTO_CGROUP,
+    struct clone_args args = {.flags = flags_of(p) | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND,
                               .pidfd = (uintptr_t)pidfd,
                               .exit_signal = SIGCHLD,
                               .stack = (uintptr_t)stack,
                               .stack_size = STACK_GUARD_BYTES + STACK_BYTES,
                               .cgroup = (unsigned)p->group->dir};
     long result;
+    p->handles_none = 1;
     __asm__ volatile("syscall\n\t"
                      "test %%rax, %%rax\n\t"
                      "jnz 1f\n\t"
@@ -289,8 +291,18 @@ static pid_t clone_child(wq_spawn_plan *p, char *stack, int *pidfd)
             return pid;
     }
     p->enter = p->group != NULL ? p->group->procs : -1;
+    p->handles_none = 0;
     return clone(child_main, stack + STACK_GUARD_BYTES + STACK_BYTES, (int)flags_of(p) | SIGCHLD, p,
                  pidfd);
+}
+
+int wq_spawn_ignores_realtime(void)
+{
+    struct sigaction action;
+    for (int i = SIGRTMIN; i <= SIGRTMAX; i++)
+        if (sigaction(i, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
+            return 1;
+    return 0;
 }
 
 /* No signal may be handled in the child, where a handler would find our memory but not our thread.

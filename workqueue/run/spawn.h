@@ -16,8 +16,9 @@ typedef struct wq_spawn_plan {
     char *const *argv, *const *envp;
     int fds[3]; /* its stdin, stdout, stderr; none below 3 */
     int allow_new_privileges;
-    wq_cgroup *group; /* NULL: none */
-    char *guard_line; /* entered by the child; NULL: there is no guard */
+    int ignores_realtime; /* as below */
+    wq_cgroup *group;     /* NULL: none */
+    char *guard_line;     /* entered by the child; NULL: there is no guard */
     unsigned n_limits;
     struct {
         int resource;
@@ -28,10 +29,14 @@ typedef struct wq_spawn_plan {
     int error;          /* its errno */
     /* of wq_spawn() only */
     int enter; /* cgroup.procs, to be written to; -1: there is no need */
-    int runs_beside;
+    int runs_beside, handles_none;
     pid_t host;
     atomic_int has_begun; /* the child has executed something */
 } wq_spawn_plan;
+
+/* Does the host ignore signals from SIGRTMIN on? Half of all that are to be reset for each program,
+ * and hardly anybody does: so it is asked once, when the runner is opened. */
+int wq_spawn_ignores_realtime(void);
 
 /* What the child stands on until it executes the program; NULL without memory. */
 char *wq_spawn_stack_new(void);
