@@ -239,11 +239,6 @@ static void replace(wq_cgroup *group)
         wq_cgroup_bar_births(group);
 }
 
-int wq_cgroup_is_left(const wq_cgroup *group)
-{
-    return group != NULL && is_as_it_was(group);
-}
-
 int wq_cgroup_end(wq_cgroup *group)
 {
     if (group == NULL || is_as_it_was(group))

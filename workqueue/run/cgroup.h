@@ -55,12 +55,8 @@ void wq_cgroup_bar_births(wq_cgroup *group);
 /* Kills all that are in it. Nothing for NULL. */
 void wq_cgroup_kill(const wq_cgroup *group);
 
-/* Nonzero: nobody is in it, and it is as good as new. 0 for NULL, of which this is not known. */
-int wq_cgroup_is_left(const wq_cgroup *group);
-
-/* Kills all that are in it, and waits until it is empty: 0, or -1 if somebody is left after a
- * second. Then it is as good as new, whatever has been done to it. Costs a look if nobody was in
- * it. */
+/* The same, and waits until it is empty: 0, or -1 if somebody is left after a second. Then it is as
+ * good as new, whatever has been done to it. Costs a look if nobody was in it. */
 int wq_cgroup_end(wq_cgroup *group);
 
 #endif

@@ -401,8 +401,9 @@ static void supervise(live *l)
  */
 static void read_rest(live *l)
 {
-    for (int i = 0; i < REST_READS && (l->fds[OUT].fd >= 0 || l->fds[ERR].fd >= 0); i++) {
-        if (poll(l->fds, 2, 0) <= 0)
+    struct pollfd *pipes = l->fds;
+    for (int i = 0; i < REST_READS && (pipes[OUT].fd >= 0 || pipes[ERR].fd >= 0); i++) {
+        if (poll(pipes, 2, 0) <= 0)
             return;
         read_pipe(l, OUT);
         read_pipe(l, ERR);
@@ -419,16 +420,9 @@ static void end_descendants(const live *l)
 }
 
 /* Ends what is left of the group and takes the program's status. -1 if somebody else has reaped the
- * program; then its number may be a stranger's, and nothing is signalled. Who has left the control
- * group, which takes a right to do so, and stayed in the process group, lives on if nobody wanted
- * the program to end: to look for him would cost each job two calls. */
+ * program; then its number may be a stranger's, and nothing is signalled. */
 static int end_group(live *l, siginfo_t *info)
 {
-    if (!l->cancelled && l->blind == 0 && wq_cgroup_is_left(l->child->group)) {
-        read_rest(l);
-        leave_guard(l->child);
-        return reap(l, info, 0);
-    }
     if (reap(l, info, WNOWAIT) != 0) {
         end_descendants(l);
         leave_guard(l->child);

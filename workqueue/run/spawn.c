@@ -110,12 +110,13 @@ typedef struct entry {
     char name[];
 } entry;
 
-/* Those above the limit, opened before the host lowered it, are in /proc only. */
+/* Those above the limit, opened before the host lowered it, are in /proc only. (By a call with
+ * errno: without close_range() the thread waits for us.) */
 WQ_IN_CHILD static inline void close_listed(int dir)
 {
     _Alignas(entry) char buf[2048];
     long n;
-    while ((n = CALL(SYS_getdents64, dir, buf, sizeof buf)) > 0)
+    while ((n = syscall(SYS_getdents64, dir, buf, sizeof buf)) > 0)
         for (long at = 0; at < n; at += ((entry *)(void *)(buf + at))->bytes) {
             int fd = 0;
             for (const char *c = ((entry *)(void *)(buf + at))->name; *c >= '0' && *c <= '9'; c++)
@@ -164,7 +165,7 @@ WQ_IN_CHILD static inline const char *take_files(wq_spawn_plan *p)
 /* What the host itself may not exceed stays the bound: to raise that is not allowed to all. */
 WQ_IN_CHILD static inline long set_limit(int resource, struct rlimit64 want)
 {
-    struct rlimit64 now;
+    struct rlimit64 now = {0};
     long result = CALL(SYS_prlimit64, 0, resource, NULL, &now);
     if (want.rlim_max > now.rlim_max)
         want.rlim_max = now.rlim_max;
