@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -908,6 +909,55 @@ static void *run_many(void *arg)
     return NULL;
 }
 
+/* What a host's debugger is told of children: which events, as it lets everybody run on. */
+static void follow(pid_t host, int *forks, int *vforks, int *status)
+{
+    for (pid_t pid; (pid = waitpid(-1, status, __WALL)) > 0;) {
+        if (pid == host && !WIFSTOPPED(*status))
+            return;
+        if (!WIFSTOPPED(*status))
+            continue;
+        int event = *status >> 16, number = event == 0 ? WSTOPSIG(*status) : 0;
+        *forks += pid == host && (event == PTRACE_EVENT_FORK || event == PTRACE_EVENT_CLONE);
+        *vforks += pid == host && event == PTRACE_EVENT_VFORK;
+        ptrace(PTRACE_CONT, pid, NULL, number);
+    }
+}
+
+/* It would take its breakpoints out of the memory of a child that it thinks has a copy. */
+static void test_a_debugger_keeps_its_breakpoints(void **state)
+{
+    (void)state;
+    int is_open[2], is_seized[2], forks = 0, vforks = 0, status = 0;
+    char byte = 0;
+    assert_int_equal(pipe(is_open) + pipe(is_seized), 0);
+    pid_t host = fork();
+    assert_true(host >= 0);
+    if (host == 0) {
+        bed b;
+        if (try_open(&b, SHELL) != 0 || write(is_open[1], &byte, 1) != 1 ||
+            read(is_seized[0], &byte, 1) != 1)
+            _exit(99);
+        run(&b, "echo x >$4");
+        b.runner->close(b.runner);
+        unlink(b.output);
+        _exit(b.outcome.returncode);
+    }
+    long options = PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE;
+    close(is_open[1]);
+    assert_int_equal(read(is_open[0], &byte, 1), 1);
+    assert_int_equal(ptrace(PTRACE_SEIZE, host, NULL, options), 0);
+    assert_int_equal(write(is_seized[1], &byte, 1), 1);
+    follow(host, &forks, &vforks, &status);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+    assert_int_equal(vforks, 1);
+    assert_int_equal(forks, 0);
+    close(is_open[0]);
+    close(is_seized[0]);
+    close(is_seized[1]);
+}
+
 static void test_slots_run_at_the_same_time(void **state)
 {
     (void)state;
@@ -973,6 +1023,7 @@ int main(void)
         cmocka_unit_test(test_close_sends_the_guard_away),
         cmocka_unit_test(test_other_children_of_the_host_are_left_alone),
         cmocka_unit_test(test_a_host_that_ignores_its_children),
+        cmocka_unit_test(test_a_debugger_keeps_its_breakpoints),
         cmocka_unit_test(test_slots_run_at_the_same_time),
     };
     alarm(900); /* a run that never returns fails, too */

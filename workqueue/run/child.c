@@ -29,7 +29,8 @@
 
 enum {
     BUF_BYTES = 64 * 1024, /* as much as a pipe holds */
-    REST_READS = 16,       /* as much as a pipe can be made to hold by default: 1 MiB */
+    LOOK_AGAIN_MS = 1000,
+    REST_READS = 16, /* as much as a pipe can be made to hold by default: 1 MiB */
     OUR_FAILURE = -999
 };
 
@@ -216,6 +217,17 @@ static void forget_token(live *l)
     free(l->token);
 }
 
+/* A debugger may come at any time; to look costs as much as the rest of what a start is to us. */
+static int is_traced(wq_child *child)
+{
+    int64_t now = wq_monotonic_ms();
+    if (child->looked_at == 0 || now - child->looked_at >= LOOK_AGAIN_MS) {
+        child->looked_at = now;
+        child->is_traced = wq_spawn_is_traced();
+    }
+    return child->is_traced;
+}
+
 /* With the writers' ends as its stdout and stderr; -1 without memory. */
 static int plan(live *l)
 {
@@ -230,6 +242,7 @@ static int plan(live *l)
                               .envp = config->environment,
                               .fds = {config->null_fd, l->child->writers[0], l->child->writers[1]},
                               .allow_new_privileges = config->allow_new_privileges,
+                              .is_traced = is_traced(l->child),
                               .ignores_realtime = config->ignores_realtime,
                               .group = l->child->group,
                               .guard_line = l->child->guard_line};

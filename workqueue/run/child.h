@@ -37,6 +37,8 @@ typedef struct wq_child {
     wq_lines lines;   /* of stdout */
     char *tail;       /* the end of stderr, a ring; NULL until a program writes there */
     size_t tail_len, tail_end;
+    int64_t looked_at; /* for a debugger, which is there */
+    int is_traced;
     char **envp; /* the environment with room for two more; NULL: it is the same for every job */
 } wq_child;
 

@@ -23,6 +23,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -306,6 +307,19 @@ int wq_spawn_ignores_realtime(void)
     return 0;
 }
 
+int wq_spawn_is_traced(void)
+{
+    static const char tracer[] = "\nTracerPid:\t";
+    char text[1024]; /* it is among the first lines */
+    int fd = open("/proc/thread-self/status", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
+    if (fd >= 0)
+        close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    const char *found = strstr(text, tracer);
+    return found != NULL && found[sizeof tracer - 1] != '0';
+}
+
 /* No signal may be handled in the child, where a handler would find our memory but not our thread.
  * But SIGCHLD stays open where it is, as nobody handles it then (see wq_thread_start()): were it
  * blocked when a child ends, the kernel would not drop it, but wake other threads with it. */
@@ -332,7 +346,7 @@ pid_t wq_spawn(wq_spawn_plan *p, char *stack, int *pidfd)
     p->failed = NULL;
     p->has_begun = 0;
     p->host = getpid();
-    p->runs_beside = can_run_beside();
+    p->runs_beside = !p->is_traced && can_run_beside();
     block_signals(&before);
     pid_t pid = clone_child(p, stack, pidfd);
     int saved = errno;

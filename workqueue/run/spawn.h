@@ -16,9 +16,9 @@ typedef struct wq_spawn_plan {
     char *const *argv, *const *envp;
     int fds[3]; /* its stdin, stdout, stderr; none below 3 */
     int allow_new_privileges;
-    int ignores_realtime; /* as below */
-    wq_cgroup *group;     /* NULL: none */
-    char *guard_line;     /* entered by the child; NULL: there is no guard */
+    int is_traced, ignores_realtime; /* as below */
+    wq_cgroup *group;                /* NULL: none */
+    char *guard_line;                /* entered by the child; NULL: there is no guard */
     unsigned n_limits;
     struct {
         int resource;
@@ -37,6 +37,10 @@ typedef struct wq_spawn_plan {
 /* Does the host ignore signals from SIGRTMIN on? Half of all that are to be reset for each program,
  * and hardly anybody does: so it is asked once, when the runner is opened. */
 int wq_spawn_ignores_realtime(void);
+
+/* Has this thread a debugger? One takes a child that runs beside us for one with memory of its own,
+ * and its breakpoints out of that: then the child is waited for, which debuggers know. */
+int wq_spawn_is_traced(void);
 
 /* What the child stands on until it executes the program; NULL without memory. */
 char *wq_spawn_stack_new(void);
