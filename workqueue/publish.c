@@ -1,10 +1,11 @@
 /* publish.c - puts the outputs of jobs in place and ends the jobs.
  *
  * The publisher takes all jobs that have gathered and publishes them together, which costs the disk
- * little more than one alone. While there is work enough, a batch begins at least PAUSE_NS after
- * the one before, so that batches grow; once the queue is hungry, nobody waits. At most MAX_HAND
- * jobs gather, then workers wait. A store that blocks is across a network: there some threads
- * publish one output each.
+ * little more than one alone. It begins when as many have gathered as there still wait for a
+ * worker, so that batches are large and the workers have something to do meanwhile; or PAUSE_NS
+ * after the batch before began; or when the queue is hungry. At most MAX_HAND jobs gather, then
+ * workers wait. A store that blocks is across a network: there some threads publish one output
+ * each.
  *
  * What finds the store away is put off, each job by its own clock, and others go on. The
  * publisher's lock is taken last. */
@@ -18,7 +19,7 @@
 enum {
     MAX_HAND = 256,
     MAX_THREADS = 4,
-    PAUSE_NS = 5000000,
+    PAUSE_NS = 20000000,
     FIRST_RETRY_MS = 500,
     LAST_RETRY_MS = 30000
 };
@@ -193,6 +194,17 @@ static size_t take_locked(wq_publisher *p, wq_job **jobs, size_t *n_later)
     return n;
 }
 
+static int are_enough_locked(wq_publisher *p)
+{
+    return p->n_hand >= MAX_HAND || p->n_hand >= atomic_load(&p->queue->n_ready);
+}
+
+static int may_wait_locked(wq_publisher *p)
+{
+    return p->batch > 1 && p->n_hand > 0 && !atomic_load(&p->queue->is_hungry) &&
+           !are_enough_locked(p);
+}
+
 static void *publisher_main(void *arg)
 {
     wq_publisher *p = arg;
@@ -202,8 +214,7 @@ static void *publisher_main(void *arg)
     size_t n_later;
     pthread_mutex_lock(&p->lock);
     while (wait_locked(p)) {
-        while (p->batch > 1 && !atomic_load(&p->queue->is_hungry) && p->n_hand > 0 &&
-               p->n_hand < MAX_HAND && pthread_cond_timedwait(&p->hurry, &p->lock, &next) == 0)
+        while (may_wait_locked(p) && pthread_cond_timedwait(&p->hurry, &p->lock, &next) == 0)
             ;
         clock_gettime(CLOCK_MONOTONIC, &next);
         add_ns(&next, PAUSE_NS);
@@ -232,6 +243,8 @@ void wq_publisher_add(wq_publisher *p, wq_job *job)
     TAILQ_INSERT_TAIL(&p->hand, job, hand);
     if (p->n_hand++ == 0 || p->n_threads > 1)
         pthread_cond_signal(&p->ready);
+    else if (are_enough_locked(p))
+        pthread_cond_signal(&p->hurry);
     pthread_mutex_unlock(&p->lock);
 }
 

@@ -43,6 +43,7 @@ static int init_tables(wq_queue *queue)
 int wq_queue_init(wq_queue *queue, const wq_options *options)
 {
     atomic_init(&queue->refs, 1);
+    atomic_init(&queue->n_ready, 0);
     atomic_init(&queue->is_hungry, 1);
     queue->logger = (wq_logger){options->log, options->log_user};
     queue->max_queue = options->max_queue;
@@ -198,7 +199,9 @@ static int enter_locked(wq_queue *queue, wq_job *job, wq_job *before)
  * wait for company. */
 static void look_at_row_locked(wq_queue *queue)
 {
-    atomic_store(&queue->is_hungry, wq_order_n_ready(&queue->order) < queue->workers);
+    size_t n_ready = wq_order_n_ready(&queue->order);
+    atomic_store(&queue->n_ready, n_ready);
+    atomic_store(&queue->is_hungry, n_ready < queue->workers);
 }
 
 static void line_up_locked(wq_queue *queue, wq_job *job)

@@ -34,7 +34,8 @@ struct wq_queue {
     struct wq_lookups *lookups; /* NULL: the store does not block */
     wq_watchers watchers;       /* of positions */
     atomic_ullong store_errors, journal_errors;
-    atomic_int is_hungry; /* fewer jobs are ready than there are workers; set under the lock */
+    atomic_size_t n_ready; /* jobs that could be taken; set under the lock */
+    atomic_int is_hungry;  /* fewer jobs are ready than there are workers; set under the lock */
 
     pthread_mutex_t lock;
     /* under the lock */
