@@ -894,21 +894,6 @@ static void test_a_host_that_ignores_its_children(void **state)
     close_bed(&b);
 }
 
-static void *run_many(void *arg)
-{
-    bed *b = arg;
-    char command[64];
-    snprintf(command, sizeof command, "echo %u; echo e%u >&2; exit %u", b->slot, b->slot, b->slot);
-    for (int i = 0; i < 25; i++) {
-        char line[8];
-        run(b, command);
-        snprintf(line, sizeof line, "%u|", b->slot);
-        if (strcmp(b->lines, line) != 0 || b->outcome.returncode != (int)b->slot)
-            return b;
-    }
-    return NULL;
-}
-
 /* What a host's debugger is told of children: which events, as it lets everybody run on. */
 static void follow(pid_t host, int *forks, int *vforks, int *status)
 {
@@ -956,6 +941,21 @@ static void test_a_debugger_keeps_its_breakpoints(void **state)
     close(is_open[0]);
     close(is_seized[0]);
     close(is_seized[1]);
+}
+
+static void *run_many(void *arg)
+{
+    bed *b = arg;
+    char command[64];
+    snprintf(command, sizeof command, "echo %u; echo e%u >&2; exit %u", b->slot, b->slot, b->slot);
+    for (int i = 0; i < 25; i++) {
+        char line[8];
+        run(b, command);
+        snprintf(line, sizeof line, "%u|", b->slot);
+        if (strcmp(b->lines, line) != 0 || b->outcome.returncode != (int)b->slot)
+            return b;
+    }
+    return NULL;
 }
 
 static void test_slots_run_at_the_same_time(void **state)

@@ -334,7 +334,7 @@ void wq_journal_note_locked(wq_journal *j, wq_job *job)
         at = now + START_MS;
     else if (job->state >= WQ_STATE_SUCCEEDED && !job->pending)
         at = now + STOP_MS;
-    else if (!atomic_load(&j->queue->is_hungry) && j->begun + PAUSE_MS > now)
+    else if (!wq_queue_is_hungry(j->queue) && j->begun + PAUSE_MS > now)
         at = j->begun + PAUSE_MS;
     wake_locked(j, at);
     pthread_mutex_unlock(&j->lock);

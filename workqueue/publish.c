@@ -201,8 +201,7 @@ static int are_enough_locked(wq_publisher *p)
 
 static int may_wait_locked(wq_publisher *p)
 {
-    return p->batch > 1 && p->n_hand > 0 && !atomic_load(&p->queue->is_hungry) &&
-           !are_enough_locked(p);
+    return p->batch > 1 && p->n_hand > 0 && !wq_queue_is_hungry(p->queue) && !are_enough_locked(p);
 }
 
 static void *publisher_main(void *arg)

@@ -44,7 +44,6 @@ int wq_queue_init(wq_queue *queue, const wq_options *options)
 {
     atomic_init(&queue->refs, 1);
     atomic_init(&queue->n_ready, 0);
-    atomic_init(&queue->is_hungry, 1);
     queue->logger = (wq_logger){options->log, options->log_user};
     queue->max_queue = options->max_queue;
     queue->max_ended = options->max_ended;
@@ -195,13 +194,15 @@ static int enter_locked(wq_queue *queue, wq_job *job, wq_job *before)
     return 0;
 }
 
-/* A worker may soon have nothing to do: then neither the journal nor the publisher lets anybody
- * wait for company. */
+/* For those who do not hold the lock. */
 static void look_at_row_locked(wq_queue *queue)
 {
-    size_t n_ready = wq_order_n_ready(&queue->order);
-    atomic_store(&queue->n_ready, n_ready);
-    atomic_store(&queue->is_hungry, n_ready < queue->workers);
+    atomic_store(&queue->n_ready, wq_order_n_ready(&queue->order));
+}
+
+int wq_queue_is_hungry(const wq_queue *queue)
+{
+    return atomic_load(&queue->n_ready) < queue->workers;
 }
 
 static void line_up_locked(wq_queue *queue, wq_job *job)
@@ -301,7 +302,7 @@ wq_job *wq_queue_take(wq_queue *queue, int wait)
         job = job_of(wq_order_first_ready(&queue->order));
         wq_queue_start_locked(queue, job);
     }
-    if (queue->pending > 0 && atomic_load(&queue->is_hungry))
+    if (queue->pending > 0 && wq_queue_is_hungry(queue))
         wq_journal_hurry_locked(queue->journal);
     pthread_mutex_unlock(&queue->lock);
     if (job != NULL)

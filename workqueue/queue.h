@@ -35,7 +35,6 @@ struct wq_queue {
     wq_watchers watchers;       /* of positions */
     atomic_ullong store_errors, journal_errors;
     atomic_size_t n_ready; /* jobs that could be taken; set under the lock */
-    atomic_int is_hungry;  /* fewer jobs are ready than there are workers; set under the lock */
 
     pthread_mutex_t lock;
     /* under the lock */
@@ -128,6 +127,10 @@ int wq_queue_may_take_locked(const wq_queue *queue);
 /* For an asynchronous runner: the first job that is ready, with a new reference. It stays QUEUED,
  * where it is in the row, but is ready no more. There is one. */
 wq_job *wq_queue_send_locked(wq_queue *queue);
+
+/* Fewer jobs are ready than there are workers, so one may soon have nothing to do: then neither the
+ * journal nor the publisher lets anybody wait for company. With or without the lock. */
+int wq_queue_is_hungry(const wq_queue *queue);
 
 /* QUEUED to RUNNING; watchers are the caller's to tell. */
 void wq_queue_start_locked(wq_queue *queue, wq_job *job);

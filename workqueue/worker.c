@@ -133,7 +133,7 @@ static wq_job *take(worker *w)
 {
     wq_queue *queue = w->pool->queue;
     wq_job *job = wq_queue_take(queue, 0);
-    if (atomic_load(&queue->is_hungry))
+    if (wq_queue_is_hungry(queue))
         wq_publisher_hurry(w->pool->publisher);
     return job != NULL ? job : wq_queue_take(queue, 1);
 }

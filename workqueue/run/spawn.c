@@ -10,8 +10,8 @@
  *   that a server with ten thousand clients has would take longer than the rest. So what the child
  *   needs should have low numbers.
  * - Nobody waits for the execve, as vfork() would have it: the thread that made the child goes on
- *   and hears of a failure with its end. With two workers on two processors that is worth eight
- *   jobs in a hundred. So all that the child needs must stay as it is, and it must not touch what
+ *   and hears of a failure with its end. With two workers on two processors that gave eight jobs in
+ *   a hundred more. So all that the child needs must stay as it is, and it must not touch what
  *   is the thread's: not even errno.
  */
 #include "workqueue/run/spawn.h"
