@@ -7,7 +7,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "workqueue/http/allow.h"
+#include "workqueue/http/request/url.h"
 
 static char *copy(const void *bytes, size_t n)
 {

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "workqueue/http/fields.h"
+#include "workqueue/http/request/fields.h"
 
 struct block {
     struct block *next;

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <workqueue/workqueue.h>
 
-#include "workqueue/progress.h"
+#include "workqueue/core/progress.h"
 #include "workqueue/util/lines.h"
-#include "workqueue/util/utf8.h"
+#include "workqueue/util/text.h"
 
 enum { MAX_LINE = 300 };
 

@@ -3,7 +3,7 @@
  * how much room there is for an element.
  *
  * clang -fsanitize=fuzzer,address,undefined -I. -Iinclude tests/fuzz/fuzz_s3_text.c
- *     workqueue/remote/s3_text.c
+ *     workqueue/s3/text.c
  */
 #include <assert.h>
 #include <stdint.h>
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "workqueue/remote/s3_text.h"
+#include "workqueue/s3/text.h"
 
 /* Room of exactly what it takes is enough, and of a byte less is not. */
 static void check_room(const char *at, const char *name, const char *next, const char *found)

@@ -1,14 +1,14 @@
 /* fuzz_stomp.c - libFuzzer on the STOMP codec: the same frames wherever the input is cut, and what
  * was read can be written and read again. The first byte says where to cut.
  *
- * clang -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_stomp.c workqueue/remote/stomp.c
+ * clang -fsanitize=fuzzer,address,undefined -I. tests/fuzz/fuzz_stomp.c workqueue/stomp/codec.c
  */
 #include <assert.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "workqueue/remote/stomp.h"
+#include "workqueue/stomp/codec.h"
 
 static const wq_stomp_limits limits = {.line_bytes = 64, .headers = 8, .body_bytes = 64};
 

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "workqueue/remote/broker.h"
+#include "workqueue/stomp/broker.h"
 
 enum { WORDS = 64, NAMES = 64, DELIVERIES = 4096 };
 

@@ -22,7 +22,7 @@
 #include <unistd.h>
 #include <workqueue/remote.h>
 
-#include "workqueue/remote/s3_request.h"
+#include "workqueue/s3/request.h"
 
 static wq_store *store;
 

@@ -16,7 +16,7 @@
 #include <stdatomic.h>
 #include <sys/queue.h>
 
-#include "workqueue/remote/broker.h"
+#include "workqueue/stomp/broker.h"
 #include "workqueue/remote/messages.h"
 #include "workqueue/remote/packager.h"
 #include "workqueue/util/util.h"

@@ -25,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "workqueue/util/wall.h"
+#include "workqueue/util/clocks.h"
 
 enum {
     CHUNK = 256,

@@ -1,0 +1,100 @@
+/* users.c - who has how many jobs, and whose turn it is.
+ *
+ * Turns are start-time fair queueing with every job counted alike. Time is the greatest rank taken
+ * so far; a job's rank is one more than time and than its user's latest job, so a user's n-th job
+ * waits for the n-th round, and of a round the earlier comers are first. A newcomer joins the round
+ * that is next, behind those who wait in it already: neither can a thousand jobs of one user keep
+ * him waiting, nor can newcomers without end keep those of the one waiting. As ranks are given once
+ * and never change, the tree that counts positions needs to know nothing of this.
+ */
+#define OPENSSL_API_COMPAT 0x10100000L /* as in params.c */
+#include "workqueue/core/fairness.h"
+
+#include <openssl/sha.h>
+#include <search.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int compare(const void *a, const void *b)
+{
+    return memcmp(a, b, WQ_USER_SIZE);
+}
+
+/* By hash, so that neither the table nor the time it takes tells anything of a token. */
+static void hash(const wq_users *users, unsigned char out[WQ_USER_SIZE], const wq_params *params)
+{
+    const char *who = users->of_servers ? params->server : params->api_token;
+    SHA256_CTX sha;
+    SHA256_Init(&sha);
+    SHA256_Update(&sha, who, strlen(who));
+    SHA256_Final(out, &sha);
+}
+
+static wq_user *find(wq_users *users, const unsigned char *by)
+{
+    wq_user **found = tfind(by, &users->table, compare);
+    return found ? *found : NULL;
+}
+
+wq_user *wq_users_find(wq_users *users, const wq_params *params)
+{
+    unsigned char by[WQ_USER_SIZE];
+    hash(users, by, params);
+    return find(users, by);
+}
+
+static wq_user *new_user(wq_users *users, const unsigned char *by)
+{
+    wq_user *user = malloc(sizeof *user);
+    if (user == NULL)
+        return NULL;
+    memcpy(user->hash, by, WQ_USER_SIZE);
+    TAILQ_INIT(&user->jobs);
+    user->n_jobs = 0;
+    if (tsearch(user, &users->table, compare) != NULL)
+        return user;
+    free(user);
+    return NULL;
+}
+
+int wq_users_add(wq_users *users, wq_job *job)
+{
+    unsigned char by[WQ_USER_SIZE];
+    wq_member *member = &job->members[users->of_servers];
+    hash(users, by, &job->params);
+    wq_user *user = find(users, by);
+    if (user == NULL && (user = new_user(users, by)) == NULL)
+        return -1;
+    *member = (wq_member){.user = user, .job = job};
+    TAILQ_INSERT_TAIL(&user->jobs, member, link);
+    user->n_jobs++;
+    return 0;
+}
+
+void wq_users_remove(wq_users *users, wq_job *job)
+{
+    wq_member *member = &job->members[users->of_servers];
+    wq_user *user = member->user;
+    if (user == NULL)
+        return;
+    member->user = NULL;
+    TAILQ_REMOVE(&user->jobs, member, link);
+    if (--user->n_jobs > 0)
+        return;
+    tdelete(user, &users->table, compare);
+    free(user);
+}
+
+uint64_t wq_users_rank(const wq_users *users, const wq_user *user)
+{
+    /* one that has been taken keeps its rank, and time is at least that; one that was cancelled is
+     * in the list no more, so nobody waits for turns that he has given up */
+    const uint64_t latest = user ? TAILQ_LAST(&user->jobs, wq_member_list)->job->order.rank : 0;
+    return (latest > users->now ? latest : users->now) + 1;
+}
+
+void wq_users_taken(wq_users *users, const wq_job *job)
+{
+    if (job->order.rank > users->now)
+        users->now = job->order.rank;
+}

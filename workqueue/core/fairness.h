@@ -1,0 +1,41 @@
+/* users.h - who has how many jobs, and whose turn it is. A user is an API token, known by its hash;
+ * or, in another table, a server, as it is spelt.
+ *
+ * Only for a queue that asks for it (max_per_user, fair; max_per_server). Callers hold the queue's
+ * lock. */
+#ifndef WQ_USERS_H
+#define WQ_USERS_H
+
+#include "workqueue/core/job.h"
+
+enum { WQ_USER_SIZE = 32 };
+
+/* One who has a job that has not ended; freed with the last of them. */
+typedef struct wq_user {
+    unsigned char hash[WQ_USER_SIZE]; /* first: the table compares pointers to it */
+    struct wq_member_list jobs;       /* those that have not ended, as they came */
+    size_t n_jobs;
+} wq_user;
+
+typedef struct wq_users {
+    void *table;    /* tsearch */
+    int of_servers; /* servers are counted here, not API tokens */
+    uint64_t now;   /* the greatest rank that has been taken: the time by which turns are counted */
+} wq_users;
+
+/* Who has this token, or the server; NULL if he has no job. */
+wq_user *wq_users_find(wq_users *users, const wq_params *params);
+
+/* Counts a job in that has no user yet. 0, or -1 without memory. */
+int wq_users_add(wq_users *users, wq_job *job);
+
+/* Counts a job out that has ended; nothing if it was never in. */
+void wq_users_remove(wq_users *users, wq_job *job);
+
+/* The rank by which the next job of `user` (NULL: one who has none) comes in its turn. */
+uint64_t wq_users_rank(const wq_users *users, const wq_user *user);
+
+/* A job has been taken: time goes on. */
+void wq_users_taken(wq_users *users, const wq_job *job);
+
+#endif

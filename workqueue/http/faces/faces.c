@@ -1,0 +1,155 @@
+/* faces.c - what the faces share: from a request to a job. */
+#include "workqueue/http/faces/faces.h"
+
+#include <time.h>
+
+#include "workqueue/http/request/problem.h"
+
+int wq_is_method(h2o_req_t *req, const char *method)
+{
+    return h2o_memis(req->method.base, req->method.len, method, strlen(method));
+}
+
+static unsigned whole_seconds(uint64_t ms)
+{
+    uint64_t s = ms / 1000 + (ms % 1000 > 0);
+    return s < 1 ? 1 : s > 3600 ? 3600 : (unsigned)s;
+}
+
+unsigned wq_retry_after_s(wq_queue *queue)
+{
+    wq_stats stats;
+    wq_queue_stats(queue, &stats);
+    return whole_seconds(stats.mean_run_ms / stats.workers);
+}
+
+unsigned wq_result_retry_s(wq_queue *queue, int result, const wq_params *params)
+{
+    return result == WQ_ERROR_USER_FULL ? whole_seconds(wq_user_estimate_ms(queue, params))
+                                        : wq_retry_after_s(queue);
+}
+
+static void tell_age(h2o_req_t *req, int64_t made_at_ms)
+{
+    struct timespec now;
+    char *text = h2o_mem_alloc_pool(&req->pool, 24);
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t age_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 - made_at_ms;
+    int n = snprintf(text, 24, "%lld", (long long)(age_ms > 0 ? age_ms / 1000 : 0));
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_AGE, NULL, text, (size_t)n);
+}
+
+void wq_tell_how(h2o_req_t *req, int result)
+{
+    static const char name[] = "x-workqueue";
+    const char *how = result == WQ_DONE ? "hit" : result == WQ_ATTACHED ? "attached" : "started";
+    h2o_add_header_by_str(&req->pool, &req->res.headers, name, sizeof name - 1, 0, "X-Workqueue",
+                          how, strlen(how));
+}
+
+int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
+           const wq_told *told, wq_job **job, wq_error *error)
+{
+    *job = NULL;
+    if (atomic_load(&http->stopping)) {
+        *error = (wq_error){.code = WQ_ERROR_CLOSING};
+        snprintf(error->message, sizeof error->message, "%s", wq_strerror(WQ_ERROR_CLOSING));
+        return WQ_ERROR_CLOSING;
+    }
+    if (wq_request_no_cache(req))
+        flags |= WQ_ENSURE_REBUILD;
+    int64_t made_at_ms = 0;
+    int result = http->parks
+                     ? wq_park_for(http, req, flags, params, told, job, &made_at_ms, error)
+                     : wq_ensure_run_aged(http->queue, params, flags, job, &made_at_ms, error);
+    if (result >= 0 && result != WQ_PENDING)
+        wq_tell_how(req, result);
+    if (result == WQ_DONE)
+        tell_age(req, made_at_ms);
+    return result;
+}
+
+int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job)
+{
+    wq_error error;
+    int rebuild;
+    *job = NULL;
+    if (wq_request_params(&http->limits, req, params, &rebuild) != 0)
+        return WQ_ERROR_INVALID_ARGUMENT;
+    if (rebuild)
+        flags |= WQ_ENSURE_REBUILD;
+    int result = wq_ask(http, req, flags, params, NULL, job, &error);
+    if (result == WQ_PENDING)
+        return WQ_ERROR_TIMEOUT; /* any that is negative */
+    if (result < 0)
+        wq_problem_result(req, result, &error, wq_result_retry_s(http->queue, result, params));
+    return result;
+}
+
+wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text)
+{
+    char id[WQ_ID_SIZE];
+    wq_job *job = NULL;
+    if (text.len == WQ_ID_SIZE - 1) {
+        memcpy(id, text.base, text.len);
+        id[text.len] = '\0';
+        wq_job_by_id(http->queue, id, &job);
+    }
+    if (job == NULL)
+        wq_problem(req, 404, "There is no job with this id, or it ended too long ago.");
+    return job;
+}
+
+/* ---- a cancelled job ------------------------------------------------------------------------- */
+
+enum { CANCEL_MS = 5000 };
+
+static void answer_cancelled(wq_held *held)
+{
+    wq_release(held);
+    wq_send_bytes(held->req, 204, NULL, NULL, 0);
+}
+
+static void on_cancel_news(wq_held *held)
+{
+    if (held->job->snapshot.has_returncode || atomic_load(&held->http->stopping))
+        answer_cancelled(held);
+}
+
+int wq_state_of(wq_job *job)
+{
+    wq_snapshot snapshot;
+    wq_job_snapshot(job, &snapshot);
+    int state = snapshot.state;
+    wq_snapshot_clear(&snapshot);
+    return state;
+}
+
+/* Without a journal one that runs cannot come back, however long it takes to end. */
+static int may_come_back(wq_http *http, wq_job *job)
+{
+    wq_stats stats;
+    int queued = wq_state_of(job) == WQ_STATE_QUEUED;
+    wq_queue_stats(http->queue, &stats);
+    return queued || stats.has_journal;
+}
+
+int wq_answer_cancelled(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    if (!may_come_back(http, job)) {
+        wq_job_unref(job);
+        return wq_send_bytes(req, 204, NULL, NULL, 0);
+    }
+    wq_held *held = h2o_mem_alloc_pool(&req->pool, sizeof *held);
+    *held = (wq_held){.http = http,
+                      .face = WQ_FACE_DELETION,
+                      .req = req,
+                      .news = on_cancel_news,
+                      .timeout = answer_cancelled,
+                      .gone = answer_cancelled};
+    if (wq_hold(held, job) != 0)
+        return 0;
+    wq_held_deadline(held, wq_loop_now() + CANCEL_MS);
+    on_cancel_news(held); /* it may have ended meanwhile */
+    return 0;
+}

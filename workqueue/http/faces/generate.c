@@ -1,0 +1,76 @@
+/* generate.c - POST /generate: the stream of a job's records, begun or joined. */
+#include <openssl/crypto.h>
+
+#include "workqueue/http/faces/faces.h"
+#include "workqueue/http/request/fields.h"
+#include "workqueue/http/request/problem.h"
+#include "workqueue/http/faces/stream.h"
+#include "workqueue/http/faces/websocket.h"
+
+static const wq_format *const formats[] = {&wq_format_array, &wq_format_ndjson, &wq_format_sse};
+
+static const wq_format *negotiate(h2o_req_t *req)
+{
+    const char *offers[3];
+    h2o_iovec_t accept = wq_request_header(req, "accept");
+    for (size_t i = 0; i < 3; i++)
+        offers[i] = formats[i]->media_type;
+    int chosen = wq_accept(accept.base, accept.len, offers, 3);
+    return chosen < 0 ? NULL : formats[chosen];
+}
+
+/* What an EventSource that connects again has seen, if that is a job of these parameters. A job
+ * that has ended must not run again only because somebody's connection did. 1: answered. */
+static int resume(wq_http *http, h2o_req_t *req)
+{
+    char key[WQ_KEY_SIZE];
+    wq_params params;
+    uint64_t seen = 0;
+    wq_job *job = wq_last_seen(http, req, &seen);
+    if (job == NULL)
+        return 0;
+    if (wq_request_params(&http->limits, req, &params, NULL) != 0) {
+        wq_job_unref(job);
+        return 1;
+    }
+    if (wq_params_key(&params, key) != WQ_OK ||
+        CRYPTO_memcmp(key, wq_job_key(job), sizeof key) != 0) {
+        wq_job_unref(job);
+        return 0;
+    }
+    wq_stream(http, req, &wq_format_sse, job, seen);
+    return 1;
+}
+
+int wq_face_generate(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
+{
+    wq_params params;
+    wq_job *job;
+    (void)rest;
+    if (wq_method(req, "GET, POST, OPTIONS"))
+        return 0;
+    if (wq_websocket_wanted(req))
+        return wq_websocket_generate(http, req);
+    const wq_format *format = negotiate(req);
+    if (format == NULL)
+        return wq_problem(req, 406,
+                          "This comes as application/json, application/x-ndjson or "
+                          "text/event-stream.");
+    if (wq_is_method(req, "GET") && format != &wq_format_sse) {
+        h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_ALLOW, NULL,
+                       H2O_STRLIT("POST, OPTIONS"));
+        return wq_problem(req, 405,
+                          "Use POST; GET is for EventSource, which sends "
+                          "\"Accept: text/event-stream\".");
+    }
+    if (format == &wq_format_sse && resume(http, req))
+        return 0;
+    int result = wq_begin(http, req, 0, &params, &job);
+    if (result < 0)
+        return 0;
+    if (job != NULL)
+        return wq_stream(http, req, format, job, 0);
+    if (format == &wq_format_sse && wq_request_header(req, "last-event-id").len > 0)
+        return wq_send_bytes(req, 204, NULL, NULL, 0); /* it has seen the end */
+    return wq_stream_none(req, format);
+}

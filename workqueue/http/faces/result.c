@@ -1,0 +1,605 @@
+/* result.c - the answer that a job has come to: its output, or what went wrong.
+ *
+ * A small output goes out in one send, as every answer does. A larger one is read in chunks, each
+ * when the kernel has taken the one before, so that it costs the memory of one chunk, however large
+ * it is and however slow the client. Reading blocks the loop only if the page cache has to be
+ * filled. The empty last send says that the kernel has all, so that the client is watched to the
+ * end.
+ *
+ * An output across a network is opened, and read chunk by chunk, by threads (see fetch). The
+ * request may end while one is at it, so what a thread writes to is not in the request's memory.
+ */
+#include "workqueue/http/faces/result.h"
+
+#include <errno.h>
+#include <linux/tcp.h> /* not netinet/tcp.h, whose tcp_info ends early */
+#include <stddef.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "workqueue/http/faces/faces.h"
+#include "workqueue/http/request/problem.h"
+#include "workqueue/http/hold/work.h"
+
+enum {
+    SMALL_BYTES = 16384,
+    CHUNK_BYTES = 65536,
+    FETCH_BYTES = 131072, /* a chunk from across a network costs a round trip */
+    CHUNKS_AT_ONCE = 16,  /* then the loop's other clients have their turn */
+};
+
+typedef struct fetch fetch;
+
+typedef struct result {
+    h2o_generator_t generator; /* first: h2o hands it back */
+    wq_held held;
+    wq_output output;  /* its fd is ours, to the request's end */
+    fetch *fetch;      /* NULL: it has a descriptor */
+    uint64_t at, left; /* what remains to be sent of it */
+    char *buffer;      /* a chunk; NULL while there is none */
+    unsigned chunks;   /* sent so far */
+    int in_flight;     /* else it waits for its turn */
+    uint64_t acked;    /* bytes that the client's machine had taken when last looked at */
+    time_t modified;
+    char etag[sizeof(((wq_output *)0)->tag) + 2];
+    char modified_text[H2O_TIMESTR_RFC1123_LEN + 1];
+    char age[24];
+    char content_range[72];
+} result;
+
+/* What threads do for a result: open the output, then read a chunk of it, again and again. The
+ * loop's, but while a task is under way: then only `result` and `is_under_way` are. */
+struct fetch {
+    wq_task task;
+    wq_http *http;
+    result *result; /* NULL: the request has ended */
+    int is_under_way;
+    wq_job *job; /* counted */
+    wq_output output;
+    uint64_t at;
+    size_t size;
+    int64_t n; /* how many bytes have been read, or what opening has come to */
+    wq_error error;
+    char buffer[];
+};
+
+static void free_fetch(fetch *f)
+{
+    wq_job_unref(f->job);
+    free(f);
+}
+
+/* At the request's end, however it came. */
+static void dispose(void *p)
+{
+    result *r = p;
+    wq_release(&r->held);
+    if (r->output.fd >= 0)
+        close(r->output.fd);
+    if (r->fetch == NULL)
+        return;
+    r->fetch->result = NULL;
+    if (!r->fetch->is_under_way)
+        free_fetch(r->fetch);
+}
+
+/* ---- conditions (RFC 9110, 13) --------------------------------------------------------------- */
+
+/* Is our tag in one header's list? Its tags may be weak, or `*`. */
+static int lists_tag(h2o_iovec_t list, const char *etag, int weak_too)
+{
+    const char *at = list.base, *end = list.base + list.len, *close_quote;
+    while (at < end) {
+        if (*at == '*')
+            return 1;
+        int weak = end - at > 2 && at[0] == 'W' && at[1] == '/';
+        at += weak ? 2 : 0;
+        if (*at != '"') {
+            at++;
+            continue;
+        }
+        close_quote = memchr(at + 1, '"', (size_t)(end - at - 1));
+        if (close_quote == NULL)
+            return 0;
+        size_t n = (size_t)(close_quote + 1 - at);
+        if ((!weak || weak_too) && h2o_memis(at, n, etag, strlen(etag)))
+            return 1;
+        at = close_quote + 1;
+    }
+    return 0;
+}
+
+/* 1: the header has it; 0: it has not; -1: there is no such header. */
+static int has_tag(h2o_req_t *req, const h2o_token_t *name, const result *r, int weak_too)
+{
+    int has = -1;
+    for (ssize_t i = -1; has != 1 && (i = h2o_find_header(&req->headers, name, i)) != -1;)
+        has = lists_tag(req->headers.entries[i].value, r->etag, weak_too);
+    return has;
+}
+
+/* 1: the output has been modified since the header's date; 0: it has not; -1: there is no date. */
+static int modified_since(h2o_req_t *req, const h2o_token_t *name, const result *r)
+{
+    struct tm tm = {0};
+    ssize_t i = h2o_find_header(&req->headers, name, -1);
+    if (i == -1)
+        return -1;
+    h2o_iovec_t value = req->headers.entries[i].value;
+    if (h2o_time_parse_rfc1123(value.base, value.len, &tm) != 0)
+        return -1;
+    return r->modified > timegm(&tm);
+}
+
+/* The status that the request's conditions lead to: 200, 304 or 412. */
+static int check_conditions(h2o_req_t *req, const result *r)
+{
+    int has = has_tag(req, H2O_TOKEN_IF_MATCH, r, 0);
+    if (has == 0 || (has < 0 && modified_since(req, H2O_TOKEN_IF_UNMODIFIED_SINCE, r) == 1))
+        return 412;
+    has = has_tag(req, H2O_TOKEN_IF_NONE_MATCH, r, 1);
+    if (has == 1 || (has < 0 && modified_since(req, H2O_TOKEN_IF_MODIFIED_SINCE, r) == 0))
+        return 304;
+    return 200;
+}
+
+/* ---- ranges (RFC 9110, 14) ------------------------------------------------------------------- */
+
+/* 0, or -1 if there is no number; one too large for any file stays too large. */
+static int read_number(const char **at, const char *end, uint64_t *out)
+{
+    const char *begin = *at;
+    for (*out = 0; *at < end && **at >= '0' && **at <= '9'; ++*at)
+        *out = *out > UINT64_MAX / 10 - 1 ? *out : *out * 10 + (uint64_t)(**at - '0');
+    return *at > begin ? 0 : -1;
+}
+
+/* "bytes=FIRST-LAST", "bytes=FIRST-" or "bytes=-LENGTH": one range, to r->at and r->left. The
+ * status it leads to; 200 also if it cannot be understood, or asks for several. */
+static int read_range(h2o_iovec_t value, result *r)
+{
+    const char *at = value.base, *end = at + value.len;
+    uint64_t size = r->output.size_bytes, first = 0, last = UINT64_MAX;
+    if (value.len < 6 || !h2o_lcstris(at, 6, H2O_STRLIT("bytes=")))
+        return 200;
+    at += 6;
+    int has_first = read_number(&at, end, &first) == 0;
+    if (at == end || *at++ != '-')
+        return 200;
+    int has_last = read_number(&at, end, &last) == 0;
+    if (!has_last)
+        last = UINT64_MAX;
+    if (at != end || (!has_first && !has_last) || (has_first && first > last))
+        return 200;
+    if (!has_first) { /* so many at the end */
+        first = last < size ? size - last : 0;
+        first = last > 0 ? first : size;
+        last = UINT64_MAX;
+    }
+    if (first >= size)
+        return 416;
+    r->at = first;
+    r->left = (last < size ? last + 1 : size) - first;
+    return 206;
+}
+
+/* May a part be sent? Not if the client has the rest of another version. */
+static int same_version(h2o_req_t *req, const result *r)
+{
+    h2o_iovec_t value = wq_request_header(req, "if-range");
+    return value.base == NULL || h2o_memis(value.base, value.len, r->etag, strlen(r->etag)) ||
+           h2o_memis(value.base, value.len, r->modified_text, H2O_TIMESTR_RFC1123_LEN);
+}
+
+/* What the request leads to: 200, 206, 304, 412 or 416. Only a GET can ask for a part, and only GET
+ * and HEAD for conditions that we know. */
+static int choose_status(h2o_req_t *req, result *r)
+{
+    h2o_iovec_t range = wq_request_header(req, "range");
+    int get = wq_is_method(req, "GET");
+    int status = get || wq_is_method(req, "HEAD") ? check_conditions(req, r) : 200;
+    if (status != 200 || !get || range.base == NULL || !same_version(req, r))
+        return status;
+    return read_range(range, r);
+}
+
+/* ---- headers --------------------------------------------------------------------------------- */
+
+static void describe(result *r)
+{
+    struct timespec now;
+    struct tm tm;
+    clock_gettime(CLOCK_REALTIME, &now);
+    r->modified = (time_t)(r->output.made_at_ms / 1000);
+    snprintf(r->etag, sizeof r->etag, "\"%s\"", r->output.tag);
+    snprintf(r->age, sizeof r->age, "%lld",
+             now.tv_sec > r->modified ? (long long)(now.tv_sec - r->modified) : 0);
+    gmtime_r(&r->modified, &tm);
+    h2o_time2str_rfc1123(r->modified_text, &tm);
+}
+
+static void add_text(h2o_req_t *req, const h2o_token_t *name, const char *text)
+{
+    h2o_set_header(&req->pool, &req->res.headers, name, text, strlen(text), 1);
+}
+
+/* What is true of the output, whichever part of it is sent. A face may have said already where the
+ * answer comes from, and how old it is. */
+static void add_validators(h2o_req_t *req, const result *r)
+{
+    h2o_headers_t *headers = &req->res.headers;
+    static const char how[] = "x-workqueue";
+    add_text(req, H2O_TOKEN_ETAG, r->etag);
+    add_text(req, H2O_TOKEN_LAST_MODIFIED, r->modified_text);
+    add_text(req, H2O_TOKEN_CACHE_CONTROL, "private, no-cache");
+    h2o_set_header(&req->pool, headers, H2O_TOKEN_AGE, r->age, strlen(r->age), 0);
+    if (h2o_find_header_by_str(headers, how, sizeof how - 1, -1) == -1)
+        h2o_add_header_by_str(&req->pool, headers, how, sizeof how - 1, 0, "X-Workqueue",
+                              H2O_STRLIT("hit"));
+}
+
+static void add_headers(wq_http *http, h2o_req_t *req, int status, result *r)
+{
+    add_validators(req, r);
+    add_text(req, H2O_TOKEN_CONTENT_TYPE, http->options.result_type);
+    add_text(req, H2O_TOKEN_ACCEPT_RANGES, "bytes");
+    h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("x-content-type-options"), 0,
+                          "X-Content-Type-Options", H2O_STRLIT("nosniff"));
+    if (status == 206) {
+        snprintf(r->content_range, sizeof r->content_range, "bytes %llu-%llu/%llu",
+                 (unsigned long long)r->at, (unsigned long long)(r->at + r->left - 1),
+                 (unsigned long long)r->output.size_bytes);
+        add_text(req, H2O_TOKEN_CONTENT_RANGE, r->content_range);
+    }
+    wq_cors(req);
+    req->res.status = status;
+    req->res.reason = wq_reason(status);
+    req->res.content_length = r->left;
+}
+
+static int answer_unsatisfiable(h2o_req_t *req, result *r)
+{
+    snprintf(r->content_range, sizeof r->content_range, "bytes */%llu",
+             (unsigned long long)r->output.size_bytes);
+    add_text(req, H2O_TOKEN_CONTENT_RANGE, r->content_range);
+    add_text(req, H2O_TOKEN_ACCEPT_RANGES, "bytes");
+    return wq_problem(req, 416, "The output has %llu bytes; no part of the range is in it.",
+                      (unsigned long long)r->output.size_bytes);
+}
+
+/* ---- sending --------------------------------------------------------------------------------- */
+
+/* Reads up to `size` bytes of what is left; how many, or -1 and errno; ENODATA: there are none, so
+ * the file has become shorter. */
+static ssize_t read_some(result *r, size_t size)
+{
+    ssize_t n;
+    size = size < r->left ? size : (size_t)r->left;
+    do
+        n = pread(r->output.fd, r->buffer, size, (off_t)r->at);
+    while (n < 0 && errno == EINTR);
+    if (n == 0)
+        errno = ENODATA;
+    if (n <= 0)
+        return -1;
+    r->at += (uint64_t)n;
+    r->left -= (uint64_t)n;
+    return n;
+}
+
+static void finish(result *r, h2o_send_state_t state)
+{
+    h2o_req_t *req = r->held.req;
+    if (atomic_load(&r->held.http->stopping))
+        req->http1_is_persistent = 0;
+    wq_release(&r->held);
+    h2o_send(req, NULL, 0, state);
+}
+
+/* How many bytes the client's machine has taken; 0 where nobody can tell. */
+static uint64_t bytes_acked(int fd)
+{
+    struct tcp_info info;
+    socklen_t n = sizeof info;
+    const size_t needed =
+        offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof info.tcpi_bytes_acked;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0 || n < needed)
+        return 0;
+    return info.tcpi_bytes_acked;
+}
+
+/* `n` bytes in the buffer; 0: that was all, negative: there is no more to be had. */
+static void send_read(result *r, ssize_t n)
+{
+    wq_http *http = r->held.http;
+    if (n <= 0) {
+        finish(r, n == 0 ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_ERROR);
+        return;
+    }
+    h2o_iovec_t chunk = h2o_iovec_init(r->buffer, (size_t)n);
+    r->chunks++;
+    r->in_flight = 1;
+    r->acked = bytes_acked(r->held.fd);
+    atomic_fetch_add(&http->bytes_sent, (unsigned long long)n);
+    wq_held_deadline(&r->held, wq_loop_now() + http->options.stall_timeout_ms);
+    h2o_send(r->held.req, &chunk, 1, H2O_SEND_STATE_IN_PROGRESS);
+}
+
+static int start_fetch(fetch *f, void (*work)(wq_task *task), void (*arrive)(wq_post *post))
+{
+    f->task.work = work;
+    f->task.post.arrive = arrive;
+    int started = wq_task_start(f->http, f->result->held.req, &f->task);
+    f->is_under_way = started == WQ_OK;
+    return started;
+}
+
+static void read_chunk(wq_task *task)
+{
+    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task, task);
+    f->n = wq_output_read(f->job, &f->output, f->at, f->buffer, f->size, &f->error);
+}
+
+/* The request it was for, or NULL: it has ended, and the fetch with it. */
+static result *arrived(fetch *f)
+{
+    f->is_under_way = 0;
+    if (f->result == NULL)
+        free_fetch(f);
+    else if (f->result->held.fd < 0) /* released: it is about to end */
+        return NULL;
+    else
+        return f->result;
+    return NULL;
+}
+
+static void on_chunk(wq_post *post)
+{
+    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task.post, post);
+    result *r = arrived(f);
+    if (r == NULL)
+        return;
+    ssize_t n = f->n <= 0 || (uint64_t)f->n > r->left ? -1 : (ssize_t)f->n;
+    if (n > 0) {
+        r->at += (uint64_t)n;
+        r->left -= (uint64_t)n;
+    }
+    send_read(r, n);
+}
+
+static void send_chunk(result *r)
+{
+    fetch *f = r->fetch;
+    if (r->left == 0 || f == NULL) {
+        send_read(r, r->left > 0 ? read_some(r, CHUNK_BYTES) : 0);
+        return;
+    }
+    f->at = r->at;
+    f->size = r->left < FETCH_BYTES ? (size_t)r->left : FETCH_BYTES;
+    r->buffer = f->buffer;
+    r->in_flight = 0;
+    if (start_fetch(f, read_chunk, on_chunk) != WQ_OK)
+        finish(r, H2O_SEND_STATE_ERROR);
+}
+
+/* While the kernel takes one chunk after the other, libh2o looks at nothing else. */
+static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
+{
+    result *r = (result *)generator;
+    (void)req;
+    r->in_flight = 0;
+    if (r->left > 0 && r->chunks % CHUNKS_AT_ONCE == 0)
+        wq_held_deadline(&r->held, wq_loop_now());
+    else
+        send_chunk(r);
+}
+
+/* A slow client may take longer for a chunk; one that takes nothing is dropped. */
+static void on_timeout(wq_held *held)
+{
+    result *r = H2O_STRUCT_FROM_MEMBER(result, held, held);
+    uint64_t acked = bytes_acked(held->fd);
+    if (r->fetch != NULL && r->fetch->is_under_way) {
+        wq_held_deadline(held, wq_loop_now() + held->http->options.stall_timeout_ms);
+    } else if (!r->in_flight) {
+        send_chunk(r);
+    } else if (acked != r->acked) {
+        r->acked = acked;
+        wq_held_deadline(held, wq_loop_now() + held->http->options.stall_timeout_ms);
+    } else {
+        atomic_fetch_add(&held->http->clients_stalled, 1);
+        shutdown(held->fd, SHUT_RDWR); /* the send fails, `stop` follows */
+    }
+}
+
+/* It may have closed its side only, and still read. If not, the send under way fails. */
+static void on_gone(wq_held *held)
+{
+    (void)held;
+}
+
+static void on_stop(h2o_generator_t *generator, h2o_req_t *req)
+{
+    (void)req;
+    wq_release(&((result *)generator)->held);
+}
+
+static int send_large(wq_http *http, h2o_req_t *req, int status, result *r)
+{
+    r->held = (wq_held){.http = http,
+                        .face = WQ_FACE_RESULT,
+                        .req = req,
+                        .news = on_gone, /* it has no job */
+                        .timeout = on_timeout,
+                        .gone = on_gone};
+    if (wq_hold(&r->held, NULL) != 0)
+        return 0;
+    r->generator = (h2o_generator_t){on_proceed, on_stop};
+    if (r->fetch == NULL)
+        r->buffer = h2o_mem_alloc_pool(&req->pool, CHUNK_BYTES);
+    add_headers(http, req, status, r);
+    h2o_start_response(req, &r->generator);
+    send_chunk(r);
+    return 0;
+}
+
+static int send_small(wq_http *http, h2o_req_t *req, int status, result *r)
+{
+    size_t size = (size_t)r->left, n = 0;
+    char *body = h2o_mem_alloc_pool(&req->pool, size + 1);
+    for (ssize_t more = 0; n < size; n += (size_t)more) {
+        r->buffer = body + n;
+        if ((more = read_some(r, size - n)) < 0)
+            return wq_problem(req, 500, "The output cannot be read in full: %s.", strerror(errno));
+    }
+    r->at -= size;
+    r->left = size;
+    add_headers(http, req, status, r);
+    atomic_fetch_add(&http->bytes_sent, size);
+    h2o_iovec_t buf = h2o_iovec_init(body, size);
+    h2o_start_response(req, &r->generator);
+    h2o_send(req, &buf, size > 0, H2O_SEND_STATE_FINAL);
+    return 0;
+}
+
+/* Without a body. */
+static int send_head(wq_http *http, h2o_req_t *req, int status, result *r)
+{
+    add_headers(http, req, status, r);
+    h2o_start_response(req, &r->generator);
+    h2o_send(req, NULL, 0, H2O_SEND_STATE_FINAL);
+    return 0;
+}
+
+/* ---- answers --------------------------------------------------------------------------------- */
+
+static int send_output(wq_http *http, h2o_req_t *req, result *r)
+{
+    int status = choose_status(req, r);
+    switch (status) {
+    case 304:
+        add_validators(req, r);
+        return wq_send_bytes(req, status, NULL, NULL, 0);
+    case 412:
+        add_validators(req, r);
+        return wq_problem(req, status, "The output is not the one that the request is about.");
+    case 416:
+        return answer_unsatisfiable(req, r);
+    default:
+        if (wq_is_method(req, "HEAD"))
+            return send_head(http, req, status, r);
+        if (r->left > SMALL_BYTES || r->fetch != NULL)
+            return send_large(http, req, status, r);
+        return send_small(http, req, status, r);
+    }
+}
+
+static int answer_unopened(wq_http *http, h2o_req_t *req, int opened, const wq_error *error)
+{
+    if (opened == WQ_ERROR_NOT_FOUND)
+        return wq_problem(req, 410, "The output has been deleted; ask for the job again.");
+    return wq_problem_result(req, opened, error, wq_retry_after_s(http->queue));
+}
+
+static int answer_opened(wq_http *http, h2o_req_t *req, const wq_output *output, result *r)
+{
+    r->output = *output;
+    r->left = output->size_bytes;
+    describe(r);
+    return send_output(http, req, r);
+}
+
+static int answer_output(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    wq_error error;
+    wq_output output;
+    int opened = wq_job_output(job, &output, &error);
+    if (opened != WQ_OK)
+        return answer_unopened(http, req, opened, &error);
+    result *r = h2o_mem_alloc_shared(&req->pool, sizeof *r, dispose);
+    *r = (result){.held = {.fd = -1}};
+    return answer_opened(http, req, &output, r);
+}
+
+/* ---- outputs across a network ---------------------------------------------------------------- */
+
+/* Clients fetch it themselves: with a GET, whatever they asked with. */
+static int redirect(h2o_req_t *req, const char *url)
+{
+    add_text(req, H2O_TOKEN_LOCATION, h2o_strdup(&req->pool, url, SIZE_MAX).base);
+    add_text(req, H2O_TOKEN_CACHE_CONTROL, "no-store");
+    return wq_send_bytes(req, wq_is_method(req, "GET") || wq_is_method(req, "HEAD") ? 302 : 303,
+                         NULL, NULL, 0);
+}
+
+static void open_output(wq_task *task)
+{
+    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task, task);
+    f->n = wq_job_output(f->job, &f->output, &f->error);
+}
+
+static void lose_fetch(wq_task *task)
+{
+    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task, task);
+    if (f->result != NULL)
+        f->result->fetch = NULL;
+    free_fetch(f);
+}
+
+/* The client may have left; it is answered in any case, as what is held has to be. */
+static void on_opened(wq_post *post)
+{
+    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task.post, post);
+    result *r = arrived(f);
+    if (r == NULL)
+        return;
+    wq_http *http = f->http;
+    h2o_req_t *req = r->held.req;
+    wq_release(&r->held);
+    if (f->n == WQ_OK)
+        answer_opened(http, req, &f->output, r);
+    else
+        answer_unopened(http, req, (int)f->n, &f->error);
+}
+
+/* Takes a reference of its own. */
+static int answer_from_afar(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    char url[4096];
+    if (wq_output_url(job, url, sizeof url, NULL) == WQ_OK)
+        return redirect(req, url);
+    fetch *f = calloc(1, sizeof *f + FETCH_BYTES);
+    if (f == NULL)
+        return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 5);
+    f->task.lost = lose_fetch;
+    f->http = http;
+    f->job = wq_job_ref(job);
+    result *r = f->result = h2o_mem_alloc_shared(&req->pool, sizeof *r, dispose);
+    *r = (result){.held = {.http = http, .face = WQ_FACE_RESULT, .req = req, .gone = on_gone},
+                  .output = {.fd = -1},
+                  .fetch = f};
+    if (wq_hold(&r->held, NULL) != 0)
+        return 0;
+    if (start_fetch(f, open_output, on_opened) == WQ_OK)
+        return 0;
+    wq_release(&r->held);
+    return wq_problem_result(req, WQ_ERROR_FULL, NULL, 5);
+}
+
+int wq_answer_result(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    wq_snapshot snapshot;
+    wq_job_snapshot(job, &snapshot);
+    const char *error = snapshot.error ? snapshot.error : "cancelled";
+    if (snapshot.state == WQ_STATE_SUCCEEDED && wq_outputs_block(http->queue))
+        answer_from_afar(http, req, job);
+    else if (snapshot.state == WQ_STATE_SUCCEEDED)
+        answer_output(http, req, job);
+    else if (snapshot.state == WQ_STATE_CANCELLED)
+        wq_problem(req, 410, "The job has been %s.", error);
+    else
+        wq_http_problem(req, 500, error); /* of any length */
+    wq_snapshot_clear(&snapshot);
+    wq_job_unref(job);
+    return 0;
+}

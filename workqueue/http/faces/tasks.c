@@ -1,0 +1,356 @@
+/* tasks.c - the task-status API: POST begins a task, GET {id} tells how far it is.
+ *
+ * A task is a job, and its id is the job's. What the protocol has besides is that a user, which is
+ * whoever has the token, has one active request at a time; so there is a table of each user's
+ * latest task. A POST claims its user's entry, asks the queue with no lock held, and settles the
+ * entry. Others of the same user are parked in between, so that of many at once one begins a task
+ * and the rest are told of it.
+ *
+ * The table's lock goes before those of the queue and the job; the queue's answer, which takes it,
+ * comes without any. */
+#include "workqueue/http/faces/faces.h"
+
+#include <inttypes.h>
+#include <openssl/evp.h>
+#include <search.h>
+#include <stdlib.h>
+
+#include "workqueue/http/request/problem.h"
+
+enum { HASH_SIZE = 32, SWEEP = 4 };
+
+typedef struct wq_user {
+    unsigned char
+        hash[HASH_SIZE]; /* SHA-256 of the token; first: the tree compares pointers to it */
+    TAILQ_ENTRY(wq_user) link;
+    char id[WQ_ID_SIZE]; /* of the latest task, unless claimed */
+    int64_t since;       /* CLOCK_MONOTONIC ms: when that was asked for */
+    int is_claimed;      /* a POST is under way: the entry is its own, */
+    wq_parked *waiting;  /* and these wait for it to be settled */
+} wq_user;
+
+struct wq_tasks {
+    pthread_mutex_t lock;
+    /* under the lock */
+    void *by_hash; /* tsearch */
+    TAILQ_HEAD(, wq_user) users;
+    wq_user *sweep; /* the next to be looked at; NULL: the first */
+};
+
+/* ---- the table of users --------------------------------------------------------------------- */
+
+struct wq_tasks *wq_tasks_new(void)
+{
+    struct wq_tasks *tasks = calloc(1, sizeof *tasks);
+    if (tasks == NULL)
+        return NULL;
+    pthread_mutex_init(&tasks->lock, NULL);
+    TAILQ_INIT(&tasks->users);
+    return tasks;
+}
+
+void wq_tasks_free(struct wq_tasks *tasks)
+{
+    if (tasks == NULL)
+        return;
+    tdestroy(tasks->by_hash, free);
+    pthread_mutex_destroy(&tasks->lock);
+    free(tasks);
+}
+
+static int compare_hashes(const void *a, const void *b)
+{
+    return memcmp(a, b, HASH_SIZE);
+}
+
+static wq_user *add_user_locked(struct wq_tasks *tasks, const unsigned char *hash)
+{
+    wq_user *user = calloc(1, sizeof *user);
+    if (user == NULL)
+        return NULL;
+    memcpy(user->hash, hash, HASH_SIZE);
+    if (tsearch(user, &tasks->by_hash, compare_hashes) == NULL) {
+        free(user);
+        return NULL;
+    }
+    TAILQ_INSERT_TAIL(&tasks->users, user, link);
+    return user;
+}
+
+static void remove_user_locked(struct wq_tasks *tasks, wq_user *user)
+{
+    if (tasks->sweep == user)
+        tasks->sweep = TAILQ_NEXT(user, link);
+    tdelete(user, &tasks->by_hash, compare_hashes);
+    TAILQ_REMOVE(&tasks->users, user, link);
+    free(user);
+}
+
+/* Whether the user's latest task goes on, and began within the window. */
+static int is_active_locked(wq_http *http, const wq_user *user)
+{
+    wq_job *job;
+    if (wq_loop_now() - user->since >= http->options.tasks_window_ms ||
+        wq_job_by_id(http->queue, user->id, &job) != WQ_OK)
+        return 0;
+    int state = wq_state_of(job);
+    wq_job_unref(job);
+    return state < WQ_STATE_SUCCEEDED;
+}
+
+/* Entries go some time after their task has: as each task that begins looks at several, there are
+ * never more than about twice as many as the queue has had jobs. */
+static void sweep_locked(wq_http *http)
+{
+    struct wq_tasks *tasks = http->tasks;
+    for (int i = 0; i < SWEEP; i++) {
+        wq_user *user = tasks->sweep != NULL ? tasks->sweep : TAILQ_FIRST(&tasks->users);
+        if (user == NULL)
+            return;
+        tasks->sweep = TAILQ_NEXT(user, link);
+        if (!user->is_claimed && !is_active_locked(http, user))
+            remove_user_locked(tasks, user);
+    }
+}
+
+static int wait_locked(wq_http *http, h2o_req_t *req, wq_user *user)
+{
+    wq_parked *waiting = wq_park(http, req, user->waiting);
+    if (waiting == NULL)
+        return WQ_ERROR_NO_MEMORY;
+    user->waiting = waiting;
+    return WQ_PENDING;
+}
+
+static int claim_locked(wq_http *http, h2o_req_t *req, const unsigned char *hash, wq_user **user,
+                        char active[WQ_ID_SIZE])
+{
+    wq_user **found = tfind(hash, &http->tasks->by_hash, compare_hashes);
+    *user = found != NULL ? *found : add_user_locked(http->tasks, hash);
+    if (*user == NULL)
+        return WQ_ERROR_NO_MEMORY;
+    if ((*user)->is_claimed)
+        return wait_locked(http, req, *user);
+    if (found != NULL && is_active_locked(http, *user)) {
+        memcpy(active, (*user)->id, WQ_ID_SIZE);
+        return WQ_ATTACHED;
+    }
+    (*user)->is_claimed = 1;
+    return WQ_OK;
+}
+
+/* WQ_OK: the user's entry is claimed. WQ_ATTACHED: `active` is the id of the active task.
+ * WQ_PENDING: the request waits, and its face is called again. Or WQ_ERROR_NO_MEMORY. */
+static int claim(wq_http *http, h2o_req_t *req, const char *token, wq_user **user,
+                 char active[WQ_ID_SIZE])
+{
+    unsigned char hash[EVP_MAX_MD_SIZE];
+    if (!EVP_Digest(token, strlen(token), hash, NULL, EVP_sha256(), NULL))
+        return WQ_ERROR_NO_MEMORY;
+    pthread_mutex_lock(&http->tasks->lock);
+    int result = claim_locked(http, req, hash, user, active);
+    pthread_mutex_unlock(&http->tasks->lock);
+    return result;
+}
+
+/* `id` is of the task that has begun; NULL: none has. */
+static void settle(wq_http *http, wq_user *user, const char *id)
+{
+    struct wq_tasks *tasks = http->tasks;
+    pthread_mutex_lock(&tasks->lock);
+    wq_parked *waiting = user->waiting;
+    user->waiting = NULL;
+    if (id != NULL) {
+        memcpy(user->id, id, WQ_ID_SIZE);
+        user->since = wq_loop_now();
+        user->is_claimed = 0;
+        sweep_locked(http);
+    } else {
+        remove_user_locked(tasks, user);
+    }
+    pthread_mutex_unlock(&tasks->lock);
+    wq_unpark(waiting);
+}
+
+/* An output that is there is no task: nobody has to wait for it. */
+static void on_answer(wq_http *http, void *user, wq_job *job)
+{
+    settle(http, user,
+           job != NULL && wq_state_of(job) < WQ_STATE_SUCCEEDED ? wq_job_id(job) : NULL);
+}
+
+/* ---- bodies --------------------------------------------------------------------------------- */
+
+static int send_json(h2o_req_t *req, int status, const char *body, size_t len)
+{
+    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, H2O_STRLIT("no-store"),
+                   1);
+    return wq_send_bytes(req, status, "application/json", body, len);
+}
+
+static int send_message(h2o_req_t *req, int status, const char *message)
+{
+    char *body = h2o_mem_alloc_pool(&req->pool, 64 + 6 * strlen(message));
+    char *at = stpcpy(body, "{\"success\": false, \"message\": \"");
+    at = stpcpy(wq_put_escaped(at, message), "\"}");
+    return send_json(req, status, body, (size_t)(at - body));
+}
+
+/* The errors of a form, as Django tells them: of each field, and of none in particular. */
+static int send_fields(h2o_req_t *req, const wq_request_fault *fault)
+{
+    static const char *const none[] = {"non_field_errors", NULL};
+    const char *text = fault->is_missing ? "This field is required." : fault->detail;
+    char *body = h2o_mem_alloc_pool(&req->pool, 64 + 3 * (32 + 6 * strlen(text)));
+    char *at = stpcpy(body, "{\"success\": false, \"message\": {");
+    for (const char *const *field = fault->fields[0] ? fault->fields : none; *field; field++) {
+        at += sprintf(at, "\"%s\": [\"", *field);
+        at = stpcpy(wq_put_escaped(at, text), field[1] ? "\"], " : "\"]}}");
+    }
+    return send_json(req, fault->status, body, (size_t)(at - body));
+}
+
+static int send_fault(h2o_req_t *req, const wq_request_fault *fault)
+{
+    if (fault->status == 400 || fault->status == 401)
+        return send_fields(req, fault);
+    return send_message(req, fault->status, fault->detail);
+}
+
+static int send_failure(wq_http *http, h2o_req_t *req, int result, const wq_params *params,
+                        const char *sentence)
+{
+    if (!wq_is_for_later(result))
+        return send_message(req, 500, sentence);
+    char *seconds = h2o_mem_alloc_pool(&req->pool, 16);
+    int n = snprintf(seconds, 16, "%u", wq_result_retry_s(http->queue, result, params));
+    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_RETRY_AFTER, seconds, (size_t)n, 1);
+    return send_message(req, result == WQ_ERROR_USER_FULL ? 429 : 503, sentence);
+}
+
+static int no_memory(wq_http *http, h2o_req_t *req)
+{
+    return send_failure(http, req, WQ_ERROR_NO_MEMORY, NULL, wq_strerror(WQ_ERROR_NO_MEMORY));
+}
+
+static const char *status_of(int state)
+{
+    switch (state) {
+    case WQ_STATE_QUEUED:
+        return "QUEUED";
+    case WQ_STATE_SUCCEEDED:
+        return "SUCCESS";
+    case WQ_STATE_FAILED:
+        return "FAILURE";
+    case WQ_STATE_CANCELLED:
+        return "REVOKED";
+    default:
+        return "PROCESSING";
+    }
+}
+
+/* ---- POST ----------------------------------------------------------------------------------- */
+
+static int send_active(h2o_req_t *req, const char *id)
+{
+    char body[160];
+    int n = snprintf(body, sizeof body,
+                     "{\"success\": true, \"message\": \"There is an active request\", "
+                     "\"data\": {\"task_id\": \"%s\"}}",
+                     id);
+    return send_json(req, 201, body, (size_t)n);
+}
+
+static int send_begun(h2o_req_t *req, wq_job *job)
+{
+    char body[160];
+    int n =
+        snprintf(body, sizeof body,
+                 "{\"success\": true, \"data\": {\"task_id\": \"%s\", \"task_status\": \"%s\"}}",
+                 wq_job_id(job), status_of(wq_state_of(job)));
+    wq_job_unref(job);
+    return send_json(req, 200, body, (size_t)n);
+}
+
+static int begin(wq_http *http, h2o_req_t *req)
+{
+    char active[WQ_ID_SIZE];
+    wq_request_fault fault;
+    wq_params params;
+    wq_error error;
+    wq_user *user = NULL;
+    wq_job *job;
+    int rebuild, result = WQ_OK;
+    if (wq_request_read(&http->limits, req, &params, &rebuild, &fault) != 0)
+        return send_fault(req, &fault);
+    const int is_first = !wq_is_resumed(http, req); /* else on_answer() has settled it */
+    if (is_first && (result = claim(http, req, params.api_token, &user, active)) == WQ_ATTACHED)
+        return send_active(req, active);
+    if (result == WQ_PENDING)
+        return 0;
+    if (result < 0)
+        return no_memory(http, req);
+    unsigned flags = WQ_ENSURE_JOB | (rebuild ? WQ_ENSURE_REBUILD : 0);
+    result = wq_ask(http, req, flags, &params, &(wq_told){on_answer, user}, &job, &error);
+    if (result == WQ_PENDING)
+        return 0;
+    if (is_first)
+        on_answer(http, user, job);
+    return result < 0 ? send_failure(http, req, result, &params, error.message)
+                      : send_begun(req, job);
+}
+
+/* ---- GET ------------------------------------------------------------------------------------ */
+
+/* Whole percents, rounded down; all of it is done only when the output is in place. */
+static unsigned percentage(const wq_snapshot *snapshot)
+{
+    uint64_t done = snapshot->items_done, total = snapshot->items_total, percent = 0;
+    if (snapshot->state == WQ_STATE_SUCCEEDED)
+        return 100;
+    if (snapshot->has_items && total > 0) /* 18 digits by 100 would not fit */
+        /* cppcheck-suppress zerodivcond - total is large there */
+        percent = total > UINT64_MAX / 100 ? done / (total / 100) : done * 100 / total;
+    else
+        percent = (uint64_t)(snapshot->reached * 100 + 1e-9); /* 0.29 is 29, though not in binary */
+    return percent > 99 ? 99 : (unsigned)percent;
+}
+
+static size_t render(const wq_job *job, const wq_snapshot *snapshot, char *body, size_t size)
+{
+    char items[96] = "\"count_done_items\": null, \"number_of_items\": null";
+    if (snapshot->has_items)
+        snprintf(items, sizeof items,
+                 "\"count_done_items\": %" PRIu64 ", \"number_of_items\": %" PRIu64,
+                 snapshot->items_done, snapshot->items_total);
+    return (size_t)snprintf(body, size,
+                            "{\"success\": true, \"data\": {\"task_id\": \"%s\", "
+                            "\"task_status\": \"%s\", \"done_percentage\": %u, %s}}",
+                            wq_job_id(job), status_of(snapshot->state), percentage(snapshot),
+                            items);
+}
+
+static int tell(wq_http *http, h2o_req_t *req, h2o_iovec_t name)
+{
+    char body[320], id[WQ_ID_SIZE] = "";
+    wq_snapshot snapshot;
+    wq_job *job;
+    if (name.len > 0 && name.base[name.len - 1] == '/')
+        name.len--;
+    if (name.len == sizeof id - 1)
+        memcpy(id, name.base, name.len);
+    if (wq_job_by_id(http->queue, id, &job) != WQ_OK)
+        return send_message(req, 404, "Task not found");
+    wq_job_snapshot(job, &snapshot);
+    size_t n = render(job, &snapshot, body, sizeof body);
+    wq_snapshot_clear(&snapshot);
+    wq_job_unref(job);
+    return send_json(req, 200, body, n);
+}
+
+int wq_face_tasks(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
+{
+    if (wq_method(req, rest.len == 0 ? "POST, OPTIONS" : "GET, HEAD, OPTIONS"))
+        return 0;
+    return rest.len == 0 ? begin(http, req) : tell(http, req, rest);
+}

@@ -1,0 +1,272 @@
+/* work.c - polling: POST /start_work, GET, HEAD and DELETE /work/{id}.
+ *
+ * A poll is answered when there is something to tell that a redirect can tell: the job has begun to
+ * run, or has ended. Until then it is held, for a time, so that a client that ignores Retry-After
+ * asks no more often than that. HEAD is never held: whoever asks so wants to know how it is now.
+ */
+#include "workqueue/http/faces/faces.h"
+#include "workqueue/http/request/fields.h"
+#include "workqueue/http/request/problem.h"
+#include "workqueue/http/faces/result.h"
+#include "workqueue/http/faces/stream.h"
+#include "workqueue/http/faces/websocket.h"
+
+enum {
+    WAIT_MS = 60000,       /* a client may prefer to wait so long, or for hold_ms if that is more */
+    RETRY_AFTER_S = 86400, /* at most: early estimates can be of any size */
+};
+
+typedef struct poll {
+    wq_held held;
+    int phase; /* of the job, when the poll came */
+} poll;
+
+/* ---- Prefer: wait=N (RFC 7240) --------------------------------------------------------------- */
+
+static const char *skip_blanks(const char *at, const char *end)
+{
+    while (at < end && (*at == ' ' || *at == '\t'))
+        at++;
+    return at;
+}
+
+/* To the comma behind a preference; one inside a quoted string is none. */
+static const char *find_comma(const char *at, const char *end)
+{
+    int quoted = 0;
+    for (; at < end && (quoted || *at != ','); at++) {
+        if (*at == '"')
+            quoted = !quoted;
+        else if (quoted && *at == '\\' && at + 1 < end)
+            at++;
+    }
+    return at;
+}
+
+/* The seconds of one preference, if that is `wait`; else -1. */
+static int64_t read_wait(const char *at, const char *end)
+{
+    int64_t s = 0;
+    at = skip_blanks(at, end);
+    if (end - at < 4 || !h2o_lcstris(at, 4, H2O_STRLIT("wait")))
+        return -1;
+    at = skip_blanks(at + 4, end);
+    if (at == end || *at != '=')
+        return -1;
+    at = skip_blanks(at + 1, end);
+    int quoted = at < end && *at == '"';
+    at += quoted;
+    const char *digits = at;
+    for (; at < end && *at >= '0' && *at <= '9'; at++)
+        s = s > RETRY_AFTER_S ? s : s * 10 + (*at - '0');
+    if (at == digits || (quoted && (at == end || *at++ != '"')))
+        return -1;
+    at = skip_blanks(at, end);
+    return at == end || *at == ';' ? s : -1;
+}
+
+/* How long the client would like to wait, in seconds; -1: it does not say. */
+static int64_t preferred_wait(h2o_req_t *req)
+{
+    for (ssize_t i = -1;
+         (i = h2o_find_header_by_str(&req->headers, H2O_STRLIT("prefer"), i)) != -1;) {
+        h2o_iovec_t value = req->headers.entries[i].value;
+        const char *at = value.base, *end = value.base + value.len;
+        while (at < end) {
+            const char *comma = find_comma(at, end);
+            int64_t s = read_wait(at, comma);
+            if (s >= 0)
+                return s;
+            at = comma + 1;
+        }
+    }
+    return -1;
+}
+
+/* How long this poll may be held; `*applied` is the preference as it is honoured, or -1. */
+static int64_t hold_for(wq_http *http, h2o_req_t *req, int64_t *applied)
+{
+    int64_t hold_ms = http->options.hold_ms, s = preferred_wait(req);
+    int64_t most = (hold_ms > WAIT_MS ? hold_ms : WAIT_MS) / 1000;
+    *applied = s > most ? most : s;
+    return s < 0 ? hold_ms : *applied * 1000;
+}
+
+static void tell_applied(h2o_req_t *req, int64_t applied)
+{
+    char *text;
+    if (applied < 0)
+        return;
+    text = h2o_mem_alloc_pool(&req->pool, 32);
+    int n = snprintf(text, 32, "wait=%d", (int)applied);
+    h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("preference-applied"), 0,
+                          "Preference-Applied", text, (size_t)n);
+}
+
+/* ---- answers --------------------------------------------------------------------------------- */
+
+/* 303 to the job; takes over the reference. Without Retry-After if it need not be waited for. */
+static int redirect(h2o_req_t *req, wq_job *job, uint64_t estimate_ms)
+{
+    enum { SIZE = 64 };
+    char *text = h2o_mem_alloc_pool(&req->pool, 2 * SIZE);
+    uint64_t s = (estimate_ms + 999) / 1000;
+    int n = snprintf(text, SIZE, "/work/%s", wq_job_id(job));
+    wq_job_unref(job);
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_LOCATION, NULL, text, (size_t)n);
+    if (s > 0) {
+        text += SIZE;
+        n = snprintf(text, SIZE, "%d", s < RETRY_AFTER_S ? (int)s : RETRY_AFTER_S);
+        h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_RETRY_AFTER, NULL, text, (size_t)n);
+    }
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
+                   H2O_STRLIT("no-store"));
+    return wq_send_bytes(req, 303, NULL, NULL, 0);
+}
+
+/* What there is to tell now; takes over the reference. */
+static int answer(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    /* asked once: with many queued, its place among them is what a poll costs us most */
+    uint64_t estimate_ms = wq_job_estimate_ms(job);
+    if (estimate_ms == 0)
+        return wq_answer_result(http, req, job);
+    if (!atomic_load(&http->stopping))
+        return redirect(req, job, estimate_ms);
+    /* nobody would hold the next poll, and who redirects at once is asked at once */
+    wq_job_unref(job);
+    req->http1_is_persistent = 0;
+    return wq_problem_result(req, WQ_ERROR_CLOSING, NULL, wq_retry_after_s(http->queue));
+}
+
+/* ---- held polls ------------------------------------------------------------------------------ */
+
+/* What a poll tells apart. Publishing is short, so no reason for another round trip. */
+static int phase_of(int state)
+{
+    return state == WQ_STATE_QUEUED ? 0 : state < WQ_STATE_SUCCEEDED ? 1 : 2;
+}
+
+static void on_timeout(wq_held *held)
+{
+    wq_job *job = wq_job_ref(held->job->job);
+    wq_release(held);
+    answer(held->http, held->req, job);
+}
+
+static void on_news(wq_held *held)
+{
+    poll *p = H2O_STRUCT_FROM_MEMBER(poll, held, held);
+    if (phase_of(held->job->snapshot.state) != p->phase || atomic_load(&held->http->stopping))
+        on_timeout(held);
+}
+
+static void on_gone(wq_held *held)
+{
+    h2o_req_t *req = held->req;
+    wq_release(held);
+    req->http1_is_persistent = 0;
+    wq_problem(req, 408, "The client has closed its side of the connection; the job goes on.");
+}
+
+/* Takes over the reference to `job`. */
+static int hold(wq_http *http, h2o_req_t *req, wq_job *job, int64_t ms, int64_t applied)
+{
+    poll *p = h2o_mem_alloc_pool(&req->pool, sizeof *p);
+    p->held = (wq_held){.http = http,
+                        .face = WQ_FACE_POLL,
+                        .req = req,
+                        .news = on_news,
+                        .timeout = on_timeout,
+                        .gone = on_gone};
+    if (wq_hold(&p->held, job) != 0)
+        return 0;
+    tell_applied(req, applied);
+    p->phase = phase_of(p->held.job->snapshot.state);
+    wq_held_deadline(&p->held, wq_loop_now() + ms);
+    if (p->phase == 2 || atomic_load(&http->stopping))
+        on_timeout(&p->held); /* since it was looked at */
+    return 0;
+}
+
+/* Takes over the reference to `job`. */
+static int answer_poll(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    int64_t applied, ms = hold_for(http, req, &applied);
+    if (ms > 0 && wq_job_estimate_ms(job) != 0)
+        return hold(http, req, job, ms, applied);
+    tell_applied(req, applied);
+    return answer(http, req, job);
+}
+
+/* ---- the other things a client may want of a job --------------------------------------------- */
+
+/* Would the client rather have events than an output? */
+static int wants_events(wq_http *http, h2o_req_t *req)
+{
+    const char *type = http->options.result_type;
+    size_t n = strcspn(type, "; \t");
+    h2o_iovec_t accept = wq_request_header(req, "accept");
+    if (accept.len == 0)
+        return 0;
+    h2o_iovec_t bare = h2o_strdup(&req->pool, type, n);
+    h2o_strtolower(bare.base, bare.len);
+    const char *offers[] = {bare.base, wq_format_sse.media_type};
+    return wq_accept(accept.base, accept.len, offers, 2) == 1;
+}
+
+/* Takes over the reference to `job`. An id of another job is no reason not to tell of this one. */
+static int answer_events(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    uint64_t seen = 0;
+    wq_job *last = wq_last_seen(http, req, &seen);
+    if (last != job)
+        seen = 0;
+    wq_job_unref(last);
+    return wq_stream(http, req, &wq_format_sse, job, seen);
+}
+
+/* Takes over the reference to `job`. */
+static int answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    if (wq_job_cancel(job) == WQ_OK)
+        return wq_answer_cancelled(http, req, job);
+    int state = wq_state_of(job);
+    wq_job_unref(job);
+    if (state == WQ_STATE_CANCELLED)
+        return wq_send_bytes(req, 204, NULL, NULL, 0);
+    return wq_problem(req, 409, "It is too late to cancel this job: %s.",
+                      state == WQ_STATE_FAILED      ? "it has failed"
+                      : state < WQ_STATE_PUBLISHING ? "it is ending"
+                                                    : "its program has succeeded");
+}
+
+/* ---- the faces ------------------------------------------------------------------------------- */
+
+int wq_face_start_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
+{
+    wq_params params;
+    wq_job *job;
+    (void)rest;
+    if (wq_method(req, "POST, OPTIONS") || wq_begin(http, req, WQ_ENSURE_JOB, &params, &job) < 0)
+        return 0;
+    return redirect(req, job, wq_job_estimate_ms(job));
+}
+
+int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
+{
+    wq_job *job;
+    if (wq_method(req, "GET, HEAD, DELETE, OPTIONS") ||
+        (job = wq_find_job(http, req, rest)) == NULL)
+        return 0;
+    if (wq_is_method(req, "DELETE"))
+        return answer_delete(http, req, job);
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, NULL, H2O_STRLIT("Accept"));
+    if (wq_is_method(req, "HEAD"))
+        return answer(http, req, job);
+    if (wq_websocket_wanted(req))
+        return wq_websocket(http, req, job);
+    if (wants_events(http, req))
+        return answer_events(http, req, job);
+    return answer_poll(http, req, job);
+}

@@ -1,0 +1,164 @@
+/* local.c - the runner that runs a program on this machine: a child per slot and one guard. */
+#include "workqueue/process/local.h"
+
+#include "workqueue/process/child.h"
+#include "workqueue/process/environment.h"
+#include "workqueue/process/guard.h"
+#include "workqueue/process/spawn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct local {
+    wq_runner runner;
+    wq_child_config config;
+    wq_guard guard;
+    wq_cgroups groups;
+    wq_child *children; /* one per slot */
+    unsigned workers;   /* those that are initialised */
+} local;
+
+static const char *reason(int error, char *text, size_t size)
+{
+    return strerror_r(error, text, size);
+}
+
+static int check_program(const char *program, wq_error *error)
+{
+    struct stat st;
+    char text[128];
+    if (program == NULL || *program == '\0')
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "No program to run was given");
+    if (stat(program, &st) != 0)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "The program %.300s cannot be run: %s",
+                       program, reason(errno, text, sizeof text));
+    if (!S_ISREG(st.st_mode))
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                       "The program %.300s cannot be run: it is not a regular file", program);
+    if (faccessat(AT_FDCWD, program, X_OK, AT_EACCESS) != 0)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                       "The program %.300s cannot be run: %s (is it executable?)", program,
+                       reason(errno, text, sizeof text));
+    return WQ_OK;
+}
+
+static void local_run(void *self, const wq_run *run, wq_outcome *outcome)
+{
+    local *l = self;
+    wq_child_run(&l->children[run->slot], run, outcome);
+}
+
+static void local_close(wq_runner *runner)
+{
+    local *l = runner->self;
+    wq_guard_close(&l->guard);
+    for (unsigned i = 0; i < l->workers; i++)
+        wq_child_dispose(&l->children[i]);
+    wq_cgroups_close(&l->groups);
+    free(l->children);
+    free(l->config.program);
+    free(l->config.environment);
+    if (l->config.null_fd >= 0)
+        close(l->config.null_fd);
+    free(l);
+}
+
+/* Two names are ours to give, or not at all. */
+static char **environment_of(const wq_local_options *options)
+{
+    const char *without[] = {"WORKQUEUE_API_TOKEN", options->private_tmpdir ? "TMPDIR" : NULL,
+                             NULL};
+    return wq_environment_new(options->environment, without);
+}
+
+static local *make(const wq_local_options *options)
+{
+    local *l = calloc(1, sizeof *l);
+    if (l == NULL)
+        return NULL;
+    l->runner = (wq_runner){.self = l, .run = local_run, .close = local_close};
+    l->guard.fd = -1;
+    l->groups = (wq_cgroups){.lock = -1, .above = -1};
+    l->config = (wq_child_config){.program = strdup(options->program),
+                                  .null_fd = -1,
+                                  .grace_ms = options->grace_ms,
+                                  .drain_ms = options->drain_ms,
+                                  .max_line_bytes = options->max_line_bytes,
+                                  .stderr_tail_bytes = options->stderr_tail_bytes,
+                                  .limits = options->limits,
+                                  .environment = environment_of(options),
+                                  .token_in_environment = options->token_in_environment,
+                                  .private_tmpdir = options->private_tmpdir,
+                                  .allow_new_privileges = options->allow_new_privileges,
+                                  .ignores_realtime = wq_spawn_ignores_realtime(),
+                                  .logger = options->logger};
+    l->children = calloc(options->workers, sizeof *l->children);
+    if (l->config.program != NULL && l->config.environment != NULL && l->children != NULL)
+        return l;
+    local_close(&l->runner);
+    return NULL;
+}
+
+/* Jobs run without it, too; what is lost is told once. */
+static void start_guard(local *l, const wq_local_options *options)
+{
+    char text[128];
+    const char *failed = wq_guard_open(&l->guard, options->workers, l->groups.dir);
+    if (failed != NULL)
+        wq_log(&options->logger, WQ_LOG_WARNING,
+               "there is no guard process (%s: %s): should this process be killed by SIGKILL, "
+               "processes that a job's program has started may survive it",
+               failed, reason(errno, text, sizeof text));
+    for (unsigned i = 0; i < l->workers; i++)
+        l->children[i].guard_line = wq_guard_line(&l->guard, i);
+}
+
+static int open_groups(local *l, const wq_local_options *options, wq_error *error)
+{
+    const wq_cgroup_limits limits = {.memory_bytes = options->limits.memory_bytes,
+                                     .processes = options->limits.processes};
+    if (options->cgroup_dir == NULL)
+        return WQ_OK;
+    int result = wq_cgroups_open(&l->groups, options->cgroup_dir, options->workers, &limits,
+                                 &options->logger, error);
+    for (unsigned i = 0; i < l->workers; i++)
+        l->children[i].group = wq_cgroup_of(&l->groups, i);
+    return result;
+}
+
+int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *error)
+{
+    char text[128];
+    int result = check_program(options->program, error);
+    if (result != WQ_OK)
+        return result;
+    local *l = make(options);
+    if (l == NULL)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "Out of memory");
+    l->config.null_fd = wq_fd_move(open("/dev/null", O_RDONLY | O_CLOEXEC), 3);
+    if (l->config.null_fd < 0) {
+        result = wq_fail(error, WQ_ERROR_SYSTEM, "Failed to open /dev/null: %s",
+                         reason(errno, text, sizeof text));
+        goto fail;
+    }
+    for (; l->workers < options->workers; l->workers++) /* first: low numbers make cheap births */
+        if (wq_child_init(&l->children[l->workers], &l->config) != 0) {
+            result = wq_fail(error, errno == ENOMEM ? WQ_ERROR_NO_MEMORY : WQ_ERROR_SYSTEM,
+                             "Failed to prepare worker %u of %u: %s", l->workers + 1,
+                             options->workers, reason(errno, text, sizeof text));
+            goto fail;
+        }
+    if ((result = open_groups(l, options, error)) != WQ_OK)
+        goto fail;
+    start_guard(l, options);
+    *out = &l->runner;
+    return WQ_OK;
+fail:
+    local_close(&l->runner);
+    return result;
+}

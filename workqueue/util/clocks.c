@@ -1,0 +1,36 @@
+/* wall.c - a wall clock that may jump. */
+#include "workqueue/util/clocks.h"
+
+#include <time.h>
+
+#include "workqueue/util/util.h"
+
+enum { STEP_MS = 1000 }; /* a clock that is set; less between two looks is one that is adjusted */
+
+static int64_t even_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+void wq_wall_start(wq_wall *wall, int64_t hold_ms)
+{
+    *wall = (wq_wall){.hold_ms = hold_ms, .stepped_at = even_ms()};
+    wall->seen = wall->believed = wq_unix_ms() - wall->stepped_at;
+    wall->early = wall->late = wall->stepped_at + wall->seen;
+}
+
+void wq_wall_look(wq_wall *wall)
+{
+    int64_t even = even_ms(), offset = wq_unix_ms() - even, moved = offset - wall->seen;
+    wall->seen = offset;
+    if (moved > -STEP_MS && moved < STEP_MS)
+        wall->believed += moved;
+    else
+        wall->stepped_at = even;
+    if (even - wall->stepped_at >= wall->hold_ms)
+        wall->believed = offset;
+    wall->early = even + (offset < wall->believed ? offset : wall->believed);
+    wall->late = even + (offset > wall->believed ? offset : wall->believed);
+}
