@@ -11,6 +11,7 @@ find_program(WQ_GZIP gzip)
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_NAME workqueue)
 set(CPACK_PACKAGE_VENDOR "the workqueue authors")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "web requests start long-running programs, watched to the end")
 # Who makes the packages is who answers for them: DEBFULLNAME and DEBEMAIL, as Debian's own tools take them.
 set(CPACK_PACKAGE_CONTACT "workqueue authors <workqueue@example.org>")
 if(DEFINED ENV{DEBEMAIL})

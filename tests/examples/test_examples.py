@@ -1,0 +1,181 @@
+"""The examples do what they say: each is run as its first lines tell."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("WQ_BUILD", ROOT / "build"))
+EXAMPLES = ROOT / "demo-plugin" / "examples"
+BUILT = BUILD / "demo-plugin" / "examples"
+PROGRAMS = ["program.sh", "program.py", "program.mjs"]
+DEADLINE = 60
+
+
+class Folder(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="wq-test-examples ")
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.storage = self.folder / "storage"
+        self.storage.mkdir()
+
+    def run_example(self, name, *arguments):
+        return subprocess.run([BUILT / f"example-{name}", *map(str, arguments)], text=True,
+                              stdout=subprocess.PIPE, timeout=DEADLINE, check=True).stdout
+
+    def start(self, command, environment=None):
+        """A server; its address is in its first line."""
+        server = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True,
+                                  env=environment)
+        self.addCleanup(server.stdout.close)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        return server, server.stdout.readline().split()[-1]
+
+    def stop(self, server):
+        server.send_signal(signal.SIGTERM)
+        self.assertEqual(server.wait(DEADLINE), 0)
+
+    def generate(self, address, **fields):
+        fields = {"server": "http://o.example", "documentSetId": "7", "apiToken": "token", **fields}
+        body = "&".join(f"{name}={value}" for name, value in fields.items()).encode()
+        with urllib.request.urlopen(f"http://{address}/generate", body, DEADLINE) as answer:
+            return json.load(answer)
+
+
+class ProgramTest(Folder):
+    def test_programs_keep_the_contract(self):
+        for name in PROGRAMS:
+            output = self.folder / name
+            output.touch()
+            run = subprocess.run([EXAMPLES / name, "http://o.example", "7", "token", output],
+                                 stdout=subprocess.PIPE, text=True, timeout=DEADLINE)
+            self.assertEqual(run.returncode, 0, name)
+            self.assertGreater(output.stat().st_size, 0, name)
+            for line in run.stdout.splitlines():
+                self.assertRegex(line, r"^\d+/\d+\t.+$", name)
+
+
+class QueueTest(Folder):
+    def test_the_queue_alone_tells_records_and_copies_the_output(self):
+        arguments = EXAMPLES / "program.py", self.storage, "http://o.example", "7", "token"
+        *records, output = self.run_example("queue", *arguments).splitlines()
+        self.assertEqual(json.loads(records[-1])["returncode"], 0)
+        self.assertEqual(json.loads(output)["documentSet"], "7")
+        self.assertEqual(self.run_example("queue", *arguments), output)  # it is there
+
+    def test_glib_watches_to_the_end(self):
+        if not (BUILT / "example-glib").exists():
+            self.skipTest("libglib2.0-dev is not installed")
+        said = self.run_example("glib", EXAMPLES / "program.sh", self.storage, "http://o.example",
+                                "7", "token")
+        self.assertEqual(said.splitlines()[-1].split("%")[0].strip(), "100")
+
+
+class ServerTest(Folder):
+    def test_twenty_lines_serve_each_program(self):
+        for name in PROGRAMS:
+            storage = self.storage / name
+            storage.mkdir()
+            server, address = self.start([BUILT / "example-plugin", EXAMPLES / name, storage,
+                                          "127.0.0.1:0"])
+            records = self.generate(address)
+            self.assertEqual(records[-1]["returncode"], 0, name)
+            self.stop(server)
+
+    def test_own_h2o_serves_the_faces_and_its_own_route(self):
+        server, address = self.start([BUILT / "example-own_h2o", EXAMPLES / "program.sh",
+                                      self.storage, 0])
+        with urllib.request.urlopen(f"http://{address}/hello", timeout=DEADLINE) as answer:
+            self.assertEqual(answer.read(), b"hello\n")
+        for number in range(4):  # on one loop or the other
+            records = self.generate(address, documentSetId=number)
+            self.assertEqual(records[-1]["returncode"], 0)
+        self.stop(server)
+
+
+class PythonTest(Folder):
+    """The API of the package that this project descends from, on the C library."""
+
+    def setUp(self):
+        super().setUp()
+        if "asan" in BUILD.name or "tsan" in BUILD.name:
+            self.skipTest("a sanitizer's library is for programs that are built with it")
+        self.environment = dict(os.environ, LIBWORKQUEUE=str(BUILD / "libworkqueue.so"),
+                                PYTHONPATH=str(EXAMPLES / "python"), STORAGE=str(self.storage),
+                                PROGRAM=str(EXAMPLES / "program.py"))
+
+    def python(self, code):
+        run = subprocess.run([sys.executable, "-c", code], env=self.environment, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=DEADLINE)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return run.stdout
+
+    def test_a_job_from_beginning_to_end(self):
+        said = self.python("""
+import os
+from concurrent.futures import ThreadPoolExecutor
+from libworkqueue import OverviewViewParams, Progress, WorkQueue
+params = OverviewViewParams("http://o.example", "7", "token")
+with WorkQueue(os.environ["PROGRAM"], ThreadPoolExecutor(2), os.environ["STORAGE"]) as work:
+    job = work.ensure_run(params)
+    assert job.params == params
+    seen = list(work.report_job_progress_until_completed(job))
+    assert all(isinstance(progress, Progress) for progress in seen)
+    assert (seen[-1].fraction, seen[-1].returncode, seen[-1].error) == (1.0, 0, None), seen[-1]
+    assert work.ensure_run(params) is None
+    path = work.destination_path_for_params(params)
+    assert "token" not in str(path)
+    print(path.read_text())
+""")
+        self.assertEqual(json.loads(said)["documentSet"], "7")
+
+    def test_faults_of_a_program_reach_the_log_by_the_old_names(self):
+        program = self.folder / "junk"
+        program.write_text("#!/bin/sh\necho not progress\n[ $2 = silent ] || echo x >\"$4\"\n")
+        program.chmod(0o755)
+        self.environment["PROGRAM"] = str(program)
+        said = self.python("""
+import logging, os, sys
+from libworkqueue import OverviewViewParams, WorkQueue
+logging.basicConfig(stream=sys.stdout, format="%(name)s %(levelname)s %(message)s", level="WARNING")
+with WorkQueue(os.environ["PROGRAM"], 1, os.environ["STORAGE"]) as work:
+    for document_set in "loud", "silent":
+        job = work.ensure_run(OverviewViewParams("http://o.example", document_set, "token"))
+        *_, last = work.report_job_progress_until_completed(job)
+        print(last.returncode)
+    assert last.error.startswith("Exited with code -999\\nstderr:\\n"), last.error
+""").splitlines()
+        wanted = "workqueue WARNING invalid program: "
+        self.assertIn(wanted + "stdout must look like '0.25\\tmessage'; got 'not progress'", said)
+        self.assertIn(wanted + "it should have written to its output file", said)
+        self.assertIn("-999", said)
+
+    def test_a_flask_plugin_with_one_import_changed(self):
+        try:
+            import flask  # noqa: F401
+        except ImportError:
+            self.skipTest("python3-flask is not installed")
+        server = subprocess.Popen(
+            [sys.executable, "-m", "flask", "--app", EXAMPLES / "python" / "flask_plugin.py", "run",
+             "--port", "0"], env=self.environment, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True)
+        self.addCleanup(server.stderr.close)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        for line in server.stderr:
+            if "Running on http://" in line:
+                address = line.split("http://")[1].strip()
+                break
+        request = urllib.request.Request(
+            f"http://{address}/generate", b"server=http://o.example&documentSetId=7",
+            {"Authorization": "Basic dG9rZW46eC1hdXRoLXRva2Vu"})
+        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+            self.assertEqual(json.load(answer)[-1]["returncode"], 0)
