@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 
 #include "tests/support.h"
-#include "workqueue/process/cgroup.h"
+#include "workqueue/process/cgroups.h"
 
 enum { GRACE_MS = 200 };
 

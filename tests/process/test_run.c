@@ -533,6 +533,44 @@ static void test_cancel_finds_a_program_in_another_group(void **state)
     close_bed(&b);
 }
 
+/* A kill() of a group that came too early for it, by as little as can be: it is there right after.
+ */
+static int group_is_late;
+
+int kill(pid_t pid, int number)
+{
+    if (pid < -1 && group_is_late) {
+        int64_t deadline = wq_monotonic_ms() + DEADLINE_MS;
+        group_is_late = 0;
+        while (getpgid(-pid) != -pid && wq_monotonic_ms() < deadline)
+            usleep(500);
+        errno = ESRCH;
+        return -1;
+    }
+    return (int)syscall(SYS_kill, pid, number);
+}
+
+/* The grace would last longer than the test may. */
+static void test_c4_cancel_of_a_program_that_has_no_group_yet(void **state)
+{
+    (void)state;
+    bed b;
+    wq_runner *runner;
+    open_bed(&b);
+    wq_local_options options = options_for(&b, SHELL);
+    options.grace_ms = 10 * DEADLINE_MS;
+    assert_int_equal(wq_local_open(&runner, &options, NULL), WQ_OK);
+    b.runner->close(b.runner);
+    b.runner = runner;
+    b.on_line = cancel;
+    group_is_late = 1;
+    run(&b, "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done");
+    assert_int_equal(group_is_late, 0);
+    expect_cancelled(&b);
+    assert_string_equal(b.lines, "ready|bye|");
+    close_bed(&b);
+}
+
 static void cancel_when_stopped(bed *b, const char *line)
 {
     if (!reaches(atol(line), "T"))
@@ -1006,6 +1044,7 @@ int main(void)
         cmocka_unit_test(test_cancel_gives_time_to_clean_up),
         cmocka_unit_test(test_cancel_kills_what_ignores_it),
         cmocka_unit_test(test_cancel_finds_a_program_in_another_group),
+        cmocka_unit_test(test_c4_cancel_of_a_program_that_has_no_group_yet),
         cmocka_unit_test(test_cancel_ends_a_stopped_program),
         cmocka_unit_test(test_cancel_after_the_end_is_too_late),
         cmocka_unit_test(test_a_grandchild_that_holds_the_pipes),

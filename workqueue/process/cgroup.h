@@ -1,16 +1,12 @@
-/* cgroup.h - holds what a job has started together, by control groups (version 2).
+/* cgroup.h - holds what a job has started together, by a control group (version 2).
  *
  * A process can leave its process group, and with it the reach of kill(-group); it cannot leave its
  * control group unless it may write to that file system. So each slot has one, which the program is
- * in before it executes, and at the end of a job everything in it is killed. They are all in one
- * folder, which the guard, too, can kill as a whole. */
-#ifndef WQ_CGROUP_H
-#define WQ_CGROUP_H
+ * in before it executes, and at the end of a job everything in it is killed. */
+#ifndef WQ_PROCESS_CGROUP_H
+#define WQ_PROCESS_CGROUP_H
 
 #include <stdint.h>
-#include <workqueue/workqueue.h>
-
-#include "workqueue/util/util.h"
 
 /* Of a job with all that it has started; 0: none. Kept where the folder has the controllers. */
 typedef struct wq_cgroup_limits {
@@ -23,34 +19,27 @@ typedef struct wq_cgroup {
     int parent; /* the folder of them all, borrowed */
     unsigned slot, made;
     wq_cgroup_limits limits;
-    int dir;    /* a child can be born into it; -1: it can only enter, for good */
-    int procs;  /* who writes "0" here is in it from then on */
-    int events; /* tells whether there is somebody in it */
-    int kill;   /* "1" kills all that are in it */
+    int has_memory_limit; /* of its own, or of a folder around it that does not hold us, too */
+    int dir;              /* a child can be born into it; -1: it can only enter, for good */
+    int procs;            /* who writes "0" here is in it from then on */
+    int events;           /* tells whether there is somebody in it */
+    int kill;             /* "1" kills all that are in it */
+    int memory;           /* tells how much memory is charged to it; -1: that is not limited */
 } wq_cgroup;
 
-typedef struct wq_cgroups {
-    char *dir; /* NULL: there are none */
-    int lock;  /* the folder; while we have it open, nobody takes it for left behind */
-    int above; /* cgroup.procs of the folder it is in */
-    wq_cgroup *slots;
-    unsigned n;
-} wq_cgroups;
+/* Makes the folder and opens the files of a group whose parent, slot, number and limits are set. 0,
+ * or -1 with errno. */
+int wq_cgroup_make(wq_cgroup *group);
 
-/* Makes a folder with a control group per slot in `where`, or, if that is "auto", below our own,
- * and ends and removes what killed processes have left there. With "auto" it is no failure that we
- * may not: `groups->dir` is NULL then, and the log says why. */
-int wq_cgroups_open(wq_cgroups *groups, const char *where, unsigned slots,
-                    const wq_cgroup_limits *limits, const wq_logger *logger, wq_error *error);
-
-/* Ends what there is, and removes it all. */
-void wq_cgroups_close(wq_cgroups *groups);
-
-/* The one of a slot; NULL if there are none. */
-wq_cgroup *wq_cgroup_of(const wq_cgroups *groups, unsigned slot);
+/* Closes its files; the folder stays. */
+void wq_cgroup_close(wq_cgroup *group);
 
 /* Nobody can be born there, as it turned out. */
 void wq_cgroup_bar_births(wq_cgroup *group);
+
+/* Before a job: takes a new group if this one still holds memory of the jobs before, as what they
+ * have left in a tmpfs does, which would be missing to the next. Nothing for NULL. */
+void wq_cgroup_refresh(wq_cgroup *group);
 
 /* Kills all that are in it. Nothing for NULL. */
 void wq_cgroup_kill(const wq_cgroup *group);
@@ -58,5 +47,11 @@ void wq_cgroup_kill(const wq_cgroup *group);
 /* The same, and waits until it is empty: 0, or -1 if somebody is left after a second. Then it is as
  * good as new, whatever has been done to it. Costs a look if nobody was in it. */
 int wq_cgroup_end(wq_cgroup *group);
+
+/* Is somebody in the group with this cgroup.events? Unreadable counts as empty. */
+int wq_cgroup_has_somebody(int events);
+
+/* Waits for at most a second until it is empty; 0, or -1 if it is not. */
+int wq_cgroup_wait_until_empty(int events);
 
 #endif

@@ -9,6 +9,7 @@
 #include "workqueue/process/child.h"
 
 #include "workqueue/process/environment.h"
+#include "workqueue/process/fds.h"
 #include "workqueue/process/guard.h"
 #include "workqueue/process/spawn.h"
 #include "workqueue/util/tree.h"
@@ -56,24 +57,6 @@ typedef struct live {
     char *tmpdir;        /* "TMPDIR=PATH", owned; NULL: it has none of its own */
     struct rusage usage; /* once reaped: of it and of all that it has waited for */
 } live;
-
-int wq_fd_move(int fd, int lowest)
-{
-    if (fd < 0 || fd >= lowest)
-        return fd;
-    int moved = fcntl(fd, F_DUPFD_CLOEXEC, lowest);
-    int saved = errno;
-    close(fd);
-    errno = saved;
-    return moved;
-}
-
-static void close_fd(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
 
 /* A pipe for the child to write to, its end at the slot's number. Only our end must not block; the
  * other one is the program's. */
@@ -256,6 +239,7 @@ static int start(live *l, wq_outcome *outcome)
 {
     if (plan(l) != 0)
         return -1;
+    wq_cgroup_refresh(l->child->group);
     l->pid = wq_spawn(&l->plan, l->child->stack, &l->pidfd);
     if (l->pid < 0)
         fail_to_start(outcome, l->child->config->program, "clone", errno);
@@ -333,14 +317,15 @@ static void read_pipe(live *l, int which)
         wq_lines_feed(&child->lines, child->buf, (size_t)n, l->run->report, l->run->user);
     /* No writer is left, and this was all: no need to be told once more. */
     if (n <= 0 || ((p->revents & POLLHUP) != 0 && n < BUF_BYTES))
-        close_fd(&p->fd);
+        wq_fd_close(&p->fd);
 }
 
-/* The program itself may have gone to another group, which is not ours to signal as a whole. */
+/* The program itself may have gone to another group, which is not ours to signal as a whole. Or it
+ * has not made its own yet, which it may do between the two looks: a signal that found no group
+ * goes to the program whatever the second one says. */
 static void signal_group(const live *l, int number)
 {
-    kill(-l->pid, number);
-    if (getpgid(l->pid) != l->pid)
+    if (kill(-l->pid, number) != 0 || getpgid(l->pid) != l->pid)
         kill(l->pid, number);
 }
 
@@ -563,9 +548,9 @@ void wq_child_run(wq_child *child, const wq_run *run, wq_outcome *outcome)
             strdup("The exit code was lost: this process ignores SIGCHLD, or waits for "
                    "children that are not its own");
 out:
-    close_fd(&l.fds[OUT].fd);
-    close_fd(&l.fds[ERR].fd);
-    close_fd(&l.pidfd);
+    wq_fd_close(&l.fds[OUT].fd);
+    wq_fd_close(&l.fds[ERR].fd);
+    wq_fd_close(&l.pidfd);
     remove_tmpdir(&l);
     forget_token(&l);
 }
@@ -606,8 +591,8 @@ int wq_child_init(wq_child *child, const wq_child_config *config)
 
 void wq_child_dispose(wq_child *child)
 {
-    close_fd(&child->writers[0]);
-    close_fd(&child->writers[1]);
+    wq_fd_close(&child->writers[0]);
+    wq_fd_close(&child->writers[1]);
     wq_spawn_stack_free(child->stack);
     free(child->buf);
     free(child->envp);

@@ -1,6 +1,6 @@
 /* child.h - one program on this machine, from its start until it is reaped. */
-#ifndef WQ_CHILD_H
-#define WQ_CHILD_H
+#ifndef WQ_PROCESS_CHILD_H
+#define WQ_PROCESS_CHILD_H
 
 #include <workqueue/extend.h>
 
@@ -49,9 +49,5 @@ void wq_child_dispose(wq_child *child);
 /* Runs the program and returns when it is reaped. One run at a time per child. The thread must
  * outlive the run: the kernel kills the program when it ends. */
 void wq_child_run(wq_child *child, const wq_run *run, wq_outcome *outcome);
-
-/* Moves a descriptor that is below `lowest` to there or higher, close-on-exec. The new number, or
- * -1 with errno, and the old one is closed; -1 for a negative one. */
-int wq_fd_move(int fd, int lowest);
 
 #endif

@@ -1,6 +1,6 @@
 /* environment.h - the environment of a runner's programs: what an allow-list lets through. */
-#ifndef WQ_ENVIRONMENT_H
-#define WQ_ENVIRONMENT_H
+#ifndef WQ_PROCESS_ENVIRONMENT_H
+#define WQ_PROCESS_ENVIRONMENT_H
 
 #include <stddef.h>
 

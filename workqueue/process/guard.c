@@ -1,7 +1,8 @@
 /* guard.c - starts the guard and sends it away. The guard itself is the script below. */
 #include "workqueue/process/guard.h"
 
-#include "workqueue/process/child.h"
+#include "workqueue/process/fds.h"
+#include "workqueue/util/util.h"
 
 #include <errno.h>
 #include <fcntl.h>

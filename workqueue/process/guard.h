@@ -5,8 +5,8 @@
  * kills the process groups of the jobs that ran, and their control groups. It finds them in a table
  * in shared memory, one line of text per slot, "K      12345\n": the mark and the group.
  */
-#ifndef WQ_GUARD_H
-#define WQ_GUARD_H
+#ifndef WQ_PROCESS_GUARD_H
+#define WQ_PROCESS_GUARD_H
 
 #include <stddef.h>
 #include <sys/types.h>

@@ -1,8 +1,10 @@
 /* local.c - the runner that runs a program on this machine: a child per slot and one guard. */
 #include "workqueue/process/local.h"
 
+#include "workqueue/process/cgroups.h"
 #include "workqueue/process/child.h"
 #include "workqueue/process/environment.h"
+#include "workqueue/process/fds.h"
 #include "workqueue/process/guard.h"
 #include "workqueue/process/spawn.h"
 

@@ -1,6 +1,6 @@
 /* local.h - the runner that runs a program on this machine. */
-#ifndef WQ_LOCAL_H
-#define WQ_LOCAL_H
+#ifndef WQ_PROCESS_LOCAL_H
+#define WQ_PROCESS_LOCAL_H
 
 #include <workqueue/extend.h>
 

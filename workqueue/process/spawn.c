@@ -13,6 +13,10 @@
  *   and hears of a failure with its end. With two workers on two processors that gave eight jobs in
  *   a hundred more. So all that the child needs must stay as it is, and it must not touch what
  *   is the thread's: not even errno.
+ *
+ * Where the memory of the control group may be limited the thread does wait, by CLONE_VFORK. The
+ * child's memory is ours until the execve: if the group is full then, the kernel ends all who share
+ * that memory, which is us, unless the vfork mark tells it that the child is not the one to end.
  */
 #include "workqueue/process/spawn.h"
 
@@ -153,7 +157,7 @@ WQ_IN_CHILD static inline long unshare_files(const wq_spawn_plan *p)
 WQ_IN_CHILD static inline const char *take_files(wq_spawn_plan *p)
 {
     long r;
-    if (p->runs_beside && (r = unshare_files(p)) != 0)
+    if (p->shares_files && (r = unshare_files(p)) != 0)
         return fail(p, "close_range", r);
     for (int i = 0; i < 3; i++)
         if ((r = CALL(SYS_dup3, p->fds[i], i, 0)) < 0)
@@ -243,7 +247,8 @@ void wq_spawn_stack_free(char *stack)
 
 static unsigned flags_of(const wq_spawn_plan *p)
 {
-    return CLONE_VM | CLONE_PIDFD | (unsigned)(p->runs_beside ? CLONE_FILES : CLONE_VFORK);
+    return CLONE_VM | CLONE_PIDFD | (unsigned)(p->shares_files ? CLONE_FILES : 0) |
+           (unsigned)(p->waits ? CLONE_VFORK : 0);
 }
 
 /* Like clone(), but into the control group. The C library has no call for this; as with clone(),
@@ -346,7 +351,8 @@ pid_t wq_spawn(wq_spawn_plan *p, char *stack, int *pidfd)
     p->failed = NULL;
     p->has_begun = 0;
     p->host = getpid();
-    p->runs_beside = !p->is_traced && can_run_beside();
+    p->shares_files = !p->is_traced && can_run_beside();
+    p->waits = !p->shares_files || (p->group != NULL && p->group->has_memory_limit);
     block_signals(&before);
     pid_t pid = clone_child(p, stack, pidfd);
     int saved = errno;

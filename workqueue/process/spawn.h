@@ -1,7 +1,7 @@
 /* spawn.h - starts a program: in its own process group, in its control group, with three
  * descriptors and nothing else of ours. */
-#ifndef WQ_SPAWN_H
-#define WQ_SPAWN_H
+#ifndef WQ_PROCESS_SPAWN_H
+#define WQ_PROCESS_SPAWN_H
 
 #include <stdatomic.h>
 #include <sys/resource.h>
@@ -29,7 +29,9 @@ typedef struct wq_spawn_plan {
     int error;          /* its errno */
     /* of wq_spawn() only */
     int enter; /* cgroup.procs, to be written to; -1: there is no need */
-    int runs_beside, handles_none;
+    int shares_files; /* our table of descriptors, until it has a copy of the lowest */
+    int waits;        /* the calling thread, for the execve */
+    int handles_none;
     pid_t host;
     atomic_int has_begun; /* the child has executed something */
 } wq_spawn_plan;
