@@ -1,0 +1,173 @@
+/* serve.c - workqueue serve: a general server for programs. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "workqueue/command/command.h"
+
+static const option_group *const serve_groups[] = {
+    &program_group, &listen_group, &page_group, &queue_group,  &limit_group,
+    &given_group,   &output_group, &http_group, &broker_group, &s3_group,
+    &log_group,     &about_group,  NULL};
+
+const option_set serve_set = {
+    .command = "workqueue serve",
+    .usage = "workqueue serve --program PATH [OPTION]...",
+    .about = "Starts a server for programs that take long: people start a run in a browser or by "
+             "HTTP, watch its progress as it comes, and fetch what it has made.",
+    .groups = serve_groups,
+    .after = "SIGTERM and SIGINT stop it in good order, the same once more at once. SIGHUP is only "
+             "logged.",
+    .own = settings_own,
+    .call = settings_call,
+    .max_operands = 0,
+};
+
+typedef struct serve_state {
+    settings s;
+    option_set set;
+    event_log *log;
+    wq_queue *queue;
+    wq_server *server;
+} serve_state;
+
+static int refuse(const wq_error *error)
+{
+    fprintf(stderr, "workqueue serve: %s\n", error->message);
+    return COMMAND_WRONG;
+}
+
+/* ---- what is worth a warning ----------------------------------------------------------------- */
+
+/* Nonzero if only this machine reaches the address. */
+static int is_loopback(const char *address)
+{
+    return strncmp(address, "127.", 4) == 0 || strncmp(address, "[::1]", 5) == 0 ||
+           strncmp(address, "localhost:", 10) == 0 || strncmp(address, "unix:", 5) == 0 ||
+           address[0] == '/';
+}
+
+static void warn_of_open_door(serve_state *st)
+{
+    const program_settings *p = settings_program(&st->s, 0);
+    char quoted[300];
+    for (size_t i = 0; i < st->s.listen.n; i++)
+        if (!is_loopback(st->s.listen.items[i]) && p->allow.n == 0 && st->s.secret == NULL) {
+            log_event(st->log, WQ_LOG_WARNING, "event=open_door address=%s msg=%s",
+                      log_quote(quoted, sizeof quoted, st->s.listen.items[i]),
+                      "\"whoever reaches the port may run the program, for any server: "
+                      "--allow-server names those that are meant\"");
+            return;
+        }
+}
+
+/* ---- the life of the server ------------------------------------------------------------------ */
+
+static void on_hangup(void *user)
+{
+    serve_state *st = user;
+    log_event(st->log, WQ_LOG_INFO,
+              "event=hangup msg=\"SIGHUP changes nothing: a restart reads "
+              "the options anew\"");
+}
+
+/* Where outputs are and where programs run, if that is not here. */
+static int go_remote(serve_state *st, program_settings *p, wq_error *error)
+{
+    int r = WQ_OK;
+    p->s3.log = p->stomp.log = log_write;
+    p->s3.log_user = p->stomp.log_user = st->log;
+    p->s3.cache_dir = p->queue.storage_dir;
+    if (p->s3.url != NULL)
+        r = wq_s3_store_open(&p->queue.store, &p->s3, error);
+    if (r == WQ_OK && p->stomp.urls != NULL)
+        r = wq_stomp_runner_open(&p->queue.runner, &p->stomp, error);
+    if (r != WQ_OK && p->queue.store != NULL)
+        p->queue.store->close(p->queue.store);
+    return r;
+}
+
+static int open_queue(serve_state *st, program_settings *p, wq_error *error)
+{
+    p->queue.log = log_write;
+    p->queue.log_user = st->log;
+    host_raise_open_files(&p->queue);
+    int r = go_remote(st, p, error);
+    return r == WQ_OK ? wq_open(&st->queue, &p->queue, error) : r;
+}
+
+static void tell_start(serve_state *st, const program_settings *p)
+{
+    char program[600], storage[600], journal[600];
+    wq_stats stats;
+    wq_queue_stats(st->queue, &stats);
+    log_event(
+        st->log, WQ_LOG_INFO,
+        "event=start version=%s address=%s program=%s storage=%s journal=%s resumed=%zu",
+        wq_version(), wq_server_address(st->server),
+        log_quote(program, sizeof program, p->queue.program),
+        log_quote(storage, sizeof storage, p->queue.storage_dir),
+        log_quote(journal, sizeof journal, p->queue.journal_path ? p->queue.journal_path : "none"),
+        stats.queued + stats.running);
+}
+
+static int serve(serve_state *st)
+{
+    program_settings *p = settings_program(&st->s, 0);
+    wq_error error;
+    int r = open_queue(st, p, &error);
+    if (r != WQ_OK)
+        return refuse(&error);
+    st->s.serve.http = p->http;
+    st->s.serve.listen = st->s.listen.items[0];
+    st->s.serve.log = log_write;
+    st->s.serve.log_user = st->log;
+    if (wq_serve(&st->server, st->queue, &st->s.serve, &error) != WQ_OK) {
+        wq_close(st->queue);
+        return refuse(&error);
+    }
+    tell_start(st, p);
+    warn_of_open_door(st);
+    printf("listening on http://%s\n", wq_server_address(st->server));
+    fflush(stdout);
+    int number = host_wait(on_hangup, st);
+    log_event(st->log, WQ_LOG_INFO, "event=stopping signal=%s",
+              number == SIGINT ? "SIGINT" : "SIGTERM");
+    wq_server_stop(st->server);
+    wq_close(st->queue);
+    log_event(st->log, WQ_LOG_INFO, "event=stopped");
+    return COMMAND_OK;
+}
+
+int serve_main(int argc, char **argv)
+{
+    static serve_state st;
+    static const char *default_listen[] = {"127.0.0.1:8080", NULL};
+    char **operands;
+    size_t n;
+    settings_init(&st.s);
+    st.set = serve_set;
+    st.set.all = &st.s;
+    int r = settings_read_config(&st.s, &st.set, argc, argv);
+    if (r == COMMAND_GO_ON)
+        r = options_parse(&st.set, argc, argv, &operands, &n);
+    if (r == COMMAND_GO_ON)
+        r = settings_finish(&st.s, &st.set);
+    if (r != COMMAND_GO_ON) {
+        settings_free(&st.s);
+        return r;
+    }
+    if (st.s.listen.n == 0)
+        st.s.listen = (text_list){default_listen, 1};
+    host_begin();
+    st.log = log_open(&st.s.log);
+    r = serve(&st);
+    log_close(st.log);
+    if (st.s.listen.items == default_listen)
+        st.s.listen = (text_list){0};
+    settings_free(&st.s);
+    return r;
+}
