@@ -49,7 +49,7 @@ class Options(Structure):
                 ("allow_new_privileges", c_int),
                 ("cgroup_dir", c_char_p), ("retain_age_s", c_uint),
                 ("retain_bytes", c_uint64), ("log", LogCallback), ("log_user", c_void_p),
-                ("runner", c_void_p), ("store", c_void_p)]
+                ("runner", c_void_p), ("store", c_void_p), ("guard_path", c_char_p)]
 
 
 class Params(Structure):

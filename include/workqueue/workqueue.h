@@ -17,7 +17,9 @@
  *   soname does, so that a program finds at run time only a library that it was built for.
  * - Nothing here changes the process around it: no signal dispositions, no chdir, no umask, no
  *   waitpid for children that are not ours, no output except through the log callback. A host that
- *   waits for children of its own by signalfd() or sigwait() blocks SIGCHLD before wq_open().
+ *   waits for children of its own by signalfd() or sigwait() blocks SIGCHLD before wq_open(). One
+ *   that ignores SIGCHLD, or waits for children it has not started, cannot have programs run:
+ *   wq_open() refuses, where it can see that.
  *
  * No macro is needed to use it, so it can be called through a foreign-function interface.
  */
@@ -175,6 +177,15 @@ typedef struct wq_options {
     void *log_user;          /**< handed to log */
     struct wq_runner *runner; /**< NULL: run `program` here; else see extend.h, taken over */
     struct wq_store *store;   /**< NULL: files in storage_dir; else see extend.h, taken over */
+
+    /**
+     * The program `workqueue-guard`, which is installed with the library: it waits for the end of
+     * this process, and kills what the programs of jobs have started, should that end be SIGKILL.
+     * NULL, the default: it is looked for beside the library (or beside the executable, where the
+     * library is linked into that), then where it was to be installed; if there is none, a warning
+     * is logged and jobs run without. Given and not to be run: WQ_ERROR_INVALID_ARGUMENT.
+     */
+    const char *guard_path;
 } wq_options;
 
 /**

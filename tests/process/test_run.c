@@ -800,7 +800,8 @@ static int open_without_guard(bed *b)
 }
 
 /* Forks a host that runs `command`, kills it when a line has come, and says which line that was. */
-static void kill_host_during(const char *command, int guarded, char *line, size_t size)
+static void kill_host_with(void (*on_line)(bed *, const char *), const char *command, int guarded,
+                           char *line, size_t size)
 {
     int fds[2];
     assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
@@ -811,7 +812,7 @@ static void kill_host_during(const char *command, int guarded, char *line, size_
             _exit(1);
         unlink(b.output); /* nobody will do so later */
         b.fd = fds[1];
-        b.on_line = tell_parent;
+        b.on_line = on_line;
         run(&b, command);
         _exit(2);
     }
@@ -824,6 +825,11 @@ static void kill_host_during(const char *command, int guarded, char *line, size_
     assert_int_equal(kill(host, SIGKILL), 0);
     assert_int_equal(waitpid(host, &status, 0), host);
     assert_true(WIFSIGNALED(status));
+}
+
+static void kill_host_during(const char *command, int guarded, char *line, size_t size)
+{
+    kill_host_with(tell_parent, command, guarded, line, size);
 }
 
 static void test_a_killed_host_leaves_no_program(void **state)
@@ -844,6 +850,68 @@ static void test_a_killed_host_leaves_no_grandchild(void **state)
     assert_true(program > 1 && grandchild > 1);
     assert_true(reaches(program, ""));
     assert_true(reaches(grandchild, ""));
+}
+
+static void fork_and_tell(bed *b, const char *line)
+{
+    char text[64];
+    pid_t other = fork();
+    if (other == 0) {
+        close(b->fd);
+        sleep(2 * DEADLINE_MS / 1000);
+        _exit(0);
+    }
+    snprintf(text, sizeof text, "%.20s %ld", line, (long)other);
+    tell_parent(b, text);
+}
+
+/* A host that forks without exec, as daemons and multiprocessing do: the fork has all that the host
+ * has open, and lives on. */
+static void test_c15_a_fork_of_a_killed_host_keeps_no_grandchild(void **state)
+{
+    (void)state;
+    char line[64], *rest;
+    kill_host_with(fork_and_tell, "sh -c 'trap \"\" TERM; sleep 1000; true' & echo $!; wait", 1,
+                   line, sizeof line);
+    long grandchild = strtol(line, &rest, 10);
+    pid_t fork_of_host = (pid_t)strtol(rest, NULL, 10);
+    assert_true(grandchild > 1 && fork_of_host > 1);
+    assert_true(reaches(grandchild, ""));
+    assert_int_equal(kill(fork_of_host, SIGKILL), 0);
+}
+
+/* As `ps` has it. */
+static void test_the_guard_is_called_what_it_is(void **state)
+{
+    (void)state;
+    bed b;
+    char command[128];
+    open_bed(&b);
+    snprintf(command, sizeof command,
+             "ps -A -o comm=,args= | grep -q '^workqueue-guard *"
+             "workqueue-guard 1 %ld$'",
+             (long)getpid());
+    assert_int_equal(system(command), 0);
+    close_bed(&b);
+    EVENTUALLY(system(command) != 0);
+}
+
+static void test_a_guard_that_is_not_where_it_was_said_to_be(void **state)
+{
+    (void)state;
+    wq_options options;
+    wq_queue *queue;
+    wq_error error = {0};
+    char folder[FOLDER_SIZE];
+    assert_int_equal(make_folder(folder, "guard"), 0);
+    wq_options_init(&options, sizeof options);
+    options.program = SHELL;
+    options.storage_dir = folder;
+    options.guard_path = "/no/such/guard";
+    assert_int_equal(wq_open(&queue, &options, &error), WQ_ERROR_INVALID_ARGUMENT);
+    assert_string_equal(error.message,
+                        "options: guard_path /no/such/guard: No such file or directory");
+    assert_int_equal(remove_folder(folder), 0);
 }
 
 static void test_without_a_guard_programs_run_and_it_is_said(void **state)
@@ -916,6 +984,59 @@ static void test_other_children_of_the_host_are_left_alone(void **state)
     assert_int_equal(waitpid(other, &status, 0), other);
     assert_int_equal(WEXITSTATUS(status), 9);
     close_bed(&b);
+}
+
+static void expect_refused_host(const char *why)
+{
+    bed b;
+    wq_error error = {0};
+    wq_runner *runner = NULL;
+    memset(&b, 0, sizeof b);
+    wq_local_options options = options_for(&b, SHELL);
+    if (wq_local_open(&runner, &options, &error) != WQ_ERROR_SYSTEM || runner != NULL ||
+        strstr(error.message, why) == NULL) {
+        fprintf(stderr, "opened, or: %s\n", error.message);
+        _exit(1);
+    }
+    _exit(0);
+}
+
+static void reap_everybody(int number)
+{
+    (void)number;
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        ;
+}
+
+static void *wait_for_everybody(void *unused)
+{
+    (void)unused;
+    for (;;)
+        if (waitpid(-1, NULL, 0) < 0)
+            usleep(100);
+    return NULL;
+}
+
+/* Every job of such a host would fail. */
+static void test_c21_a_host_that_reaps_our_children_is_told_at_open(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 4; kind++) {
+        int status;
+        pid_t host = fork();
+        if (host == 0) {
+            struct sigaction action = {.sa_handler = kind == 0 ? SIG_IGN : reap_everybody,
+                                       .sa_flags = kind == 1 ? SA_NOCLDWAIT : SA_RESTART};
+            pthread_t thread;
+            if (kind < 3)
+                sigaction(SIGCHLD, &action, NULL);
+            else if (pthread_create(&thread, NULL, wait_for_everybody, NULL) != 0)
+                _exit(2);
+            expect_refused_host(kind < 2 ? "ignores SIGCHLD" : "waits for children");
+        }
+        assert_int_equal(waitpid(host, &status, 0), host);
+        assert_int_equal(status, 0);
+    }
 }
 
 static void test_a_host_that_ignores_its_children(void **state)
@@ -1057,10 +1178,14 @@ int main(void)
         cmocka_unit_test(test_a_host_with_many_descriptors),
         cmocka_unit_test(test_a_killed_host_leaves_no_program),
         cmocka_unit_test(test_a_killed_host_leaves_no_grandchild),
+        cmocka_unit_test(test_c15_a_fork_of_a_killed_host_keeps_no_grandchild),
+        cmocka_unit_test(test_the_guard_is_called_what_it_is),
+        cmocka_unit_test(test_a_guard_that_is_not_where_it_was_said_to_be),
         cmocka_unit_test(test_without_a_guard_programs_run_and_it_is_said),
         cmocka_unit_test(test_the_guard_holds_nothing_of_the_host),
         cmocka_unit_test(test_close_sends_the_guard_away),
         cmocka_unit_test(test_other_children_of_the_host_are_left_alone),
+        cmocka_unit_test(test_c21_a_host_that_reaps_our_children_is_told_at_open),
         cmocka_unit_test(test_a_host_that_ignores_its_children),
         cmocka_unit_test(test_a_debugger_keeps_its_breakpoints),
         cmocka_unit_test(test_slots_run_at_the_same_time),

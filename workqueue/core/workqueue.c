@@ -158,6 +158,7 @@ static int open_runner(wq_runner **out, wq_queue *queue, const wq_options *o, wq
                    .processes = o->max_processes},
         .environment = o->environment,
         .cgroup_dir = o->cgroup_dir,
+        .guard_path = o->guard_path,
         .token_in_environment = o->token_in_environment,
         .private_tmpdir = o->private_tmpdir,
         .allow_new_privileges = o->allow_new_privileges,

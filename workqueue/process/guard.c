@@ -1,4 +1,4 @@
-/* guard.c - starts the guard and sends it away. The guard itself is the script below. */
+/* guard.c - starts the guard and sends it away. */
 #include "workqueue/process/guard.h"
 
 #include "workqueue/process/fds.h"
@@ -9,49 +9,34 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Descriptor 3 is the socket to us: a line on it means that all is well, its end that we are gone.
- * Descriptor 4 is the table. The outer shell ends at once, so that the guard is nobody's child. A
- * program that was being started at the very moment we died may come into the table late: hence
- * the second sweep, for which the table is opened anew to be read from its start. */
-static const char script[] = "trap '' HUP INT QUIT TERM\n"
-                             "cd /\n"
-                             "sweep() {\n"
-                             "    while read -r mark group; do\n"
-                             "        [ \"$mark\" = K ] && kill -s KILL -- \"-$group\"\n"
-                             "    done\n"
-                             "    [ -d \"$1\" ] && echo 1 >\"$1/cgroup.kill\"\n"
-                             "}\n"
-                             "(\n"
-                             "    read -r farewell <&3 && exit\n"
-                             "    sweep \"$1\" <&4\n"
-                             "    sleep 0.1\n"
-                             "    sweep \"$1\" </proc/self/fd/4\n"
-                             "    for i in 1 2 3 4 5 6 7 8 9; do\n"
-                             "        [ -d \"$1\" ] || exit\n"
-                             "        rmdir \"$1\"/*/ \"$1\" || sleep 0.1\n"
-                             "    done\n"
-                             ") &\n";
+enum { NO_CLASH = 10, FAREWELL_MS = 1000, OTHERS_US = 1000 };
 
-enum { SOCKET_AS = 3, TABLE_AS = 4, NO_CLASH = 10, FAREWELL_MS = 1000 };
+/* What the guard is given; none of the descriptors below NO_CLASH, -1: not there. */
+typedef struct guard_gift {
+    const char *path, *groups_dir;
+    int null_fd, socket_fd, table_fd, host_fd;
+} guard_gift;
 
 /* 0, or an errno as posix_spawn() gives it. */
-static int arrange(posix_spawn_file_actions_t *files, int null_fd, int socket_fd, int table_fd)
+static int plan_files(posix_spawn_file_actions_t *files, const guard_gift *gift)
 {
+    const int fds[] = {gift->null_fd,   gift->null_fd,  gift->null_fd,
+                       gift->socket_fd, gift->table_fd, gift->host_fd};
     int e = 0;
-    for (int fd = 0; fd <= 2 && e == 0; fd++)
-        e = posix_spawn_file_actions_adddup2(files, null_fd, fd);
+    for (int i = 0; i < (int)(sizeof fds / sizeof *fds) && e == 0; i++)
+        if (fds[i] >= 0)
+            e = posix_spawn_file_actions_adddup2(files, fds[i], i);
     if (e == 0)
-        e = posix_spawn_file_actions_adddup2(files, socket_fd, SOCKET_AS);
-    if (e == 0)
-        e = posix_spawn_file_actions_adddup2(files, table_fd, TABLE_AS);
-    if (e == 0)
-        e = posix_spawn_file_actions_addclosefrom_np(files, TABLE_AS + 1);
+        e = posix_spawn_file_actions_addclosefrom_np(files, gift->host_fd >= 0 ? WQ_GUARD_END_FD
+                                                                               : WQ_GUARD_HOST_FD);
     return e;
 }
 
@@ -68,43 +53,58 @@ static void detach(posix_spawnattr_t *attr)
         attr, (short)(POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF));
 }
 
-static int start_shell(pid_t *pid, int null_fd, int socket_fd, int table_fd, const char *groups_dir)
+static int spawn_guard(pid_t *pid, const guard_gift *gift)
 {
-    char *argv[] = {(char *)"sh",       (char *)"-c", (char *)script, (char *)"workqueue-guard",
-                    (char *)groups_dir, NULL};
-    char *envp[] = {(char *)"PATH=/usr/bin:/bin", NULL};
+    char host[16];
+    char *argv[] = {(char *)"workqueue-guard", (char *)WQ_GUARD_VERSION, host,
+                    (char *)gift->groups_dir, NULL};
+    char *envp[] = {NULL};
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attr;
+    snprintf(host, sizeof host, "%ld", (long)getpid());
     int e = posix_spawn_file_actions_init(&files);
     if (e != 0)
         return e;
     if ((e = posix_spawnattr_init(&attr)) != 0)
         goto out_files;
     detach(&attr);
-    e = arrange(&files, null_fd, socket_fd, table_fd);
+    e = plan_files(&files, gift);
     if (e == 0)
-        e = posix_spawn(pid, "/bin/sh", &files, &attr, argv, envp);
+        e = posix_spawn(pid, gift->path, &files, &attr, argv, envp);
     posix_spawnattr_destroy(&attr);
 out_files:
     posix_spawn_file_actions_destroy(&files);
     return e;
 }
 
-/* Waits for the outer shell, which has nothing to do but to leave the guard behind. That another
- * part of the process may have reaped it is no failure. */
-static const char *start(int null_fd, int socket_fd, int table_fd, const char *groups_dir)
+/* Until the child is a zombie, and then for as long as anybody else in this process might take to
+ * reap it: a handler of SIGCHLD, or a thread in wait(). */
+static void let_others_reap(pid_t pid)
+{
+    struct pollfd ended = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+    while (ended.fd >= 0 && poll(&ended, 1, -1) < 0 && errno == EINTR)
+        ;
+    usleep(OTHERS_US);
+    wq_fd_close(&ended.fd);
+}
+
+/* Waits for the child, which has nothing to do but to leave the guard behind. That somebody else
+ * has reaped it is no failure of the guard; but the programs of jobs will fare likewise. */
+static const char *start_guard(wq_guard *guard, const guard_gift *gift)
 {
     pid_t pid;
-    int status = 0;
-    int e = start_shell(&pid, null_fd, socket_fd, table_fd, groups_dir);
+    int status = 0, e = spawn_guard(&pid, gift);
     if (e != 0) {
         errno = e;
-        return "posix_spawn /bin/sh";
+        return "posix_spawn";
     }
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+    let_others_reap(pid);
+    pid_t reaped;
+    while ((reaped = waitpid(pid, &status, 0)) < 0 && errno == EINTR)
         ;
-    errno = ECANCELED;
-    return status == 0 ? NULL : "/bin/sh";
+    guard->child_was_stolen = reaped < 0;
+    errno = ENOEXEC;
+    return reaped < 0 || status == 0 ? NULL : "of another version";
 }
 
 static const char *make_table(wq_guard *guard, unsigned slots, int *fd)
@@ -127,35 +127,43 @@ static const char *make_table(wq_guard *guard, unsigned slots, int *fd)
     return NULL;
 }
 
-const char *wq_guard_open(wq_guard *guard, unsigned slots, const char *groups_dir)
+/* Also on Linux 5.2, which has no pidfd_open(): then the end of the socket must do. */
+static int open_pidfd_of_host(void)
 {
-    int pair[2] = {-1, -1}, table_fd = -1, null_fd = -1;
+    return wq_fd_move((int)syscall(SYS_pidfd_open, getpid(), 0), NO_CLASH);
+}
+
+const char *wq_guard_open(wq_guard *guard, const char *path, unsigned slots, const char *groups_dir)
+{
+    guard_gift gift = {path, groups_dir, -1, -1, -1, -1};
+    int pair[2] = {-1, -1};
     memset(guard, 0, sizeof *guard);
     guard->fd = -1;
-    const char *failed = make_table(guard, slots, &table_fd);
+    const char *failed = make_table(guard, slots, &gift.table_fd);
     if (failed != NULL)
         goto out;
     failed = "open /dev/null";
-    if ((null_fd = wq_fd_move(open("/dev/null", O_RDWR | O_CLOEXEC), NO_CLASH)) < 0)
+    if ((gift.null_fd = wq_fd_move(open("/dev/null", O_RDWR | O_CLOEXEC), NO_CLASH)) < 0)
         goto out;
     failed = "socketpair";
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0 ||
-        (pair[0] = wq_fd_move(pair[0], 3)) < 0 || (pair[1] = wq_fd_move(pair[1], NO_CLASH)) < 0)
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         goto out;
-    failed = start(null_fd, pair[1], table_fd, groups_dir);
-    if (failed == NULL) {
-        guard->fd = pair[0];
-        pair[0] = -1;
-    }
-out:;
-    int saved = errno;
-    int fds[] = {pair[0], pair[1], table_fd, null_fd};
-    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
-    if (failed != NULL)
+    guard->fd = wq_fd_move(pair[0], 3);
+    gift.socket_fd = wq_fd_move(pair[1], NO_CLASH);
+    if (guard->fd < 0 || gift.socket_fd < 0)
+        goto out;
+    gift.host_fd = open_pidfd_of_host();
+    failed = start_guard(guard, &gift);
+out:
+    wq_fd_close(&gift.socket_fd);
+    wq_fd_close(&gift.table_fd);
+    wq_fd_close(&gift.null_fd);
+    wq_fd_close(&gift.host_fd);
+    if (failed != NULL) {
+        int saved = errno;
         wq_guard_close(guard);
-    errno = saved;
+        errno = saved;
+    }
     return failed;
 }
 

@@ -6,10 +6,13 @@
 #include "workqueue/process/environment.h"
 #include "workqueue/process/fds.h"
 #include "workqueue/process/guard.h"
+#include "workqueue/process/guard_path.h"
 #include "workqueue/process/spawn.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,7 +81,7 @@ static char **environment_of(const wq_local_options *options)
     return wq_environment_new(options->environment, without);
 }
 
-static local *make(const wq_local_options *options)
+static local *make_local(const wq_local_options *options)
 {
     local *l = calloc(1, sizeof *l);
     if (l == NULL)
@@ -106,18 +109,48 @@ static local *make(const wq_local_options *options)
     return NULL;
 }
 
-/* Jobs run without it, too; what is lost is told once. */
-static void start_guard(local *l, const wq_local_options *options)
+/* A host that has its children reaped by the kernel never learns how one ended. */
+static int check_children(wq_error *error)
+{
+    struct sigaction action;
+    if (sigaction(SIGCHLD, NULL, &action) == 0 &&
+        (action.sa_handler == SIG_IGN || (action.sa_flags & SA_NOCLDWAIT) != 0))
+        return wq_fail(error, WQ_ERROR_SYSTEM,
+                       "This process ignores SIGCHLD, so that nobody can tell how a program ended "
+                       "and every job would fail: let it be SIG_DFL, or a handler without "
+                       "SA_NOCLDWAIT");
+    return WQ_OK;
+}
+
+static void warn_of_missing_guard(const wq_logger *logger, const char *path, const char *failed)
 {
     char text[128];
-    const char *failed = wq_guard_open(&l->guard, options->workers, l->groups.dir);
+    wq_log(logger, WQ_LOG_WARNING,
+           "there is no guard process (%s: %s: %s): should this process be killed by SIGKILL, "
+           "processes that a job's program has started may survive it",
+           path, failed, reason(errno, text, sizeof text));
+}
+
+/* Jobs run without it, too, unless somebody has said where it is; what is lost is told once. */
+static int start_guard(local *l, const wq_local_options *options, wq_error *error)
+{
+    char path[PATH_MAX], text[128];
+    const char *failed = "find";
+    if (wq_guard_find(path, options->guard_path) == 0)
+        failed = wq_guard_open(&l->guard, path, options->workers, l->groups.dir);
+    else if (options->guard_path != NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "options: guard_path %.300s: %s", path,
+                       reason(errno, text, sizeof text));
     if (failed != NULL)
-        wq_log(&options->logger, WQ_LOG_WARNING,
-               "there is no guard process (%s: %s): should this process be killed by SIGKILL, "
-               "processes that a job's program has started may survive it",
-               failed, reason(errno, text, sizeof text));
+        warn_of_missing_guard(&options->logger, path, failed);
     for (unsigned i = 0; i < l->workers; i++)
         l->children[i].guard_line = wq_guard_line(&l->guard, i);
+    if (!l->guard.child_was_stolen)
+        return WQ_OK;
+    return wq_fail(error, WQ_ERROR_SYSTEM,
+                   "This process waits for children that are not its own (by wait() or "
+                   "waitpid(-1)), so that jobs would fail as nobody can tell how their programs "
+                   "ended: let it wait for the pids that it has started");
 }
 
 static int open_groups(local *l, const wq_local_options *options, wq_error *error)
@@ -137,9 +170,11 @@ int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *er
 {
     char text[128];
     int result = check_program(options->program, error);
+    if (result == WQ_OK)
+        result = check_children(error);
     if (result != WQ_OK)
         return result;
-    local *l = make(options);
+    local *l = make_local(options);
     if (l == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "Out of memory");
     l->config.null_fd = wq_fd_move(open("/dev/null", O_RDONLY | O_CLOEXEC), 3);
@@ -155,9 +190,9 @@ int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *er
                              options->workers, reason(errno, text, sizeof text));
             goto fail;
         }
-    if ((result = open_groups(l, options, error)) != WQ_OK)
+    if ((result = open_groups(l, options, error)) != WQ_OK ||
+        (result = start_guard(l, options, error)) != WQ_OK)
         goto fail;
-    start_guard(l, options);
     *out = &l->runner;
     return WQ_OK;
 fail:

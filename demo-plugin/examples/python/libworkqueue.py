@@ -80,7 +80,7 @@ class _Options(Structure):
         ("environment", POINTER(c_char_p)), ("token_in_environment", c_int),
         ("private_tmpdir", c_int), ("allow_new_privileges", c_int), ("cgroup_dir", c_char_p),
         ("retain_age_s", c_uint), ("retain_bytes", c_uint64), ("log", _LogCallback),
-        ("log_user", c_void_p), ("runner", c_void_p), ("store", c_void_p)]
+        ("log_user", c_void_p), ("runner", c_void_p), ("store", c_void_p), ("guard_path", c_char_p)]
 
 
 def _load() -> ctypes.CDLL:
