@@ -1,219 +1,290 @@
-/* excerpt.c - an FTS5 auxiliary function that picks a passage and marks the matches in it. */
+/* excerpt.c - picks a passage and marks the matches in it.
+ *
+ * The text is scanned once for matches, by the same scanner as the index; then once more around the
+ * best of them, for where words begin and end. */
 #include "excerpt.h"
 
 #include <string.h>
-#include <time.h>
 
-#include "text.h"
+#include "clock.h"
 
 enum {
-    WINDOW = 28,     /* tokens in a passage; the marks are bits of a uint64_t */
-    LEAD = 6,        /* so many of them before the first match */
-    CANDIDATES = 32, /* matches of each phrase that a passage may begin at */
-    MAX_PHRASES = 32,
-    MAX_GAP_BYTES = 60,    /* between two tokens */
-    MAX_TOKEN_BYTES = 120, /* of a token, as it is shown */
+    WIDTH = 180,  /* of a passage, in columns */
+    LEAD = 50,    /* so many of them before the first match */
+    REACH = 1024, /* bytes around a match that a passage can lie in */
+    MAX_HITS = 512,
+    HITS_PER_LEAF = 64,
+    PHRASE_TOKENS = 64,    /* longer phrases are not marked */
     TOKENS_PER_LOOK = 4096 /* at the clock */
 };
 
-/* What the tokenizer is walking for. */
-struct walk {
-    struct text out;
-    const char *text, *open, *close;
-    uint64_t marks; /* bit i: token first + i is a match */
+struct span {
+    size_t start, end; /* bytes of the text */
+};
+
+struct hit {
+    struct span span;
+    int leaf;
+};
+
+/* What the scanner is looking for. A phrase is followed by a set of bits: bit i is set if the
+ * tokens 0 to i of it are the last i + 1 positions. */
+struct look {
+    const struct parse *parse;
+    unsigned char wanted[PARSE_MAX_LEAVES]; /* this leaf is to be marked */
+    uint64_t so_far[PARSE_MAX_LEAVES];      /* up to the position before the last */
+    uint64_t here[PARSE_MAX_LEAVES];        /* which tokens of it the last position is */
+    struct span spans[PARSE_MAX_LEAVES][PHRASE_TOKENS]; /* of the last positions, by their number */
+    unsigned char first_bytes[256];
+    size_t position; /* the last one's number, from 1 on */
+    size_t n_of_leaf[PARSE_MAX_LEAVES], n_hits;
+    struct hit hits[MAX_HITS];
     int64_t deadline_ms;
-    int first, token; /* first of the passage, next to come */
-    int end;          /* byte where the last token of the passage ended */
-    int marked;       /* between open and close */
 };
 
-int64_t excerpt_now_ms(void)
+/* ---- matches ---- */
+
+/* Marks what makes a document match, not what is left out, nor what is asked of titles only. */
+static void want_leaves(struct look *look, int number, int out)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* ---- which passage ---- */
-
-struct matches {
-    int n_phrases;
-    int n[MAX_PHRASES];
-    int at[MAX_PHRASES][CANDIDATES]; /* token numbers, ascending */
-};
-
-static void find_matches(const Fts5ExtensionApi *api, Fts5Context *fts, int column,
-                         struct matches *matches)
-{
-    int phrases = api->xPhraseCount(fts);
-    matches->n_phrases = phrases < MAX_PHRASES ? phrases : MAX_PHRASES;
-    for (int i = 0; i < matches->n_phrases; i++) {
-        Fts5PhraseIter iter;
-        int at_column, offset;
-        matches->n[i] = 0;
-        if (api->xPhraseFirst(fts, i, &iter, &at_column, &offset) != SQLITE_OK)
-            continue;
-        for (; at_column >= 0 && at_column <= column && matches->n[i] < CANDIDATES;
-             api->xPhraseNext(fts, &iter, &at_column, &offset))
-            if (at_column == column)
-                matches->at[i][matches->n[i]++] = offset;
+    const struct parse_node *node = &look->parse->nodes[number];
+    const struct parse_leaf *leaf;
+    if (node->kind != PARSE_LEAF) {
+        want_leaves(look, node->left, out ^ (node->kind == PARSE_NOT));
+        if (node->kind != PARSE_NOT)
+            want_leaves(look, node->right, out);
+        return;
+    }
+    leaf = &look->parse->leaves[node->left];
+    look->wanted[node->left] = !out && leaf->column != PARSE_TITLE && leaf->n <= PHRASE_TOKENS;
+    for (size_t i = 0; i < leaf->n; i++) {
+        struct parse_piece token = look->parse->tokens[leaf->first + i].folded;
+        look->first_bytes[(unsigned char)look->parse->arena.data[token.at]] = 1;
     }
 }
 
-/* How many phrases match in the window that begins at `token`. */
-static int score(const struct matches *matches, int token)
+static int is_token(const struct parse *parse, const struct parse_leaf *leaf, size_t i,
+                    const char *token, size_t len)
 {
-    int sum = 0;
-    for (int i = 0; i < matches->n_phrases; i++)
-        for (int j = 0; j < matches->n[i]; j++)
-            if (matches->at[i][j] >= token && matches->at[i][j] < token + WINDOW - LEAD) {
-                sum++;
-                break;
-            }
-    return sum;
+    struct parse_piece piece = parse->tokens[leaf->first + i].folded;
+    int may_go_on = leaf->is_prefix && i + 1 == leaf->n;
+    return (may_go_on ? len >= piece.len : len == piece.len) &&
+           memcmp(parse->arena.data + piece.at, token, piece.len) == 0;
 }
 
-/* The first token of the passage with the most phrases, the earliest of them. */
-static int choose(const struct matches *matches)
+/* The last position is complete: carries the phrases on, and keeps those that have ended. */
+static void end_position(struct look *look)
 {
-    int best = 0, best_score = 0;
-    for (int i = 0; i < matches->n_phrases; i++)
-        for (int j = 0; j < matches->n[i]; j++) {
-            int token = matches->at[i][j], points = score(matches, token);
-            if (points > best_score || (points == best_score && token < best)) {
-                best = token;
-                best_score = points;
-            }
+    for (size_t l = 0; l < look->parse->n_leaves; l++) {
+        size_t n = look->parse->leaves[l].n;
+        if (!look->wanted[l])
+            continue;
+        look->so_far[l] = ((look->so_far[l] << 1) | 1) & look->here[l];
+        look->here[l] = 0;
+        if ((look->so_far[l] >> (n - 1) & 1) == 0 || look->n_hits == MAX_HITS ||
+            look->n_of_leaf[l] == HITS_PER_LEAF)
+            continue;
+        look->n_of_leaf[l]++;
+        look->hits[look->n_hits++] = (struct hit){
+            {look->spans[l][(look->position + 1 - n) % PHRASE_TOKENS].start,
+             look->spans[l][look->position % PHRASE_TOKENS].end},
+            (int)l};
+    }
+}
+
+static void look_at_token(struct look *look, const char *token, size_t len, struct span span)
+{
+    for (size_t l = 0; l < look->parse->n_leaves; l++) {
+        const struct parse_leaf *leaf = &look->parse->leaves[l];
+        for (size_t i = 0; look->wanted[l] && i < leaf->n; i++) {
+            if (!is_token(look->parse, leaf, i, token, len))
+                continue;
+            look->here[l] |= 1ull << i;
+            look->spans[l][look->position % PHRASE_TOKENS] = span;
         }
-    return best > LEAD ? best - LEAD : 0;
+    }
 }
 
-static uint64_t mark(const Fts5ExtensionApi *api, Fts5Context *fts, const struct matches *matches,
-                     int first)
+static int on_match_token(void *user, enum words_kind kind, const char *token, size_t len,
+                          size_t start, size_t end)
 {
-    uint64_t marks = 0;
-    for (int i = 0; i < matches->n_phrases; i++)
-        for (int j = 0; j < matches->n[i]; j++)
-            for (int k = 0; k < api->xPhraseSize(fts, i); k++) {
-                int token = matches->at[i][j] + k - first;
-                if (token >= 0 && token < WINDOW)
-                    marks |= 1ull << token;
-            }
-    return marks;
+    struct look *look = user;
+    if (kind == WORDS_MAIN) {
+        end_position(look);
+        if (++look->position % TOKENS_PER_LOOK == 0 && clock_ms() > look->deadline_ms)
+            return 1;
+    }
+    if (kind != WORDS_EXACT && look->first_bytes[(unsigned char)token[0]])
+        look_at_token(look, token, len, (struct span){start, end});
+    return look->n_hits == MAX_HITS;
+}
+
+/* How many leaves match in the passage that begins at the hit. */
+static int score(const struct look *look, size_t first)
+{
+    uint64_t seen = 0;
+    for (size_t i = 0; i < look->n_hits; i++)
+        if (look->hits[i].span.start >= look->hits[first].span.start &&
+            look->hits[i].span.start < look->hits[first].span.start + WIDTH - LEAD)
+            seen |= 1ull << look->hits[i].leaf;
+    return __builtin_popcountll(seen);
+}
+
+/* The hit that the best passage begins with, the earliest of them; n_hits if there is none. */
+static size_t choose(const struct look *look)
+{
+    size_t best = look->n_hits;
+    int best_score = 0;
+    for (size_t i = 0; i < look->n_hits; i++) {
+        int points = score(look, i);
+        if (points > best_score ||
+            (points == best_score && look->hits[i].span.start < look->hits[best].span.start)) {
+            best = i;
+            best_score = points;
+        }
+    }
+    return best;
+}
+
+/* ---- where the passage begins and ends ---- */
+
+struct edges {
+    const char *text;     /* of the whole document */
+    size_t offset, until; /* of the part that is scanned */
+    size_t len;           /* of the whole document */
+    size_t match;         /* where the first match is */
+    struct span passage;  /* end 0: nothing yet */
+    size_t word_end;      /* of the longest word so far */
+};
+
+/* How wide it is on a screen, about. */
+static size_t columns(const char *text, size_t start, size_t end)
+{
+    size_t n = 0;
+    for (size_t i = start; i < end; i++) {
+        unsigned char c = (unsigned char)text[i];
+        n += (c & 0xc0) != 0x80;     /* a character begins */
+        n += c >= 0xe3 && c <= 0xed; /* from U+3000 on: wide */
+    }
+    return n;
+}
+
+static int on_edge_token(void *user, enum words_kind kind, const char *token, size_t len,
+                         size_t start, size_t end)
+{
+    struct edges *edges = user;
+    (void)token;
+    (void)len;
+    start += edges->offset;
+    end += edges->offset;
+    if ((start == edges->offset && start > 0) || (end == edges->until && end < edges->len))
+        return 0; /* it may be cut off */
+    int begins = kind == WORDS_MAIN && start >= edges->word_end;
+    if (kind == WORDS_MAIN || kind == WORDS_COMPOUND)
+        edges->word_end = end > edges->word_end ? end : edges->word_end;
+    if (edges->passage.end == 0) {
+        if (!begins || (start < edges->match && columns(edges->text, start, edges->match) > LEAD))
+            return 0;
+        edges->passage.start = start;
+    }
+    if (edges->passage.end > 0 && columns(edges->text, edges->passage.start, end) > WIDTH)
+        return 1;
+    if (end >= edges->word_end)
+        edges->passage.end = end;
+    return 0;
+}
+
+/* The nearest place not behind `at` where a character begins. */
+static size_t char_start(const char *text, size_t at)
+{
+    while (at > 0 && ((unsigned char)text[at] & 0xc0) == 0x80)
+        at--;
+    return at;
+}
+
+static struct span find_passage(struct words *words, const char *text, size_t len, size_t match)
+{
+    struct edges edges = {.text = text, .len = len, .match = match};
+    edges.offset = match > REACH / 2 ? char_start(text, match - REACH / 2) : 0;
+    edges.until = len - match > REACH ? char_start(text, match + REACH) : len;
+    words_scan(words, text + edges.offset, edges.until - edges.offset, on_edge_token, &edges);
+    if (edges.passage.end == 0) /* no words */
+        edges.passage = (struct span){0, len > WIDTH ? char_start(text, WIDTH) : len};
+    /* What stands before the first word and after the last belongs to the text, too. */
+    if (columns(text, 0, edges.passage.start) < LEAD / 4)
+        edges.passage.start = 0;
+    if (columns(text, edges.passage.end,
+                len < edges.passage.end + LEAD ? len : edges.passage.end + LEAD) < LEAD / 4 &&
+        len < edges.passage.end + LEAD)
+        edges.passage.end = len;
+    return edges.passage;
 }
 
 /* ---- its text ---- */
 
-/* Adds at most `most` bytes, cut between characters, each run of white space as one blank. */
-static void add_clean(struct text *out, const char *text, int len, int most)
+/* Adds bytes, each run of white space as one blank; none at the beginning. */
+static void add_clean(struct text *out, size_t begin, const char *text, size_t start, size_t end)
 {
-    int cut = len > most;
-    if (cut)
-        for (len = most; len > 0 && ((unsigned char)text[len] & 0xc0) == 0x80;)
-            len--;
-    for (int i = 0; i < len; i++) {
+    for (size_t i = start; i < end; i++) {
         char c = (unsigned char)text[i] <= 0x20 || text[i] == 0x7f ? ' ' : text[i];
-        if (c != ' ' || (out->len > 0 && out->data[out->len - 1] != ' '))
+        if (c != ' ' || (out->len > begin && out->data[out->len - 1] != ' '))
             text_add(out, &c, 1);
     }
-    if (cut)
-        text_add(out, "\xe2\x80\xa6", 3);
 }
 
-static void switch_mark(struct walk *walk, int on)
+/* The first match at or behind `at` that is whole in the passage, with those that touch it. */
+static int next_mark(const struct look *look, size_t at, size_t end, struct span *mark)
 {
-    const char *mark = on ? walk->open : walk->close;
-    if (on != walk->marked)
-        text_add(&walk->out, mark, strlen(mark));
-    walk->marked = on;
-}
-
-static int is_late(const struct walk *walk)
-{
-    return walk->token % TOKENS_PER_LOOK == 0 && excerpt_now_ms() > walk->deadline_ms;
-}
-
-static int on_token(void *user, int flags, const char *token, int len, int start, int end)
-{
-    struct walk *walk = user;
-    (void)token;
-    (void)len;
-    if (flags & FTS5_TOKEN_COLOCATED)
-        return SQLITE_OK;
-    int place = walk->token++ - walk->first;
-    if (place < 0)
-        return is_late(walk) ? SQLITE_DONE : SQLITE_OK;
-    if (place >= WINDOW)
-        return SQLITE_DONE;
-    int on = (int)(walk->marks >> place & 1);
-    if (!on)
-        switch_mark(walk, 0);
-    if (place > 0)
-        add_clean(&walk->out, walk->text + walk->end, start - walk->end, MAX_GAP_BYTES);
-    if (on)
-        switch_mark(walk, 1);
-    add_clean(&walk->out, walk->text + start, end - start, MAX_TOKEN_BYTES);
-    walk->end = end;
-    return SQLITE_OK;
-}
-
-static void finish(struct walk *walk, int len)
-{
-    switch_mark(walk, 0);
-    if (walk->out.len == 0) /* it got too late, or there are no words */
-        add_clean(&walk->out, walk->text, len, 2 * MAX_TOKEN_BYTES);
-    else if (walk->end < len && walk->token > walk->first + WINDOW)
-        text_add(&walk->out, " \xe2\x80\xa6", 4);
-}
-
-static void excerpt(const Fts5ExtensionApi *api, Fts5Context *fts, sqlite3_context *context, int n,
-                    sqlite3_value **values)
-{
-    if (n != 3) {
-        sqlite3_result_error(context, "excerpt() takes a column and two marks", -1);
-        return;
+    *mark = (struct span){end, end};
+    for (size_t i = 0; i < look->n_hits; i++) {
+        struct span span = look->hits[i].span;
+        if (span.start >= at && span.end <= end && span.start < mark->start)
+            *mark = span;
     }
-    const char *text;
-    int len, column = sqlite3_value_int(values[0]);
-    if (api->xColumnText(fts, column, &text, &len) != SQLITE_OK || text == NULL) {
-        sqlite3_result_null(context);
-        return;
+    for (size_t i = 0; i < look->n_hits; i++) {
+        struct span span = look->hits[i].span;
+        if (span.start >= mark->start && span.start < mark->end && span.end > mark->end &&
+            span.end <= end)
+            mark->end = span.end;
     }
-    struct matches matches;
-    find_matches(api, fts, column, &matches);
-    struct walk walk = {.text = text,
-                        .open = (const char *)sqlite3_value_text(values[1]),
-                        .close = (const char *)sqlite3_value_text(values[2]),
-                        .first = choose(&matches),
-                        .deadline_ms = *(const int64_t *)api->xUserData(fts)};
-    walk.marks = mark(api, fts, &matches, walk.first);
-    if (walk.first > 0)
-        text_add(&walk.out, "\xe2\x80\xa6 ", 4);
-    size_t lead = walk.out.len;
-    int r = api->xTokenize(fts, text, len, &walk, on_token);
-    if (walk.out.len == lead)
-        walk.out.len = 0;
-    finish(&walk, len);
-    if ((r != SQLITE_OK && r != SQLITE_DONE) || walk.out.failed)
-        sqlite3_result_error_nomem(context);
-    else
-        sqlite3_result_text(context, walk.out.data == NULL ? "" : walk.out.data, (int)walk.out.len,
-                            SQLITE_TRANSIENT);
-    text_dispose(&walk.out);
+    return mark->start < end;
 }
 
-int excerpt_register(sqlite3 *db, const int64_t *deadline_ms)
+static void add_passage(struct text *out, const struct look *look, const char *text, size_t len,
+                        struct span passage, const char *open, const char *close)
 {
-    fts5_api *fts = NULL;
-    sqlite3_stmt *statement;
-    int r = sqlite3_prepare_v2(db, "SELECT fts5(?1)", -1, &statement, NULL);
-    if (r != SQLITE_OK)
-        return r;
-    sqlite3_bind_pointer(statement, 1, &fts, "fts5_api_ptr", NULL);
-    sqlite3_step(statement);
-    sqlite3_finalize(statement);
-    return fts == NULL
-               ? SQLITE_ERROR
-               /* NOLINTNEXTLINE(performance-no-int-to-ptr): a number in the place of a context */
-               : fts->xCreateFunction(fts, "excerpt", (void *)(intptr_t)deadline_ms, excerpt, NULL);
+    size_t begin = out->len, at = passage.start;
+    struct span mark;
+    if (passage.start > 0)
+        text_add(out, "\xe2\x80\xa6 ", 4);
+    while (next_mark(look, at, passage.end, &mark)) {
+        add_clean(out, begin, text, at, mark.start);
+        text_add(out, open, strlen(open));
+        add_clean(out, begin, text, mark.start, mark.end);
+        text_add(out, close, strlen(close));
+        at = mark.end;
+    }
+    add_clean(out, begin, text, at, passage.end);
+    while (out->len > begin && out->data[out->len - 1] == ' ')
+        out->len--;
+    if (passage.end < len)
+        text_add(out, " \xe2\x80\xa6", 4);
+}
+
+void excerpt_add(struct text *out, struct words *words, const struct parse *parse, const char *text,
+                 size_t len, const char *open, const char *close, int64_t deadline_ms)
+{
+    struct look look;
+    memset(&look, 0, sizeof look);
+    look.parse = parse;
+    look.deadline_ms = deadline_ms;
+    want_leaves(&look, parse->root, 0);
+    if (clock_ms() < deadline_ms) {
+        words_scan(words, text, len, on_match_token, &look);
+        end_position(&look);
+    }
+    size_t best = choose(&look);
+    struct span passage =
+        find_passage(words, text, len, best < look.n_hits ? look.hits[best].span.start : 0);
+    add_passage(out, &look, text, len, passage, open, close);
 }

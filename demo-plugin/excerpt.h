@@ -1,17 +1,18 @@
-/* excerpt.h - excerpt(fts, column, open, close): the passage of a text that matched best.
+/* excerpt.h - the passage of a text that answers a query best, with its matches marked.
  *
  * In place of FTS5's snippet(), whose time grows with the square of the number of matches in a
- * document, so that one long document would hold up everybody on the event loop. */
+ * document, and which knows words only as the index has them. */
 #ifndef EXCERPT_H
 #define EXCERPT_H
 
-#include <sqlite3.h>
 #include <stdint.h>
 
-/* Adds the function to a connection. It looks at texts until `*deadline_ms` (CLOCK_MONOTONIC),
- * which outlives the connection; after that it gives their beginnings. A SQLite result code. */
-int excerpt_register(sqlite3 *db, const int64_t *deadline_ms);
+#include "parse.h"
 
-int64_t excerpt_now_ms(void);
+/* Adds the passage to `out`: it begins and ends at words, blanks are single, and what matches is
+ * between `open` and `close`. It looks for matches until `deadline_ms` (CLOCK_MONOTONIC); without
+ * one it gives the text's beginning. */
+void excerpt_add(struct text *out, struct words *words, const struct parse *parse, const char *text,
+                 size_t len, const char *open, const char *close, int64_t deadline_ms);
 
 #endif

@@ -5,8 +5,9 @@
  * It is what workqueue runs, and an ordinary command as well. If API_TOKEN is "-", it is taken from
  * WORKQUEUE_API_TOKEN in the environment, which others cannot see. Progress goes to stdout, as in
  * "3/12<TAB>indexing page 3". Whatever goes wrong ends in one sentence on stderr and exit 1 (2 for
- * wrong arguments). The API token is never in either. PROCESS_DOCSET_PAUSE_MS in the environment is a
- * pause after each document, for a server that has other things to do, or somebody who looks on. */
+ * wrong arguments). The API token is never in either. PROCESS_DOCSET_PAUSE_MS in the environment is
+ * a pause after each document, for a server that has other things to do, or somebody who looks on.
+ */
 #include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -158,8 +159,13 @@ static int on_item(void *user, json_t *item)
         return fail(job, "%s sent a document without an id.", job->server);
     database_text title = text_of(item, "title");
     int added;
-    if (database_add(&job->database, json_integer_value(id), title, text_of(item, "url"),
-                     text_of(item, "text"), &added) != 0)
+    const database_document document = {
+        .id = json_integer_value(id),
+        .title = title,
+        .url = text_of(item, "url"),
+        .text = text_of(item, "text"),
+        .page = json_integer_value(json_object_get(item, "pageNumber"))};
+    if (database_add(&job->database, &document, &added) != 0)
         return fail_database(job);
     if (added) {
         job->n_documents++;
@@ -232,7 +238,8 @@ static char *make_address(struct job *job)
         len--;
     char *address;
     if (asprintf(&address,
-                 "%.*s/api/v1/document-sets/%s/documents?fields=id,title,text,url&stream=true",
+                 "%.*s/api/v1/document-sets/%s/"
+                 "documents?fields=id,title,text,url,pageNumber&stream=true",
                  (int)len, job->server, id) < 0)
         address = NULL;
     curl_free(id);

@@ -1,7 +1,7 @@
 /* query.h - one search in the database that process-docset has made; knows no HTTP.
  *
- * A search has a bounded time: matches are ranked one by one until it is used up, and the answer
- * then says, by "complete": false, that it is the best of what was looked at. */
+ * A search has a bounded time. If it is used up, the answer says so by "complete": false: "total"
+ * is then a number of documents that match at least, and the results are the best of these. */
 #ifndef QUERY_H
 #define QUERY_H
 
@@ -9,11 +9,13 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "rank.h"
 #include "text.h"
+#include "watch.h"
 
 enum {
-    QUERY_MAX_BYTES = 1000,
-    QUERY_MAX_WORDS = 32,
+    QUERY_MAX_CHARS = 1000,
+    QUERY_MAX_BYTES = 3 * QUERY_MAX_CHARS, /* as a browser counts characters, none has more */
     QUERY_MAX_RESULTS = 100,
     QUERY_MAX_MARK_BYTES = 16,
     QUERY_PATH_BYTES = 4096
@@ -21,32 +23,39 @@ enum {
 
 struct query_hit {
     sqlite3_int64 id;
-    double rank; /* bm25: the lower, the better */
+    double rank; /* the lower, the better */
 };
 
 struct query {
     /* In. */
     char path[QUERY_PATH_BYTES]; /* of the database */
-    char words[QUERY_MAX_BYTES + 1];
+    char text[QUERY_MAX_BYTES + 1];
     char open[QUERY_MAX_MARK_BYTES + 1], close[QUERY_MAX_MARK_BYTES + 1]; /* around a match */
-    size_t limit;           /* at most QUERY_MAX_RESULTS */
-    const atomic_int *stop; /* becomes nonzero when there is no time any more */
+    size_t offset, limit;   /* which of the results; at most QUERY_MAX_RESULTS */
+    int wants_bits;         /* "documentIdsBitSetBase64": all documents that were found */
+    const atomic_int *stop; /* becomes nonzero when nobody waits for the answer any more */
+    struct watch *watch;
 
     /* Out. */
     int status;          /* 200, or that of the problem */
-    const char *problem; /* static, NULL if there is none */
+    const char *problem; /* lives as long as the query; NULL if there is none */
     struct text body;    /* JSON, if there is no problem */
 
     /* The rest is query.c's. */
     sqlite3 *db;
-    char *match; /* the words as FTS5 wants them */
-    int64_t deadline_ms;
-    size_t n_hits, total;
+    struct watched watched;
+    struct words *words;
+    struct parse parse;
+    struct match match;
+    struct rank rank;
+    int64_t begin_ms;
     int complete;
-    struct query_hit hits[QUERY_MAX_RESULTS]; /* ascending by rank */
+    const char *note; /* what else is to be said about an answer that is not complete */
+    struct query_hit *hits;
+    size_t n_hits, capacity;
 };
 
-/* Does it. Takes two or three seconds at worst, so not on an event loop. */
+/* Does it, in less than two seconds whatever is asked; not on an event loop. */
 void query_run(struct query *query);
 
 void query_dispose(struct query *query);

@@ -7,7 +7,9 @@
  *     loop: on_request ─► waiting ─► thread: query_run ─► message ─► loop: on_done ─► answer
  *
  * A task belongs to its loop, then to the thread, then to the loop again. The request may be gone
- * by then: a guard in its pool, freed on the loop like the request, forgets it. */
+ * by then: a guard in its pool, freed on the loop like the request, forgets it, and the search
+ * stops. Of one API token one search runs at a time; its others wait, and those of other tokens go
+ * first. */
 #include "search.h"
 
 #include <assert.h>
@@ -31,6 +33,7 @@ struct task {
     struct task *next;                 /* in waiting */
     struct search_loop *loop;
     struct guard *guard; /* NULL once the request is gone; the loop's */
+    atomic_int stop;     /* the request is gone, or the server stops */
     wq_params params;    /* in held */
     char *held;
     struct query query;
@@ -49,9 +52,11 @@ struct search {
     pthread_cond_t idle; /* a loop's pending has become 0 */
     struct task *waiting, **last;
     size_t n_waiting;
-    atomic_int stopping; /* written under lock, read by queries without */
+    struct task *running[THREADS]; /* NULL: that thread has none */
+    struct watch *watch;
+    int stopping;
     pthread_t threads[THREADS];
-    size_t n_threads;
+    size_t n_threads, n_begun;
 };
 
 struct search_handler {
@@ -70,19 +75,38 @@ static void free_task(struct task *task)
 
 /* ---- the threads ---- */
 
-/* Takes the next task; NULL: stop. search->lock is held. */
-static struct task *next_task_locked(struct search *search)
+static int is_running_locked(const struct search *search, const char *api_token)
 {
-    while (search->waiting == NULL && !search->stopping)
-        pthread_cond_wait(&search->work, &search->lock);
-    struct task *task = search->waiting;
-    if (task == NULL)
-        return NULL;
-    search->waiting = task->next;
-    if (search->waiting == NULL)
-        search->last = &search->waiting;
+    for (size_t i = 0; i < THREADS; i++)
+        if (search->running[i] != NULL &&
+            strcmp(search->running[i]->params.api_token, api_token) == 0)
+            return 1;
+    return 0;
+}
+
+/* Takes the task at *at out of those that wait. */
+static struct task *unlink_task_locked(struct search *search, struct task **at)
+{
+    struct task *task = *at;
+    *at = task->next;
+    if (*at == NULL)
+        search->last = at;
     search->n_waiting--;
     return task;
+}
+
+/* Takes the next task: the first one whose token has none that runs, or that nobody waits for any
+ * more. NULL: stop. search->lock is held. */
+static struct task *next_task_locked(struct search *search)
+{
+    for (;;) {
+        for (struct task **at = &search->waiting; *at != NULL; at = &(*at)->next)
+            if ((*at)->stop || !is_running_locked(search, (*at)->params.api_token))
+                return unlink_task_locked(search, at);
+        if (search->stopping)
+            return NULL;
+        pthread_cond_wait(&search->work, &search->lock);
+    }
 }
 
 static void refuse(struct query *query, int status, const char *problem)
@@ -110,6 +134,14 @@ static int find_database(wq_queue *queue, struct task *task)
     return r;
 }
 
+static void run_task(struct search *search, struct task *task)
+{
+    if (task->stop)
+        refuse(&task->query, 503, "The server is stopping.");
+    else if (find_database(search->plugin->queue, task) == WQ_OK)
+        query_run(&task->query);
+}
+
 /* The task is the loop's again as soon as the message is out, and the loop may end as soon as
  * nothing of it is pending, so neither is touched after that. */
 static void *thread_main(void *user)
@@ -117,15 +149,18 @@ static void *thread_main(void *user)
     struct search *search = user;
     struct task *task;
     pthread_mutex_lock(&search->lock);
+    size_t number = search->n_begun++;
     while ((task = next_task_locked(search)) != NULL) {
+        search->running[number] = task;
         pthread_mutex_unlock(&search->lock);
         struct search_loop *loop = task->loop;
-        if (find_database(search->plugin->queue, task) == WQ_OK)
-            query_run(&task->query);
-        h2o_multithread_send_message(&loop->receiver, &task->message);
+        run_task(search, task);
         pthread_mutex_lock(&search->lock);
+        search->running[number] = NULL;
+        h2o_multithread_send_message(&loop->receiver, &task->message);
         if (--loop->pending == 0)
             pthread_cond_broadcast(&search->idle);
+        pthread_cond_broadcast(&search->work); /* its token may have another one */
     }
     pthread_mutex_unlock(&search->lock);
     return NULL;
@@ -239,39 +274,56 @@ static int read_text(h2o_req_t *req, const char *name, const char *fallback, cha
     return 0;
 }
 
-static int read_limit(h2o_req_t *req, size_t *out)
+static int read_number(h2o_req_t *req, const char *name, size_t fallback, size_t *out)
 {
-    const char *value = wq_http_query(req, "limit");
+    const char *value = wq_http_query(req, name);
     size_t len = value == NULL ? 0 : strlen(value);
-    *out = DEFAULT_RESULTS;
+    *out = fallback;
     if (value == NULL)
         return 0;
     if (len == 0 || len > 9 || strspn(value, "0123456789") != len)
         return -1;
     *out = strtoul(value, NULL, 10);
-    if (*out > QUERY_MAX_RESULTS)
-        *out = QUERY_MAX_RESULTS;
     return 0;
 }
 
 /* Reads what was asked for; NULL, or a sentence about what is wrong with it. */
 static const char *read_query(struct query *query, h2o_req_t *req)
 {
-    if (read_text(req, "q", NULL, query->words, sizeof query->words) != 0)
-        return "The field q, the words to search for, is missing or longer than 1000 bytes.";
-    if (read_limit(req, &query->limit) != 0)
-        return "The field limit must be a number.";
+    size_t bits;
+    if (read_text(req, "q", NULL, query->text, sizeof query->text) != 0)
+        return "The field q, the words to search for, is missing or longer than 3000 bytes.";
+    if (read_number(req, "limit", DEFAULT_RESULTS, &query->limit) != 0 ||
+        read_number(req, "offset", 0, &query->offset) != 0 ||
+        read_number(req, "bits", 0, &bits) != 0)
+        return "The fields limit, offset and bits must be numbers.";
+    if (query->limit > QUERY_MAX_RESULTS)
+        query->limit = QUERY_MAX_RESULTS;
+    query->wants_bits = bits != 0;
     if (read_text(req, "open", "[", query->open, sizeof query->open) != 0 ||
         read_text(req, "close", "]", query->close, sizeof query->close) != 0)
         return "The fields open and close, the marks around a match, have at most 16 bytes.";
     return NULL;
 }
 
+/* Whether it waits or runs, a thread ends it soon. */
+static void stop_task(struct search *search, struct task *task)
+{
+    task->stop = 1;
+    watch_wake(search->watch);
+    pthread_mutex_lock(&search->lock);
+    pthread_cond_signal(&search->work);
+    pthread_mutex_unlock(&search->lock);
+}
+
 static void on_request_gone(void *pointer)
 {
     struct guard *guard = pointer;
-    if (guard->task != NULL)
-        guard->task->guard = NULL;
+    struct task *task = guard->task;
+    if (task == NULL)
+        return;
+    task->guard = NULL;
+    stop_task(task->loop->search, task);
 }
 
 static int send_task(struct search *search, struct task *task, h2o_req_t *req)
@@ -306,7 +358,8 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
         free_task(task);
         return wq_http_problem(req, 400, wrong);
     }
-    task->query.stop = &search->stopping;
+    task->query.stop = &task->stop;
+    task->query.watch = search->watch;
     task->loop = h2o_context_get_handler_context(req->conn->ctx, handler);
     return send_task(search, task, req);
 }
@@ -323,7 +376,8 @@ struct search *search_open(struct plugin *plugin)
     pthread_mutex_init(&search->lock, NULL);
     pthread_cond_init(&search->work, NULL);
     pthread_cond_init(&search->idle, NULL);
-    while (search->n_threads < THREADS &&
+    search->watch = watch_open();
+    while (search->watch != NULL && search->n_threads < THREADS &&
            pthread_create(&search->threads[search->n_threads], NULL, thread_main, search) == 0)
         search->n_threads++;
     if (search->n_threads > 0)
@@ -347,8 +401,15 @@ void search_stop(struct search *search)
 {
     pthread_mutex_lock(&search->lock);
     search->stopping = 1;
+    for (struct task *task = search->waiting; task != NULL; task = task->next)
+        task->stop = 1;
+    for (size_t i = 0; i < THREADS; i++)
+        if (search->running[i] != NULL)
+            search->running[i]->stop = 1;
     pthread_cond_broadcast(&search->work);
     pthread_mutex_unlock(&search->lock);
+    if (search->watch != NULL)
+        watch_wake(search->watch);
 }
 
 void search_close(struct search *search)
@@ -358,6 +419,7 @@ void search_close(struct search *search)
     search_stop(search);
     for (size_t i = 0; i < search->n_threads; i++)
         pthread_join(search->threads[i], NULL);
+    watch_close(search->watch);
     pthread_cond_destroy(&search->idle);
     pthread_cond_destroy(&search->work);
     pthread_mutex_destroy(&search->lock);

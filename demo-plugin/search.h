@@ -1,8 +1,12 @@
-/* search.h - GET /search?server=...&documentSetId=...&q=... [&limit=20] [&open=%5B] [&close=%5D]
+/* search.h - GET /search?server=...&documentSetId=...&q=... [&offset=0] [&limit=20] [&open=%5B]
+ * [&close=%5D] [&bits=1]
  *
- * The token by Authorization. JSON: {"query", "total", "complete", "results": [{"id", "title",
- * "url", "snippet", "rank"}]}, the best first, a match in a snippet between `open` and `close`. All
- * words must be there; "a phrase" and begin* are understood. */
+ * The token by Authorization. JSON: {"query", "total", "complete", "offset", "results": [{"id",
+ * "title", "pageNumber", "url", "snippet", "rank"}], "index": {"madeAtMs", "documents", "nLeftOut",
+ * "leftOut": [{"name", "why"}]}}, the best first, a match in a snippet between `open` and `close`.
+ * With "complete": false "total" is a number that match at least. If nothing was found, "words"
+ * says how many documents each word is in; with bits=1 "documentIdsBitSetBase64" are all that were
+ * found, as Overview's setDocumentListParams takes them. How a query is written: parse.h. */
 #ifndef SEARCH_H
 #define SEARCH_H
 
