@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "workqueue/command/command.h"
+#include "workqueue/command/pages.h"
 
 static const option_group *const serve_groups[] = {
     &program_group, &listen_group, &page_group, &queue_group,  &limit_group,
@@ -32,6 +33,7 @@ typedef struct serve_state {
     event_log *log;
     wq_queue *queue;
     wq_server *server;
+    page_site *site;
 } serve_state;
 
 static int refuse(const wq_error *error)
@@ -114,6 +116,13 @@ static void tell_start(serve_state *st, const program_settings *p)
         stats.queued + stats.running);
 }
 
+static void add_pages(void *user, wq_http *http, h2o_hostconf_t *host)
+{
+    serve_state *st = user;
+    (void)http;
+    pages_mount(st->site, host);
+}
+
 static int serve(serve_state *st)
 {
     program_settings *p = settings_program(&st->s, 0);
@@ -123,6 +132,8 @@ static int serve(serve_state *st)
         return refuse(&error);
     st->s.serve.http = p->http;
     st->s.serve.listen = st->s.listen.items[0];
+    st->s.serve.routes = add_pages;
+    st->s.serve.user = st;
     st->s.serve.log = log_write;
     st->s.serve.log_user = st->log;
     if (wq_serve(&st->server, st->queue, &st->s.serve, &error) != WQ_OK) {
@@ -164,7 +175,9 @@ int serve_main(int argc, char **argv)
         st.s.listen = (text_list){default_listen, 1};
     host_begin();
     st.log = log_open(&st.s.log);
+    st.site = pages_open(settings_program(&st.s, 0));
     r = serve(&st);
+    pages_close(st.site);
     log_close(st.log);
     if (st.s.listen.items == default_listen)
         st.s.listen = (text_list){0};
