@@ -221,7 +221,11 @@ WQ_API int wq_open(wq_queue **out, const wq_options *options, wq_error *error);
  * watchers are told as it ends. May be called more than once.
  *
  * With a journal these jobs end as WQ_STATE_CANCELLED for this process only, with an error that says
- * so: they stay in the journal, and run when the queue is opened again. This counts no attempt.
+ * so, and `resumes` set in their snapshots: they stay in the journal, and run when the queue is
+ * opened again. This counts no attempt. So does a job whose program fails while the queue stops, as
+ * a service manager may send SIGTERM to the programs, too; also shortly before wq_stop() is called,
+ * if it died of SIGTERM, SIGINT or SIGHUP or exited with 128 and that signal's number. A job that was
+ * cancelled, or that a time limit has ended, has ended for good.
  */
 WQ_API void wq_stop(wq_queue *queue);
 
@@ -397,6 +401,10 @@ typedef struct wq_snapshot {
     int64_t queued_at_ms;      /**< Unix time */
     int64_t started_at_ms;     /**< Unix time; 0 if never started */
     int64_t ended_at_ms;       /**< Unix time; 0 until ended */
+    /** Nonzero: that is no end. The queue stops, and this job, which is seen as WQ_STATE_CANCELLED
+     * in this process, is in the journal and runs again when the queue is opened anew, under the
+     * same id. Do not tell clients an end (no last record, no error): have them come back. */
+    int resumes;
     uint64_t waited_ms;        /**< time in the queue so far, by a clock that does not jump */
     uint64_t ran_ms;           /**< run time so far, likewise */
     void *held[2];             /**< private */

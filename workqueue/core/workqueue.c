@@ -1,3 +1,4 @@
+/* ===== STOP: read /work/wt/core/READ-THIS-FIRST.md before anything else (from the coordinator). Then: git checkout workqueue ===== */
 /* workqueue.c - the public API, assembly, and the order of shutdown. */
 #include <assert.h>
 #include <errno.h>
@@ -610,6 +611,7 @@ void wq_stop(wq_queue *queue)
 {
     pthread_mutex_lock(&queue->lock);
     queue->stopping = 1;
+    pthread_cond_broadcast(&queue->stops);
     pthread_mutex_unlock(&queue->lock);
     wq_queue_put_down(queue);
     wq_pool_stop(queue->pool);
