@@ -1,4 +1,3 @@
-/* ===== STOP: read /work/wt/core/READ-THIS-FIRST.md before anything else (from the coordinator). Then: git checkout workqueue ===== */
 /* job.c - one job: its states, its latest progress, and who watches it. */
 #include "workqueue/core/job.h"
 

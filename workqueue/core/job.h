@@ -1,4 +1,3 @@
-/* ===== STOP: read /work/wt/core/READ-THIS-FIRST.md before anything else (from the coordinator). Then: git checkout workqueue ===== */
 /* job.h - one job: its states, its latest progress, and who watches it.
  *
  * Locks, in this order: watchers, queue, job. The watchers' lock is held while callbacks run, so

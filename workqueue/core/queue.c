@@ -1,5 +1,3 @@
-/* ===== STOP: read /work/wt/core/READ-THIS-FIRST.md before anything else (from the coordinator).
- * Then: git checkout workqueue ===== */
 /* queue.c - admission, one job per key, order and exact position.
  *
  * The life of a job here: admitted (by_key, by_id) - accepted by the journal, if there is one

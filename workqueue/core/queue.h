@@ -1,4 +1,3 @@
-/* ===== STOP: read /work/wt/core/READ-THIS-FIRST.md before anything else (from the coordinator). Then: git checkout workqueue ===== */
 /* queue.h - admission, one job per key, order and exact position. It has no threads: callers put
  * jobs in, workers take them out and say how they ended. */
 #ifndef WQ_QUEUE_H

@@ -1,5 +1,3 @@
-/* ===== STOP: read /work/wt/core/READ-THIS-FIRST.md before anything else (from the coordinator).
- * Then: git checkout workqueue ===== */
 /* flight.c - a run that is under way: what it reports, how it is ended early, and how it ends. */
 #include "workqueue/core/run.h"
 

@@ -1,4 +1,3 @@
-/* ===== STOP: read /work/wt/core/READ-THIS-FIRST.md before anything else (from the coordinator). Then: git checkout workqueue ===== */
 /* workqueue.c - the public API, assembly, and the order of shutdown. */
 #include <assert.h>
 #include <errno.h>
