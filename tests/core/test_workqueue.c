@@ -973,10 +973,11 @@ static void test_lines_that_are_no_progress(void **state)
     assert_int_equal(s.state, WQ_STATE_SUCCEEDED);
     assert_string_equal(s.message, "good");
     wq_snapshot_clear(&s);
-    assert_int_equal(logged(&r->log, "invalid program: stdout must look like '0.25\\tmessage'; got "
+    assert_int_equal(logged(&r->log, "invalid program: stdout must look like '0.25<TAB>message'; got "
                                      "'bad'"),
                      1);
     assert_int_equal(logged(&r->log, "invalid program"), 1);
+    assert_int_equal(logged(&r->log, ": 3 lines of stdout were no progress and ignored"), 1);
     s = run_shell(r, "echo again; echo x >\"$4\"");
     wq_snapshot_clear(&s);
     assert_int_equal(logged(&r->log, "got 'again'"), 1);

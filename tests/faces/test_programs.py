@@ -6,7 +6,7 @@ import re
 import signal
 import time
 
-from harness import DEADLINE, TOKEN, FaceTest, demo_command, is_running, plain_only, wait_for
+from harness import DEADLINE, SLOW, TOKEN, FaceTest, demo_command, is_running, plain_only, wait_for
 
 
 class EndTest(FaceTest):
@@ -215,7 +215,7 @@ class ProgressLineTest(FaceTest):
         stream.read_all()
         warnings = [line for line in server.log().splitlines() if "invalid program" in line]
         self.assertEqual(len(warnings), 1, warnings)
-        self.assertIn("stdout must look like '0.25\\tmessage'; got 'what", warnings[0])
+        self.assertIn("stdout must look like '0.25<TAB>message'; got 'what", warnings[0])
         self.assertTrue(warnings[0].isascii() and warnings[0].isprintable(), warnings[0])
         self.assertNotIn("again", warnings[0])
         other = server.generate("set2")
@@ -228,6 +228,50 @@ class ProgressLineTest(FaceTest):
                  seen=server.log)
         again.succeed()
         stream.read_all()
+
+    def test_p1_a_bar_that_is_drawn_again_and_again(self):
+        """Records that end in \\r come at once, and keep a stall timeout from striking."""
+        server, job = self.serve(stall_timeout_ms=int(2000 * SLOW)), self.told("set")
+        stream = server.generate("set")
+        begin = time.monotonic()
+        for i in range(1, 8):
+            job.tell(f"printf '\\r%3d%%|##        | {i}/10 [00:00<00:05, 2.0it/s]\\r' {10 * i}")
+            stream.until_fraction(i / 10)
+            job.tell(f"printf '0.{i}5\\r'")
+            stream.until_fraction(i / 10 + 0.05)
+            while time.monotonic() < begin + 0.5 * SLOW * i:
+                time.sleep(0.01)
+        job.succeed()
+        self.assertEqual(stream.last()["returncode"], 0)
+        self.assertNotIn("invalid program", server.log())
+
+    def test_p1_what_can_only_mean_one_thing(self):
+        server, job = self.serve(), self.told("set")
+        stream = server.generate("set")
+        for line, fraction in ((" 0.1", 0.1), ("0.2 ", 0.2), ("+0.3", 0.3), ("25%", 0.25), ("12.5 %", 0.125),
+                               ("3 of 4", 0.75), ("1.0000000000000002", 1), ("100%", 1)):
+            with self.subTest(line):
+                job.progress(line)
+                stream.until_fraction(fraction)
+                job.progress("0.01")
+                stream.until_fraction(0.01)
+        job.succeed()
+        stream.read_all()
+
+    def test_p1_the_log_says_what_was_meant_and_how_many(self):
+        for i, (line, hint) in enumerate((("25", "25 is more than 1: 0.25, or 25%?"),
+                                          ("0,25", "a decimal comma?"), ('{"fraction": 0.25}', "JSON?"),
+                                          (r"0.25\tpage 7", "a backslash and a t"))):
+            with self.subTest(line):
+                program = self.script(f"printf '%s\\n' '{line}' '{line}'; echo x >\"$4\"", f"program{i}")
+                (self.folder / f"storage{i}").mkdir()
+                server = self.serve(program, storage=self.folder / f"storage{i}")
+                self.assertEqual(server.generate("set").last()["returncode"], 0)
+                shown = line.replace("\\", "\\\\")
+                self.assertIn(f"invalid program: stdout must look like '0.25<TAB>message'; got '{shown}'; ",
+                              server.log())
+                self.assertIn(hint, server.log())
+                self.assertIn("2 lines of stdout were no progress and ignored", server.log())
 
     def test_what_is_no_progress(self):
         server, job = self.serve(), self.told("set")

@@ -1,5 +1,5 @@
-/* fuzz_lines.c - libFuzzer on what a program writes to stdout: lines, progress, and the record that
- * is made of it. The first byte is the size of the pieces in which it comes. */
+/* fuzz_lines.c - libFuzzer on what a program writes to stdout: lines, progress, the record that is
+ * made of it, and the complaint about what is none. The first byte is the size of the pieces in which it comes. */
 #include <assert.h>
 #include <jansson.h>
 #include <math.h>
@@ -46,13 +46,19 @@ static void on_line(void *user, const char *line, size_t len)
 {
     sum *s = user;
     wq_progress progress;
+    char complaint[WQ_COMPLAINT_BYTES];
     char *exact = malloc(len > 0 ? len : 1); /* not a byte more, for the sanitizer */
     assert(exact != NULL && len <= MAX_LINE);
     memcpy(exact, line, len);
-    assert(memchr(exact, '\n', len) == NULL);
+    assert(memchr(exact, '\n', len) == NULL && memchr(exact, '\r', len) == NULL);
     if (wq_progress_parse(&progress, exact, len) == 0) {
         assert(isfinite(progress.fraction) && progress.fraction >= 0 && progress.fraction <= 1);
         check_record(&progress);
+    } else {
+        wq_progress_complain(complaint, exact, len);
+        assert(strlen(complaint) < WQ_COMPLAINT_BYTES - 1);
+        for (const char *at = complaint; *at != '\0'; at++)
+            assert(*at >= ' ' && *at <= '~');
     }
     for (size_t i = 0; i < len; i++)
         s->hash = (s->hash ^ (unsigned char)line[i]) * 1099511628211u;

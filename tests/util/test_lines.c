@@ -72,12 +72,30 @@ static void test_last_line_needs_no_newline(void **state) {
     check(80, "b", "[b]");
 }
 
-static void test_carriage_return_before_newline_is_dropped(void **state) {
+/* P1: a bar that is drawn again and again is one line after the other. */
+static void test_p1_a_carriage_return_ends_a_line(void **state) {
     (void)state;
     check(80, "a\r\n\r\nb\r\n", "[a][][b]");
-    check(80, "a\rb\n", "[a\rb]");
-    check(80, "a\r\r\n", "[a\r]");
+    check(80, "a\rb\n", "[a][b]");
+    check(80, "a\r\r\n", "[a][]");
+    check(80, "\r10%\r20%\r30%", "[][10%][20%][30%]");
+    check(80, "a\n\rb", "[a][][b]");
+    check(80, "a\r", "[a]");
     check(4, "abcd\r\nx\n", "[abcd][x]");
+    check(4, "abcde\r\nx\r", "[abcd][x]");
+}
+
+/* It is told when it is there, not when the next one begins. */
+static void test_p1_a_carriage_return_is_not_waited_behind(void **state) {
+    (void)state;
+    wq_lines lines;
+    seen s = {.len = 0};
+    wq_lines_init(&lines, 80);
+    feed(&lines, "0.5\r", 4, 4, &s);
+    assert_int_equal(s.lines, 1);
+    feed(&lines, "\n", 1, 1, &s);
+    assert_int_equal(s.lines, 1);
+    wq_lines_dispose(&lines);
 }
 
 static void test_long_lines_are_cut_and_handed_out_once(void **state) {
@@ -87,7 +105,7 @@ static void test_long_lines_are_cut_and_handed_out_once(void **state) {
     check(4, "abcdef\nx\n", "[abcd][x]");
     check(4, "abcdefghijklmnopq\nx\nabcdefghi\ny", "[abcd][x][abcd][y]");
     check(4, "abcdefghi", "[abcd]");
-    check(4, "abcd\re\nx\n", "[abcd][x]");
+    check(4, "abcd\re\nx\n", "[abcd][e][x]");
     check(0, "ab\n\n", "[][]");
 }
 
@@ -140,7 +158,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lines_are_cut_at_newlines),
         cmocka_unit_test(test_last_line_needs_no_newline),
-        cmocka_unit_test(test_carriage_return_before_newline_is_dropped),
+        cmocka_unit_test(test_p1_a_carriage_return_ends_a_line),
+        cmocka_unit_test(test_p1_a_carriage_return_is_not_waited_behind),
         cmocka_unit_test(test_long_lines_are_cut_and_handed_out_once),
         cmocka_unit_test(test_nul_bytes_pass),
         cmocka_unit_test(test_ten_megabytes_cost_one_line),

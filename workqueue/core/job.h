@@ -101,7 +101,7 @@ struct wq_job {
     int ending;                /* its run is being cancelled: who asks now needs another */
     int ran;                   /* its run is over: too late to cancel */
 
-    atomic_int warned;          /* a line that makes no sense has been logged */
+    atomic_uint ignored_lines;  /* of stdout, that were no progress */
     atomic_uint n_watching;     /* watches and waits; for asynchronous runners */
     atomic_llong interest_mono; /* when its runner was last told that somebody looks; 0: never */
 

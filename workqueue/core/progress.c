@@ -1,239 +1,204 @@
-/* progress.c - a program's line of progress, and the record that clients see. */
+/* progress.c - understands a program's line of progress. */
 #include "workqueue/core/progress.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <workqueue/workqueue.h>
 
-#include "workqueue/util/text.h"
+enum {
+    HEAD_BYTES = 64,   /* no number is longer; what is in front of a message, too */
+    BAR_BYTES = 1024,  /* a bar as wide as the widest terminal, in UTF-8 */
+    COUNT_DIGITS = 18, /* fit into 64 bits */
+};
+
+/* As much as a sum of rounded numbers may go beyond 1, or below 0. */
+static const double rounding = 1e-3;
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+/* What is left of a line; what is read is taken off its front. */
+typedef struct rest {
+    const char *s;
+    size_t len;
+} rest;
 
 static int is_digit(char c)
 {
     return c >= '0' && c <= '9';
 }
 
-/* Reads a whole number of at most 18 digits; returns how many it took. */
-static size_t read_count(const char *s, size_t len, uint64_t *out)
+static void skip(rest *r, size_t n)
 {
-    size_t i = 0;
-    *out = 0;
-    for (; i < len && i < 18 && is_digit(s[i]); i++)
-        *out = *out * 10 + (uint64_t)(s[i] - '0');
-    return i;
+    r->s += n;
+    r->len -= n;
 }
 
-static int read_items(wq_progress *out, const char *s, size_t len)
+static void skip_blanks(rest *r)
 {
-    size_t n = read_count(s, len, &out->items_done);
-    if (n == 0 || n == len || s[n] != '/')
+    while (r->len > 0 && *r->s == ' ')
+        skip(r, 1);
+}
+
+static void trim(rest *r)
+{
+    skip_blanks(r);
+    while (r->len > 0 && r->s[r->len - 1] == ' ')
+        r->len--;
+}
+
+/* Nonzero: it was there, and is taken. */
+static int take(rest *r, char c)
+{
+    if (r->len == 0 || *r->s != c)
+        return 0;
+    skip(r, 1);
+    return 1;
+}
+
+/* A whole number; how many digits it has, 0: there is none. */
+static size_t take_count(rest *r, uint64_t *out)
+{
+    size_t n = 0;
+    *out = 0;
+    for (; r->len > 0 && n < COUNT_DIGITS && is_digit(*r->s); n++, skip(r, 1))
+        *out = *out * 10 + (uint64_t)(*r->s - '0');
+    return n;
+}
+
+static size_t take_digits(rest *r, double *value, double *scale)
+{
+    size_t n = 0;
+    for (; r->len > 0 && is_digit(*r->s); n++, skip(r, 1)) {
+        if (scale != NULL && *scale >= 1e16)
+            continue; /* beyond that no digit changes a double below 1 */
+        *value = *value * 10 + (*r->s - '0');
+        if (scale != NULL)
+            *scale *= 10;
+    }
+    return n;
+}
+
+/* -1: there is an "e", and no exponent behind it. */
+static int take_exponent(rest *r, double *value, double *scale)
+{
+    uint64_t exponent;
+    if (!take(r, 'e') && !take(r, 'E'))
+        return 0;
+    int negative = take(r, '-');
+    if (!negative)
+        take(r, '+');
+    if (take_count(r, &exponent) == 0)
         return -1;
-    size_t m = read_count(s + n + 1, len - n - 1, &out->items_total);
-    if (m == 0 || n + 1 + m != len || out->items_done > out->items_total)
+    for (uint64_t e = 0; e < exponent && e < 400; e++)
+        *(negative ? scale : value) *= 10;
+    return 0;
+}
+
+/* Plain decimals with an optional exponent, as every language prints them. Not strtod: that obeys
+ * the host's locale, and knows "inf", "nan" and hexadecimals. 0, or -1 if there is none. */
+static int take_number(rest *r, double *out)
+{
+    double value = 0, scale = 1;
+    int negative = take(r, '-');
+    if (!negative)
+        take(r, '+');
+    size_t digits = take_digits(r, &value, NULL);
+    if (take(r, '.'))
+        digits += take_digits(r, &value, &scale);
+    if (digits == 0 || take_exponent(r, &value, &scale) != 0)
+        return -1;
+    *out = negative ? -value / scale : value / scale;
+    return 0;
+}
+
+/* ---- forms ----------------------------------------------------------------------------------- */
+
+static int set_fraction(wq_progress *out, double fraction)
+{
+    if (!(fraction > -rounding && fraction < 1 + rounding))
+        return -1;
+    out->fraction = fraction > 1 ? 1 : fraction > 0 ? fraction : 0;
+    return 0;
+}
+
+/* "3/12", "3 / 12", "3 of 12" */
+static int read_items(wq_progress *out, rest r)
+{
+    take(&r, '+');
+    if (take_count(&r, &out->items_done) == 0)
+        return -1;
+    size_t before = r.len;
+    skip_blanks(&r);
+    if (!take(&r, '/')) {
+        if (r.len == before || r.len < 3 || strncmp(r.s, "of ", 3) != 0)
+            return -1;
+        skip(&r, 2);
+    }
+    skip_blanks(&r);
+    if (take_count(&r, &out->items_total) == 0 || r.len != 0 || out->items_done > out->items_total)
         return -1;
     out->has_items = 1;
     out->fraction = out->items_total ? (double)out->items_done / (double)out->items_total : 0;
     return 0;
 }
 
-/* Plain decimals with an optional exponent, as every language prints them. Not strtod: that obeys
- * the host's locale, and knows "inf", "nan" and hexadecimals. */
-static int read_fraction(wq_progress *out, const char *s, size_t len)
+/* "0.25", "25%", "25 %" */
+static int read_fraction(wq_progress *out, rest r)
 {
-    double value = 0, scale = 1;
-    size_t i = 0, digits = 0;
-    for (; i < len && is_digit(s[i]); i++, digits++)
-        value = value * 10 + (s[i] - '0');
-    if (i < len && s[i] == '.')
-        for (i++; i < len && is_digit(s[i]); i++, digits++)
-            if (scale < 1e16) { /* beyond that no digit changes a double below 1 */
-                value = value * 10 + (s[i] - '0');
-                scale *= 10;
-            }
-    if (digits == 0)
+    double number;
+    if (take_number(&r, &number) != 0)
         return -1;
-    if (i < len && (s[i] == 'e' || s[i] == 'E')) {
-        uint64_t exponent;
-        i++;
-        int negative = i < len && s[i] == '-';
-        i += i < len && (s[i] == '-' || s[i] == '+');
-        size_t n = read_count(s + i, len - i, &exponent);
-        if (n == 0)
-            return -1;
-        i += n;
-        for (uint64_t e = 0; e < exponent && e < 400; e++)
-            if (negative)
-                scale *= 10;
-            else
-                value *= 10;
+    if (r.len == 0)
+        return set_fraction(out, number);
+    skip_blanks(&r);
+    return take(&r, '%') && r.len == 0 ? set_fraction(out, number / 100) : -1;
+}
+
+/* "indexing:  25%|###   | 3/12 [00:01<00:03]", as progress bars of Python's tqdm are drawn. */
+static int read_bar(wq_progress *out, rest r)
+{
+    double number;
+    const char *sign = memmem(r.s, r.len, "%|", 2), *begin = sign;
+    while (begin != NULL && begin > r.s && (is_digit(begin[-1]) || begin[-1] == '.'))
+        begin--;
+    if (begin == NULL || (begin > r.s && begin[-1] != ' '))
+        return -1;
+    rest text = {r.s, (size_t)(begin - r.s)}, digits = {begin, (size_t)(sign - begin)};
+    if (take_number(&digits, &number) != 0 || digits.len != 0)
+        return -1;
+    trim(&text);
+    if (text.len > 0 && text.s[text.len - 1] == ':')
+        text.len--;
+    if (text.len > 0) {
+        out->message = text.s;
+        out->message_len = text.len;
     }
-    if (i != len)
-        return -1;
-    out->fraction = value / scale;
-    return out->fraction >= 0 && out->fraction <= 1 ? 0 : -1;
+    return set_fraction(out, number / 100);
+}
+
+/* "####      25.0%", "[=====>     ] 25%": nothing but the bar and the number. */
+static int read_plain_bar(wq_progress *out, rest r)
+{
+    size_t drawn = 0;
+    for (; r.len > 0 && strchr("#=>[]- ", *r.s) != NULL && *r.s != '\0'; skip(&r, 1))
+        drawn += *r.s == '#' || *r.s == '=';
+    return drawn > 0 && memchr(r.s, '%', r.len) != NULL ? read_fraction(out, r) : -1;
 }
 
 int wq_progress_parse(wq_progress *out, const char *line, size_t len)
 {
-    memset(out, 0, sizeof *out);
+    static int (*const forms[])(wq_progress *, rest) = {read_items, read_fraction, read_bar,
+                                                        read_plain_bar};
     const char *tab = memchr(line, '\t', len);
-    size_t head = tab ? (size_t)(tab - line) : len;
-    if (head > 64)
-        return -1;
-    if (read_items(out, line, head) != 0) {
+    rest head = {line, tab != NULL ? (size_t)(tab - line) : len};
+    trim(&head);
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
         memset(out, 0, sizeof *out);
-        if (read_fraction(out, line, head) != 0)
-            return -1;
-    }
-    if (tab) {
-        out->message = tab + 1;
-        out->message_len = len - head - 1;
-    }
-    return 0;
-}
-
-/* ---- the record ------------------------------------------------------------------------------ */
-
-/* Counts all, stores what fits: snprintf's manner for JSON. */
-typedef struct writer {
-    char *buf;
-    size_t size, len;
-} writer;
-
-static void put(writer *w, const char *s, size_t n)
-{
-    if (w->len < w->size) {
-        size_t room = w->size - w->len;
-        memcpy(w->buf + w->len, s, n < room ? n : room);
-    }
-    w->len += n;
-}
-
-static void put_text(writer *w, const char *s)
-{
-    put(w, s, strlen(s));
-}
-
-static void put_unit(writer *w, uint32_t unit)
-{
-    char escape[8];
-    put(w, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", unit & 0xffff));
-}
-
-static void put_escaped(writer *w, const char *s, size_t len)
-{
-    static const char from[] = "\"\\\n\r\t\b\f", to[] = "\"\\nrtbf";
-    unsigned char c = (unsigned char)*s;
-    const char *found = c != '\0' ? strchr(from, c) : NULL;
-    if (found != NULL) {
-        put(w, (char[]){'\\', to[found - from]}, 2);
-        return;
-    }
-    uint32_t point = wq_utf8_decode(s, len);
-    if (point >= 0x10000) {
-        put_unit(w, 0xd800 + ((point - 0x10000) >> 10));
-        put_unit(w, 0xdc00 + ((point - 0x10000) & 0x3ff));
-    } else {
-        put_unit(w, point);
-    }
-}
-
-/* Everything outside printable ASCII is escaped: clients in use decode chunk by chunk. */
-static void put_string(writer *w, const char *s)
-{
-    if (s == NULL) {
-        put_text(w, "null");
-        return;
-    }
-    size_t n = strlen(s);
-    put(w, "\"", 1);
-    for (size_t i = 0; i < n;) {
-        size_t plain = 0;
-        while (s[i + plain] >= 0x20 && s[i + plain] < 0x7f && s[i + plain] != '"' &&
-               s[i + plain] != '\\')
-            plain++;
-        put(w, s + i, plain);
-        i += plain;
-        if (i == n)
-            break;
-        size_t len = wq_utf8_length(s + i, n - i);
-        put_escaped(w, len ? s + i : "\xef\xbf\xbd", len ? len : 3);
-        i += len ? len : 1;
-    }
-    put(w, "\"", 1);
-}
-
-/* What programs mostly say has few digits, and then needs no arithmetic with long numbers. Nonzero:
- * it was of that kind, and is written. */
-static int put_short_fraction(writer *w, double value)
-{
-    char text[] = "0.000000";
-    if (value == 1) {
-        put_text(w, "1.0");
-        return 1;
-    }
-    if (!(value >= 0.0001 && value < 1) && value != 0)
+        if (head.len > (i < 2 ? HEAD_BYTES : BAR_BYTES) || forms[i](out, head) != 0)
+            continue;
+        if (tab != NULL) {
+            out->message = tab + 1;
+            out->message_len = len - (size_t)(tab + 1 - line);
+        }
         return 0;
-    uint32_t millionths = (uint32_t)(value * 1e6 + 0.5);
-    if ((double)millionths / 1e6 != value || millionths >= 1000000)
-        return 0;
-    size_t len = 0;
-    for (size_t i = 7; i >= 2; i--, millionths /= 10) {
-        text[i] = (char)('0' + millionths % 10);
-        if (len == 0 && (text[i] != '0' || i == 2))
-            len = i + 1;
     }
-    put(w, text, len);
-    return 1;
-}
-
-/* The shortest digits that read back as the same number; a point whatever the host's locale. Of 15
- * digits or fewer any number reads back, and %g leaves out zeros at the end. */
-static void put_fraction(writer *w, double value)
-{
-    char digits[40];
-    if (put_short_fraction(w, value))
-        return;
-    for (int precision = 15; precision <= 17; precision++) {
-        snprintf(digits, sizeof digits, "%.*g", precision, value);
-        if (strtod(digits, NULL) == value)
-            break;
-    }
-    int plain = 1;
-    char *out = digits;
-    for (const char *p = digits; *p != '\0'; p++) {
-        int number = is_digit(*p) || *p == '-' || *p == '+' || *p == 'e';
-        plain &= is_digit(*p);
-        if (number)
-            *out++ = *p;
-        else if (out[-1] != '.') /* the locale's sign may be of several bytes */
-            *out++ = '.';
-    }
-    *out = '\0';
-    put_text(w, digits);
-    if (plain)
-        put(w, ".0", 2);
-}
-
-size_t wq_snapshot_json(const wq_snapshot *snapshot, char *buf, size_t size)
-{
-    writer w = {.buf = buf, .size = size ? size - 1 : 0};
-    char number[64];
-    snprintf(number, sizeof number, "{\"n_ahead_in_queue\": %llu, \"fraction\": ",
-             (unsigned long long)snapshot->n_ahead_in_queue);
-    put_text(&w, number);
-    put_fraction(&w, snapshot->fraction);
-    put_text(&w, ", \"message\": ");
-    put_string(&w, snapshot->message);
-    if (snapshot->has_returncode)
-        snprintf(number, sizeof number, ", \"returncode\": %d", snapshot->returncode);
-    else
-        snprintf(number, sizeof number, ", \"returncode\": null");
-    put_text(&w, number);
-    put_text(&w, ", \"error\": ");
-    put_string(&w, snapshot->error);
-    put(&w, "}", 1);
-    if (size > 0)
-        buf[w.len < size ? w.len : size - 1] = '\0';
-    return w.len;
+    return -1;
 }

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "workqueue/core/progress.h"
+
 /* ---- tokens ---------------------------------------------------------------------------------- */
 
 /* A program may print the token it was given; what we keep and log of that must not show it. Short
@@ -44,20 +46,27 @@ static void hide_token_in_error(char *error, const char *token)
 
 void wq_flight_report(wq_job *job, const char *line, size_t len)
 {
-    if (wq_job_report(job, line, len) == 0 || atomic_exchange(&job->warned, 1))
+    char complaint[WQ_COMPLAINT_BYTES];
+    if (wq_job_report(job, line, len) == 0 || wq_progress_is_blank(line, len) ||
+        atomic_fetch_add(&job->ignored_lines, 1) > 0)
         return;
-    char *text =
-        malloc(len + 1); /* the log cuts it; hidden before, lest a cut shows half a token */
+    char *text = malloc(len + 1); /* hidden before it is cut, lest half a token shows */
     if (text == NULL)
         return;
-    for (size_t i = 0; i < len; i++)
-        text[i] = line[i] ? line[i] : '?';
-    text[len] = '\0';
+    memcpy(text, line, len);
     hide_token(text, len, job->params.api_token);
-    wq_log(&job->queue->logger, WQ_LOG_WARNING,
-           "job %s: invalid program: stdout must look like '0.25\\tmessage'; got '%.400s'", job->id,
-           text);
+    wq_progress_complain(complaint, text, len);
+    wq_log(&job->queue->logger, WQ_LOG_WARNING, "job %s: invalid program: %s", job->id, complaint);
     free(text);
+}
+
+static void log_ignored_lines(wq_job *job)
+{
+    unsigned n = atomic_load(&job->ignored_lines);
+    if (n > 0)
+        wq_log(&job->queue->logger, WQ_LOG_WARNING,
+               "job %s: %u line%s of stdout %s no progress and ignored", job->id,
+               n, n == 1 ? "" : "s", n == 1 ? "was" : "were");
 }
 
 void wq_flight_begin_locked(wq_flight *flight, wq_job *job)
@@ -204,6 +213,7 @@ void wq_flight_end(wq_flight *flight, wq_job *job, const wq_outcome *outcome,
                    wq_publisher *publisher)
 {
     wq_store *store = job->queue->store;
+    log_ignored_lines(job);
     int too_long = is_output_too_long(job->queue, job);
     /* who cancelled it has been told so, also if it has ended by itself meanwhile */
     int cancelled = outcome->cancelled || (flight->told && !flight->overdue && !flight->stops);

@@ -1,8 +1,4 @@
-/* lines.c - bytes in, bounded lines out.
- *
- * The buffer may hold one byte more than a line: it could be the "\r" of a line of exactly
- * max_bytes, which is known only when the next byte comes.
- */
+/* lines.c - bytes in, bounded lines out. */
 #include "workqueue/util/lines.h"
 
 #include <stdint.h>
@@ -20,7 +16,7 @@ void wq_lines_dispose(wq_lines *lines)
     free(lines->buf);
     lines->buf = NULL;
     lines->len = lines->capacity = 0;
-    lines->overlong = 0;
+    lines->overlong = lines->after_return = 0;
 }
 
 static int reserve(wq_lines *lines, size_t needed)
@@ -30,8 +26,8 @@ static int reserve(wq_lines *lines, size_t needed)
     size_t capacity = lines->capacity > 0 ? lines->capacity * 2 : 128;
     while (capacity < needed)
         capacity *= 2;
-    if (capacity > lines->max_bytes + 1)
-        capacity = lines->max_bytes + 1;
+    if (capacity > lines->max_bytes)
+        capacity = lines->max_bytes;
     char *buf = realloc(lines->buf, capacity);
     if (buf == NULL)
         return -1;
@@ -58,13 +54,14 @@ static int keep(wq_lines *lines, const char *data, size_t n, wq_line_cb cb, void
 {
     if (lines->overlong || n == 0)
         return 0;
-    size_t room = lines->max_bytes + 1 - lines->len;
+    size_t room = lines->max_bytes - lines->len;
     size_t taken = n < room ? n : room;
     if (reserve(lines, lines->len + taken) != 0) {
         drop_rest(lines);
         return -1;
     }
-    memcpy(lines->buf + lines->len, data, taken);
+    if (taken > 0)
+        memcpy(lines->buf + lines->len, data, taken);
     lines->len += taken;
     if (taken < n) {
         hand_out(lines, lines->buf, lines->len, cb, user);
@@ -75,33 +72,48 @@ static int keep(wq_lines *lines, const char *data, size_t n, wq_line_cb cb, void
 
 static void end_line(wq_lines *lines, const char *line, size_t len, wq_line_cb cb, void *user)
 {
-    if (!lines->overlong) {
-        if (len > 0 && line[len - 1] == '\r')
-            len--;
+    if (!lines->overlong)
         hand_out(lines, line, len, cb, user);
-    }
     lines->len = 0;
     lines->overlong = 0;
 }
 
+/* The next "\n" from `data` on, or `end`; `*newline` is what was found last, so that many lines
+ * that end in "\r" in front of it do not look for it again and again. */
+static const char *find_newline(const char **newline, const char *data, const char *end)
+{
+    if (*newline == NULL || *newline < data) {
+        *newline = memchr(data, '\n', (size_t)(end - data));
+        if (*newline == NULL)
+            *newline = end;
+    }
+    return *newline;
+}
+
 int wq_lines_feed(wq_lines *lines, const char *data, size_t n, wq_line_cb cb, void *user)
 {
+    const char *end = data + n, *newline = NULL;
     int result = 0;
-    while (n > 0) {
-        const char *newline = memchr(data, '\n', n);
-        size_t part = newline != NULL ? (size_t)(newline - data) : n;
-        if (newline != NULL && lines->len == 0) {
+    while (data < end) {
+        if (lines->after_return && *data == '\n')
+            data++;
+        lines->after_return = 0;
+        if (data == end)
+            break;
+        const char *stop = find_newline(&newline, data, end);
+        const char *ret = memchr(data, '\r', (size_t)(stop - data));
+        stop = ret != NULL ? ret : stop;
+        size_t part = (size_t)(stop - data);
+        if (stop < end && lines->len == 0) {
             end_line(lines, data, part, cb, user);
         } else {
             if (keep(lines, data, part, cb, user) != 0)
                 result = -1;
-            if (newline != NULL)
+            if (stop < end)
                 end_line(lines, lines->buf, lines->len, cb, user);
         }
-        if (newline != NULL)
-            part++;
-        data += part;
-        n -= part;
+        lines->after_return = ret != NULL;
+        data = stop + (stop < end);
     }
     return result;
 }
@@ -111,5 +123,5 @@ void wq_lines_finish(wq_lines *lines, wq_line_cb cb, void *user)
     if (!lines->overlong && lines->len > 0)
         hand_out(lines, lines->buf, lines->len, cb, user);
     lines->len = 0;
-    lines->overlong = 0;
+    lines->overlong = lines->after_return = 0;
 }

@@ -1,15 +1,17 @@
 /* lines.h - bytes in, bounded lines out. */
-#ifndef WQ_LINES_H
-#define WQ_LINES_H
+#ifndef WQ_UTIL_LINES_H
+#define WQ_UTIL_LINES_H
 
 #include <stddef.h>
 
-/* Cuts a stream of bytes at newlines. A line longer than max_bytes is handed out cut to max_bytes,
- * once, and the rest of it is dropped. A "\r" before the newline is dropped too. NUL bytes pass. */
+/* Cuts a stream of bytes into lines, which end at "\n", "\r\n" or "\r", as a bar does that is drawn
+ * again and again. A line longer than max_bytes is handed out cut to max_bytes, once, and the rest
+ * of it is dropped. NUL bytes pass. */
 typedef struct wq_lines {
     char *buf; /* the unfinished line */
     size_t len, capacity, max_bytes;
-    int overlong; /* the present line has been cut: drop until newline */
+    int overlong;     /* the present line has been cut: drop until its end */
+    int after_return; /* the last byte was "\r": a "\n" that follows belongs to it */
 } wq_lines;
 
 typedef void (*wq_line_cb)(void *user, const char *line, size_t len);
