@@ -150,7 +150,7 @@ static void add_counts(struct query *query)
         else
             text_addf(out, ",\"documents\":%lld}", (long long)n);
     }
-    watch_remove(query->watch, &query->watched);
+    watch_add(query->watch, &query->watched, INT64_MAX);
     text_addf(out, "]");
 }
 
@@ -246,10 +246,6 @@ int answer_write(struct query *query)
     text_json_string(out, query->text, strlen(query->text));
     text_addf(out, ",\"total\":%zu,\"complete\":%s", query->n_hits,
               query->complete ? "true" : "false");
-    if (query->note != NULL) {
-        text_addf(out, ",\"note\":");
-        text_json_string(out, query->note, strlen(query->note));
-    }
     int r = add_results(query);
     add_counts(query);
     add_bits(query);

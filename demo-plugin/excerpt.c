@@ -7,116 +7,25 @@
 #include <string.h>
 
 #include "clock.h"
+#include "look.h"
 
 enum {
-    WIDTH = 180,  /* of a passage, in columns */
-    LEAD = 50,    /* so many of them before the first match */
-    REACH = 1024, /* bytes around a match that a passage can lie in */
-    MAX_HITS = 512,
-    HITS_PER_LEAF = 64,
-    PHRASE_TOKENS = 64,    /* longer phrases are not marked */
-    TOKENS_PER_LOOK = 4096 /* at the clock */
+    WIDTH = 180, /* of a passage, in columns */
+    LEAD = 50,   /* so many of them before the first match */
+    REACH = 1024 /* bytes around a match that a passage can lie in */
 };
 
-struct span {
-    size_t start, end; /* bytes of the text */
-};
-
-struct hit {
-    struct span span;
-    int leaf;
-};
-
-/* What the scanner is looking for. A phrase is followed by a set of bits: bit i is set if the
- * tokens 0 to i of it are the last i + 1 positions. */
-struct look {
-    const struct parse *parse;
-    unsigned char wanted[PARSE_MAX_LEAVES]; /* this leaf is to be marked */
-    uint64_t so_far[PARSE_MAX_LEAVES];      /* up to the position before the last */
-    uint64_t here[PARSE_MAX_LEAVES];        /* which tokens of it the last position is */
-    struct span spans[PARSE_MAX_LEAVES][PHRASE_TOKENS]; /* of the last positions, by their number */
-    unsigned char first_bytes[256];
-    size_t position; /* the last one's number, from 1 on */
-    size_t n_of_leaf[PARSE_MAX_LEAVES], n_hits;
-    struct hit hits[MAX_HITS];
-    int64_t deadline_ms;
-};
-
-/* ---- matches ---- */
-
-/* Marks what makes a document match, not what is left out, nor what is asked of titles only. */
-static void want_leaves(struct look *look, int number, int out)
+/* Marked is what makes a document match, not what is left out, nor what is asked of titles only. */
+static void want_leaves(unsigned char *wanted, const struct parse *parse, int number, int out)
 {
-    const struct parse_node *node = &look->parse->nodes[number];
-    const struct parse_leaf *leaf;
-    if (node->kind != PARSE_LEAF) {
-        want_leaves(look, node->left, out ^ (node->kind == PARSE_NOT));
-        if (node->kind != PARSE_NOT)
-            want_leaves(look, node->right, out);
+    const struct parse_node *node = &parse->nodes[number];
+    if (node->kind == PARSE_LEAF) {
+        wanted[node->left] = !out && parse->leaves[node->left].column != PARSE_TITLE;
         return;
     }
-    leaf = &look->parse->leaves[node->left];
-    look->wanted[node->left] = !out && leaf->column != PARSE_TITLE && leaf->n <= PHRASE_TOKENS;
-    for (size_t i = 0; i < leaf->n; i++) {
-        struct parse_piece token = look->parse->tokens[leaf->first + i].folded;
-        look->first_bytes[(unsigned char)look->parse->arena.data[token.at]] = 1;
-    }
-}
-
-static int is_token(const struct parse *parse, const struct parse_leaf *leaf, size_t i,
-                    const char *token, size_t len)
-{
-    struct parse_piece piece = parse->tokens[leaf->first + i].folded;
-    int may_go_on = leaf->is_prefix && i + 1 == leaf->n;
-    return (may_go_on ? len >= piece.len : len == piece.len) &&
-           memcmp(parse->arena.data + piece.at, token, piece.len) == 0;
-}
-
-/* The last position is complete: carries the phrases on, and keeps those that have ended. */
-static void end_position(struct look *look)
-{
-    for (size_t l = 0; l < look->parse->n_leaves; l++) {
-        size_t n = look->parse->leaves[l].n;
-        if (!look->wanted[l])
-            continue;
-        look->so_far[l] = ((look->so_far[l] << 1) | 1) & look->here[l];
-        look->here[l] = 0;
-        if ((look->so_far[l] >> (n - 1) & 1) == 0 || look->n_hits == MAX_HITS ||
-            look->n_of_leaf[l] == HITS_PER_LEAF)
-            continue;
-        look->n_of_leaf[l]++;
-        look->hits[look->n_hits++] = (struct hit){
-            {look->spans[l][(look->position + 1 - n) % PHRASE_TOKENS].start,
-             look->spans[l][look->position % PHRASE_TOKENS].end},
-            (int)l};
-    }
-}
-
-static void look_at_token(struct look *look, const char *token, size_t len, struct span span)
-{
-    for (size_t l = 0; l < look->parse->n_leaves; l++) {
-        const struct parse_leaf *leaf = &look->parse->leaves[l];
-        for (size_t i = 0; look->wanted[l] && i < leaf->n; i++) {
-            if (!is_token(look->parse, leaf, i, token, len))
-                continue;
-            look->here[l] |= 1ull << i;
-            look->spans[l][look->position % PHRASE_TOKENS] = span;
-        }
-    }
-}
-
-static int on_match_token(void *user, enum words_kind kind, const char *token, size_t len,
-                          size_t start, size_t end)
-{
-    struct look *look = user;
-    if (kind == WORDS_MAIN) {
-        end_position(look);
-        if (++look->position % TOKENS_PER_LOOK == 0 && clock_ms() > look->deadline_ms)
-            return 1;
-    }
-    if (kind != WORDS_EXACT && look->first_bytes[(unsigned char)token[0]])
-        look_at_token(look, token, len, (struct span){start, end});
-    return look->n_hits == MAX_HITS;
+    want_leaves(wanted, parse, node->left, out ^ (node->kind == PARSE_NOT));
+    if (node->kind != PARSE_NOT)
+        want_leaves(wanted, parse, node->right, out);
 }
 
 /* How many leaves match in the passage that begins at the hit. */
@@ -149,12 +58,12 @@ static size_t choose(const struct look *look)
 /* ---- where the passage begins and ends ---- */
 
 struct edges {
-    const char *text;     /* of the whole document */
-    size_t offset, until; /* of the part that is scanned */
-    size_t len;           /* of the whole document */
-    size_t match;         /* where the first match is */
-    struct span passage;  /* end 0: nothing yet */
-    size_t word_end;      /* of the longest word so far */
+    const char *text;         /* of the whole document */
+    size_t offset, until;     /* of the part that is scanned */
+    size_t len;               /* of the whole document */
+    size_t match;             /* where the first match is */
+    struct look_span passage; /* end 0: nothing yet */
+    size_t word_end;          /* of the longest word so far */
 };
 
 /* How wide it is on a screen, about. */
@@ -202,14 +111,15 @@ static size_t char_start(const char *text, size_t at)
     return at;
 }
 
-static struct span find_passage(struct words *words, const char *text, size_t len, size_t match)
+static struct look_span find_passage(struct words *words, const char *text, size_t len,
+                                     size_t match)
 {
     struct edges edges = {.text = text, .len = len, .match = match};
     edges.offset = match > REACH / 2 ? char_start(text, match - REACH / 2) : 0;
     edges.until = len - match > REACH ? char_start(text, match + REACH) : len;
     words_scan(words, text + edges.offset, edges.until - edges.offset, on_edge_token, &edges);
     if (edges.passage.end == 0) /* no words */
-        edges.passage = (struct span){0, len > WIDTH ? char_start(text, WIDTH) : len};
+        edges.passage = (struct look_span){0, len > WIDTH ? char_start(text, WIDTH) : len};
     /* What stands before the first word and after the last belongs to the text, too. */
     if (columns(text, 0, edges.passage.start) < LEAD / 4)
         edges.passage.start = 0;
@@ -233,16 +143,16 @@ static void add_clean(struct text *out, size_t begin, const char *text, size_t s
 }
 
 /* The first match at or behind `at` that is whole in the passage, with those that touch it. */
-static int next_mark(const struct look *look, size_t at, size_t end, struct span *mark)
+static int next_mark(const struct look *look, size_t at, size_t end, struct look_span *mark)
 {
-    *mark = (struct span){end, end};
+    *mark = (struct look_span){end, end};
     for (size_t i = 0; i < look->n_hits; i++) {
-        struct span span = look->hits[i].span;
+        struct look_span span = look->hits[i].span;
         if (span.start >= at && span.end <= end && span.start < mark->start)
             *mark = span;
     }
     for (size_t i = 0; i < look->n_hits; i++) {
-        struct span span = look->hits[i].span;
+        struct look_span span = look->hits[i].span;
         if (span.start >= mark->start && span.start < mark->end && span.end > mark->end &&
             span.end <= end)
             mark->end = span.end;
@@ -251,10 +161,10 @@ static int next_mark(const struct look *look, size_t at, size_t end, struct span
 }
 
 static void add_passage(struct text *out, const struct look *look, const char *text, size_t len,
-                        struct span passage, const char *open, const char *close)
+                        struct look_span passage, const char *open, const char *close)
 {
     size_t begin = out->len, at = passage.start;
-    struct span mark;
+    struct look_span mark;
     if (passage.start > 0)
         text_add(out, "\xe2\x80\xa6 ", 4);
     while (next_mark(look, at, passage.end, &mark)) {
@@ -275,16 +185,13 @@ void excerpt_add(struct text *out, struct words *words, const struct parse *pars
                  size_t len, const char *open, const char *close, int64_t deadline_ms)
 {
     struct look look;
-    memset(&look, 0, sizeof look);
-    look.parse = parse;
-    look.deadline_ms = deadline_ms;
-    want_leaves(&look, parse->root, 0);
-    if (clock_ms() < deadline_ms) {
-        words_scan(words, text, len, on_match_token, &look);
-        end_position(&look);
-    }
+    unsigned char wanted[PARSE_MAX_LEAVES] = {0};
+    want_leaves(wanted, parse, parse->root, 0);
+    look_begin(&look, parse, wanted);
+    if (clock_ms() < deadline_ms)
+        look_through(&look, words, text, len, 1, deadline_ms);
     size_t best = choose(&look);
-    struct span passage =
+    struct look_span passage =
         find_passage(words, text, len, best < look.n_hits ? look.hits[best].span.start : 0);
     add_passage(out, &look, text, len, passage, open, close);
 }

@@ -71,16 +71,6 @@ static void add_accented(struct match *match, const struct parse *parse, size_t 
     add(match, "\" *");
 }
 
-static void add_words(struct match *match, const struct match_words *words, size_t number)
-{
-    const char *word = words->text.data + words->at[number];
-    if (words->n[number] == 0 && begin_phrase(match, number, MATCH_ANY) == 0)
-        add_token(match, "\x02", 1); /* which is no word */
-    for (size_t i = 0; i < words->n[number]; i++, word += strlen(word) + 1)
-        if (begin_phrase(match, number, MATCH_ANY) == 0)
-            add_token(match, word, strlen(word));
-}
-
 static int has_exact(const struct parse *parse, const struct parse_leaf *leaf)
 {
     for (size_t i = 0; i < leaf->n; i++)
@@ -98,37 +88,31 @@ static void add_doubled(struct match *match, const struct parse *parse, size_t n
         add_phrase(match, parse, number, MATCH_ANY, i);
 }
 
-static void add_leaf(struct match *match, const struct parse *parse, size_t number,
-                     const struct match_words *words)
+static void add_leaf(struct match *match, const struct parse *parse, size_t number)
 {
     const struct parse_leaf *leaf = &parse->leaves[number];
     add(match, leaf->column == PARSE_TITLE  ? "{title} : ("
                : leaf->column == PARSE_TEXT ? "{text} : ("
                                             : "(");
-    if (words != NULL && leaf->is_prefix && leaf->n == 1) {
-        add_words(match, words, number);
-    } else {
-        add_phrase(match, parse, number, MATCH_ANY, 0);
-        add_doubled(match, parse, number);
-        if (has_exact(parse, leaf))
-            add_phrase(match, parse, number, MATCH_EXACT, 0);
-        else if (leaf->n == 1 && !leaf->is_prefix)
-            add_accented(match, parse, number);
-    }
+    add_phrase(match, parse, number, MATCH_ANY, 0);
+    add_doubled(match, parse, number);
+    if (has_exact(parse, leaf))
+        add_phrase(match, parse, number, MATCH_EXACT, 0);
+    else if (leaf->n == 1 && !leaf->is_prefix)
+        add_accented(match, parse, number);
     add(match, ")");
 }
 
-static int add_node(struct match *match, const struct parse *parse, int number,
-                    const struct match_words *words);
+static int add_node(struct match *match, const struct parse *parse, int number);
 
 /* (left operator right), the other way round if `swapped`. */
 static void add_both(struct match *match, const struct parse *parse, const struct parse_node *node,
-                     const char *operator, int swapped, const struct match_words *words)
+                     const char *operator, int swapped)
 {
     add(match, "(");
-    add_node(match, parse, swapped ? node->right : node->left, words);
+    add_node(match, parse, swapped ? node->right : node->left);
     add(match, operator);
-    add_node(match, parse, swapped ? node->left : node->right, words);
+    add_node(match, parse, swapped ? node->left : node->right);
     add(match, ")");
 }
 
@@ -149,53 +133,35 @@ static int is_complement(const struct parse *parse, int number)
 }
 
 /* Returns what is_complement() does. */
-static int add_node(struct match *match, const struct parse *parse, int number,
-                    const struct match_words *words)
+static int add_node(struct match *match, const struct parse *parse, int number)
 {
     const struct parse_node *node = &parse->nodes[number];
     if (node->kind == PARSE_LEAF) {
-        add_leaf(match, parse, (size_t)node->left, words);
+        add_leaf(match, parse, (size_t)node->left);
         return 0;
     }
     if (node->kind == PARSE_NOT)
-        return !add_node(match, parse, node->left, words);
+        return !add_node(match, parse, node->left);
     int left = is_complement(parse, node->left), right = is_complement(parse, node->right);
     if (left == right) /* not a and not b: all but a or b */
-        add_both(match, parse, node, (node->kind == PARSE_AND) == !left ? " AND " : " OR ", 0,
-                 words);
+        add_both(match, parse, node, (node->kind == PARSE_AND) == !left ? " AND " : " OR ", 0);
     else /* a and not b; a or not b: all but b without a */
-        add_both(match, parse, node, " NOT ", node->kind == PARSE_AND ? left : right == 1, words);
+        add_both(match, parse, node, " NOT ", node->kind == PARSE_AND ? left : right == 1);
     return is_complement(parse, number);
 }
 
-void match_write(struct match *match, const struct parse *parse, const struct match_words *words)
+void match_write(struct match *match, const struct parse *parse)
 {
     memset(match, 0, sizeof *match);
-    match->is_complement = add_node(match, parse, parse->root, words);
+    match->is_complement = add_node(match, parse, parse->root);
     text_add(&match->expression, "", 1);
 }
 
 void match_write_leaf(struct match *match, const struct parse *parse, size_t leaf)
 {
     memset(match, 0, sizeof *match);
-    add_leaf(match, parse, leaf, NULL);
+    add_leaf(match, parse, leaf);
     text_add(&match->expression, "", 1);
-}
-
-/* `out`: the node's documents are left out. */
-static int leaves_out_prefix(const struct parse *parse, int number, int out)
-{
-    const struct parse_node *node = &parse->nodes[number];
-    if (node->kind == PARSE_LEAF)
-        return out && parse->leaves[node->left].is_prefix;
-    if (node->kind == PARSE_NOT)
-        return leaves_out_prefix(parse, node->left, !out);
-    return leaves_out_prefix(parse, node->left, out) || leaves_out_prefix(parse, node->right, out);
-}
-
-int match_leaves_out_prefix(const struct parse *parse)
-{
-    return leaves_out_prefix(parse, parse->root, 0);
 }
 
 void match_dispose(struct match *match)

@@ -15,14 +15,7 @@ enum match_role {
     MATCH_ACCENTED /* spelt otherwise than the query, which has no accents */
 };
 
-enum { MATCH_MAX_PHRASES = 256, MATCH_MAX_WORDS = 64 };
-
-/* The words that beginnings stand for, for when FTS5 would take too long to find them all: n[i] of
- * leaf i, each ended by NUL in `text` from at[i] on. */
-struct match_words {
-    struct text text;
-    size_t at[PARSE_MAX_LEAVES], n[PARSE_MAX_LEAVES];
-};
+enum { MATCH_MAX_PHRASES = 256 };
 
 struct match {
     struct text expression; /* NUL-terminated */
@@ -34,15 +27,11 @@ struct match {
     int too_long;
 };
 
-/* Writes the expression of a whole query. `words` stands for its beginnings if it is not NULL. */
-void match_write(struct match *match, const struct parse *parse, const struct match_words *words);
+/* Writes the expression of a whole query. */
+void match_write(struct match *match, const struct parse *parse);
 
 /* Writes the expression of one leaf. */
 void match_write_leaf(struct match *match, const struct parse *parse, size_t leaf);
-
-/* Nonzero if a beginning decides about documents that are left out; some words of it would then not
- * do. */
-int match_leaves_out_prefix(const struct parse *parse);
 
 void match_dispose(struct match *match);
 

@@ -10,11 +10,11 @@
 #include <string.h>
 
 #include "answer.h"
-#include "beginnings.h"
 #include "clock.h"
+#include "look.h"
 
 /* Until when, from the beginning on. All that is done besides takes no time to speak of. */
-enum { MATCH_MS = 1000, WORDS_MS = 1250, MATCH_WORDS_MS = 1500 };
+enum { MATCH_MS = 1000, LOOK_MS = 1500 };
 
 enum { MAX_HITS = 8 << 20, MATCH_STOPPED = SQLITE_INTERRUPT };
 
@@ -44,7 +44,8 @@ static int open_database(struct query *query)
     const int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
     make_address(address, query->path);
     int r = sqlite3_open_v2(address, &query->db, flags, NULL);
-    query->watched = (struct watched){.db = query->db, .stop = query->stop};
+    query->watched = (struct watched){
+        .db = query->db, .stop = query->stop, .is_gone = query->is_gone, .user = query->user};
     query->rank.parse = &query->parse;
     query->rank.match = &query->match;
     if (r == SQLITE_OK)
@@ -85,7 +86,7 @@ static int collect(struct query *query, int64_t deadline_ms)
            add_hit(query, sqlite3_column_int64(statement, 0),
                    sqlite3_column_double(statement, 1)) == 0)
         continue;
-    watch_remove(query->watch, &query->watched);
+    watch_add(query->watch, &query->watched, INT64_MAX);
     sqlite3_finalize(statement);
     return r == SQLITE_DONE ? SQLITE_OK : r == SQLITE_ROW ? MATCH_STOPPED : r;
 }
@@ -117,47 +118,74 @@ static int complement(struct query *query)
     return r;
 }
 
-/* FTS5 has found nothing yet, as it was busy with beginnings: some of their words must do. */
-static int collect_by_words(struct query *query)
+static int matches(const struct parse *parse, int number, const double *counts)
 {
-    struct match_words words = {0};
-    if (match_leaves_out_prefix(&query->parse)) {
-        query->note = "What is to be left out begins too many words; longer beginnings do.";
-        return SQLITE_OK;
+    const struct parse_node *node = &parse->nodes[number];
+    switch (node->kind) {
+    case PARSE_LEAF:
+        return counts[node->left] > 0;
+    case PARSE_NOT:
+        return !matches(parse, node->left, counts);
+    case PARSE_AND:
+        return matches(parse, node->left, counts) && matches(parse, node->right, counts);
+    default:
+        return matches(parse, node->left, counts) || matches(parse, node->right, counts);
     }
-    watch_add(query->watch, &query->watched, query->begin_ms + WORDS_MS);
-    beginnings_find(&words, query->db, &query->parse, query->begin_ms + WORDS_MS);
-    watch_remove(query->watch, &query->watched);
-    match_dispose(&query->match);
-    match_write(&query->match, &query->parse, &words);
-    query->rank.is_ready = 0;
-    int r = collect(query, query->begin_ms + MATCH_WORDS_MS);
-    text_dispose(&words.text);
-    return r;
 }
 
-static int has_prefix(const struct parse *parse)
+/* Looks through one document, until `deadline_ms`: nonzero if there is no time for more. */
+static int look_at_document(struct query *query, struct look *look, sqlite3_stmt *row,
+                            int64_t deadline_ms)
 {
+    const struct parse *parse = &query->parse;
+    double counts[PARSE_MAX_LEAVES] = {0}, rank = 0;
+    for (int column = 0; column < 2; column++) {
+        enum parse_column other = column == 0 ? PARSE_TEXT : PARSE_TITLE;
+        const char *text = (const char *)sqlite3_column_text(row, column);
+        if (text != NULL &&
+            look_through(look, query->words, text, (size_t)sqlite3_column_bytes(row, column), 0,
+                         deadline_ms) != 0)
+            return -1;
+        for (size_t i = 0; text != NULL && i < parse->n_leaves; i++)
+            if (parse->leaves[i].column != other)
+                counts[i] += (double)look->n_of_leaf[i] * (column == 0 ? RANK_TITLE_WEIGHT : 1);
+    }
     for (size_t i = 0; i < parse->n_leaves; i++)
-        if (parse->leaves[i].is_prefix)
-            return 1;
-    return 0;
+        rank -= counts[i] / (counts[i] + 1);
+    return matches(parse, parse->root, counts) ? add_hit(query, sqlite3_column_int64(row, 2), rank)
+                                               : 0;
+}
+
+/* FTS5 was busy with how words begin, and has found nothing yet. What begins so many words is in so
+ * many documents that some are found by looking at one after the other. */
+static int collect_by_looking(struct query *query)
+{
+    const int64_t deadline_ms = query->begin_ms + LOOK_MS;
+    unsigned char wanted[PARSE_MAX_LEAVES];
+    struct look look;
+    sqlite3_stmt *row;
+    memset(wanted, 1, sizeof wanted);
+    look_begin(&look, &query->parse, wanted);
+    int r = sqlite3_prepare_v2(query->db, "SELECT title, text, id FROM documents", -1, &row, NULL);
+    while (r == SQLITE_OK && clock_ms() < deadline_ms && !*query->stop &&
+           sqlite3_step(row) == SQLITE_ROW && look_at_document(query, &look, row, deadline_ms) == 0)
+        continue;
+    sqlite3_finalize(row);
+    return r;
 }
 
 static int find(struct query *query)
 {
-    match_write(&query->match, &query->parse, NULL);
+    match_write(&query->match, &query->parse);
     if (query->match.too_long || query->match.expression.failed)
         return SQLITE_TOOBIG;
     int r = collect(query, query->begin_ms + MATCH_MS);
     query->complete = r == SQLITE_OK;
-    if (r == MATCH_STOPPED && query->n_hits == 0 && has_prefix(&query->parse) && !*query->stop)
-        r = collect_by_words(query);
+    if (r == MATCH_STOPPED && query->n_hits == 0)
+        return collect_by_looking(query);
     if (r == MATCH_STOPPED)
         r = SQLITE_OK;
-    if (r == SQLITE_OK && query->match.is_complement && (query->complete || query->n_hits > 0))
-        r = complement(query);
-    return r;
+    return r == SQLITE_OK && query->match.is_complement ? complement(query) : r;
 }
 
 /* ---- the whole ---- */
@@ -203,6 +231,7 @@ void query_run(struct query *query)
         refuse(query, 500, "The database of this document set cannot be opened.");
     else
         search(query);
+    watch_remove(query->watch, &query->watched);
     sqlite3_close(query->db);
     query->db = NULL;
     words_close(query->words);

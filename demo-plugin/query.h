@@ -31,9 +31,11 @@ struct query {
     char path[QUERY_PATH_BYTES]; /* of the database */
     char text[QUERY_MAX_BYTES + 1];
     char open[QUERY_MAX_MARK_BYTES + 1], close[QUERY_MAX_MARK_BYTES + 1]; /* around a match */
-    size_t offset, limit;   /* which of the results; at most QUERY_MAX_RESULTS */
-    int wants_bits;         /* "documentIdsBitSetBase64": all documents that were found */
-    const atomic_int *stop; /* becomes nonzero when nobody waits for the answer any more */
+    size_t offset, limit; /* which of the results; at most QUERY_MAX_RESULTS */
+    int wants_bits;       /* "documentIdsBitSetBase64": all documents that were found */
+    atomic_int *stop; /* nonzero when nobody waits for the answer any more; set also by the watch */
+    int (*is_gone)(void *user); /* asked now and then, on another thread: whether it is so */
+    void *user;
     struct watch *watch;
 
     /* Out. */
@@ -50,7 +52,6 @@ struct query {
     struct rank rank;
     int64_t begin_ms;
     int complete;
-    const char *note; /* what else is to be said about an answer that is not complete */
     struct query_hit *hits;
     size_t n_hits, capacity;
 };

@@ -5,7 +5,6 @@
 #include <math.h>
 
 enum {
-    TITLE_WEIGHT = 4,      /* a word in the title counts so often */
     ROWS_COUNTED = 20000,  /* from so many documents on, a word is a common one */
     WORSE_SPELLING = 1000, /* more than what all leaves can come to */
     TITLE_COLUMN = 0
@@ -59,7 +58,7 @@ static void count_phrase(const struct rank *rank, const Fts5ExtensionApi *api, F
     if (api->xPhraseFirst(fts, (int)i, &iter, &column, &offset) != SQLITE_OK)
         return;
     for (; column >= 0; api->xPhraseNext(fts, &iter, &column, &offset))
-        n += column == TITLE_COLUMN ? TITLE_WEIGHT : 1;
+        n += column == TITLE_COLUMN ? RANK_TITLE_WEIGHT : 1;
     size_t leaf = rank->match->phrases[i].leaf;
     switch (rank->match->phrases[i].role) {
     case MATCH_EXACT:

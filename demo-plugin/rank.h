@@ -9,6 +9,8 @@
 
 #include "match.h"
 
+enum { RANK_TITLE_WEIGHT = 4 /* a word in the title counts so often */ };
+
 struct rank {
     const struct parse *parse;
     const struct match *match; /* what is being matched */

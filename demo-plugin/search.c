@@ -13,10 +13,12 @@
 #include "search.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "query.h"
 
@@ -34,6 +36,7 @@ struct task {
     struct search_loop *loop;
     struct guard *guard; /* NULL once the request is gone; the loop's */
     atomic_int stop;     /* the request is gone, or the server stops */
+    int fd;              /* of its connection; -1 once it is gone; under search->lock */
     wq_params params;    /* in held */
     char *held;
     struct query query;
@@ -134,10 +137,24 @@ static int find_database(wq_queue *queue, struct task *task)
     return r;
 }
 
+/* libh2o does not read from a connection whose request is being answered, so it does not see it
+ * close. */
+static int is_gone(void *user)
+{
+    struct task *task = user;
+    struct search *search = task->loop->search;
+    char byte;
+    pthread_mutex_lock(&search->lock);
+    ssize_t n = task->fd == -1 ? 0 : recv(task->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    int gone = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+    pthread_mutex_unlock(&search->lock);
+    return gone;
+}
+
 static void run_task(struct search *search, struct task *task)
 {
-    if (task->stop)
-        refuse(&task->query, 503, "The server is stopping.");
+    if (task->stop || is_gone(task))
+        refuse(&task->query, 503, "The search was stopped.");
     else if (find_database(search->plugin->queue, task) == WQ_OK)
         query_run(&task->query);
 }
@@ -312,6 +329,7 @@ static void stop_task(struct search *search, struct task *task)
     task->stop = 1;
     watch_wake(search->watch);
     pthread_mutex_lock(&search->lock);
+    task->fd = -1;
     pthread_cond_signal(&search->work);
     pthread_mutex_unlock(&search->lock);
 }
@@ -328,6 +346,7 @@ static void on_request_gone(void *pointer)
 
 static int send_task(struct search *search, struct task *task, h2o_req_t *req)
 {
+    task->fd = h2o_socket_get_fd(req->conn->callbacks->get_socket(req->conn));
     if (add_task(search, task) != 0) {
         free_task(task);
         plugin_header(req, "retry-after", "2");
@@ -359,6 +378,8 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
         return wq_http_problem(req, 400, wrong);
     }
     task->query.stop = &task->stop;
+    task->query.is_gone = is_gone;
+    task->query.user = task;
     task->query.watch = search->watch;
     task->loop = h2o_context_get_handler_context(req->conn->ctx, handler);
     return send_task(search, task, req);

@@ -7,7 +7,7 @@
 #include "clock.h"
 
 /* An interrupt ends what runs at that moment; what begins a moment later needs another one. */
-enum { AGAIN_MS = 5 };
+enum { AGAIN_MS = 5, LOOK_EVERY_MS = 50 };
 
 struct watch {
     pthread_t thread;
@@ -23,10 +23,14 @@ static int64_t interrupt_due_locked(struct watch *watch)
 {
     int64_t now = clock_ms(), next = 0;
     for (struct watched *w = watch->all; w != NULL; w = w->next) {
+        if (!*w->stop && w->is_gone(w->user))
+            *w->stop = 1;
         int is_due = now >= w->deadline_ms || *w->stop;
         if (is_due)
             sqlite3_interrupt(w->db);
-        int64_t again = is_due ? now + AGAIN_MS : w->deadline_ms;
+        int64_t again = now + (is_due ? AGAIN_MS : LOOK_EVERY_MS);
+        if (!is_due && w->deadline_ms < again)
+            again = w->deadline_ms;
         if (next == 0 || again < next)
             next = again;
     }

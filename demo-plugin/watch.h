@@ -13,8 +13,10 @@
 /* A connection that is watched; zeroed it is not. */
 struct watched {
     sqlite3 *db;
-    int64_t deadline_ms;    /* CLOCK_MONOTONIC */
-    const atomic_int *stop; /* nonzero: at once */
+    int64_t deadline_ms;        /* CLOCK_MONOTONIC */
+    atomic_int *stop;           /* nonzero: at once; becomes so if */
+    int (*is_gone)(void *user); /* says, every now and then, that nobody waits any more */
+    void *user;
     struct watched *next;
 };
 
