@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#include "workqueue/util/tree.h"
+#include "workqueue/util/folders.h"
 
 int64_t now_ms(void)
 {

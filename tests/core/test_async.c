@@ -11,7 +11,8 @@
 #include <workqueue/extend.h>
 
 #include "tests/support.h"
-#include "workqueue/util/util.h"
+
+#include "workqueue/util/log.h"
 
 enum { MAX_RUNS = 4096 };
 

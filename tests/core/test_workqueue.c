@@ -24,7 +24,8 @@
 #include <workqueue/extend.h>
 
 #include "tests/support.h"
-#include "workqueue/util/util.h"
+
+#include "workqueue/util/log.h"
 
 enum { GRACE_MS = 1000, MAX_GARBAGE = 64 };
 
@@ -2590,8 +2591,6 @@ int main(int argc, char **argv)
         return open_and_say(argv[2]);
     if (argc == 3 && strcmp(argv[1], "--host") == 0)
         return host_for_ever(argv[2]);
-    if (argc == 2)
-        cmocka_set_test_filter(argv[1]);
     /* A sanitizer may start a thread of its own with the first one of ours; later it would look as
      * if a queue had left it. */
     pthread_t first;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "workqueue/store/dir.h"
+#include "workqueue/util/log.h"
 
 typedef struct afar {
     wq_store store;

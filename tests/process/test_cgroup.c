@@ -11,6 +11,7 @@
 
 #include "tests/support.h"
 #include "workqueue/process/cgroups.h"
+#include "workqueue/util/log.h"
 
 enum { GRACE_MS = 200 };
 

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 
 #include "tests/support.h"
-#include "workqueue/util/tree.h"
+#include "workqueue/util/folders.h"
 
 enum { GRACE_MS = 300 };
 

@@ -12,6 +12,7 @@
 #include "tests/support.h"
 #include "workqueue/process/cgroups.h"
 #include "workqueue/process/spawn.h"
+#include "workqueue/util/log.h"
 
 enum { LIMIT_BYTES = 8 << 20, BIRTHS = 40, ENVIRONMENT_BYTES = 64 * 1024 };
 

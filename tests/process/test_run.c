@@ -17,6 +17,7 @@
 #include "tests/support.h"
 #include "workqueue/process/local.h"
 #include "workqueue/process/spawn.h"
+#include "workqueue/util/clocks.h"
 
 enum { GRACE_MS = 300, DRAIN_MS = 1000, TAIL_BYTES = 65536, LINE_BYTES = 8192, WORKERS = 4 };
 

@@ -12,6 +12,7 @@
  *   done COMMAND RESULT WHY    stat CONNECTED GENERATION FRAMES BYTES      closed
  */
 #include <ctype.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -8,6 +8,7 @@
 
 #include "tests/support.h"
 #include "workqueue/store/dir.h"
+#include "workqueue/util/log.h"
 
 enum { DEADLINE_S = 120, LONG_AGO_S = 100000 };
 

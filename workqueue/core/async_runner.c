@@ -15,6 +15,9 @@
 #include <string.h>
 
 #include "workqueue/core/run.h"
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/log.h"
+#include "workqueue/util/threads.h"
 
 enum { INTEREST_MS = 1000 };
 

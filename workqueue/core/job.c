@@ -10,7 +10,7 @@
 
 #include "workqueue/core/params.h"
 #include "workqueue/core/queue.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/clocks.h"
 
 /* ---- watchers -------------------------------------------------------------------------------- */
 

@@ -1,8 +1,12 @@
 /* lookup.c - a few threads that ask a store which blocks, for callers that must not wait. */
 #include "workqueue/core/lookup.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "workqueue/util/log.h"
+#include "workqueue/util/threads.h"
 
 enum { THREADS = 4 };
 

@@ -3,8 +3,7 @@
 #define WQ_LOOKUP_H
 
 #include <sys/queue.h>
-
-#include "workqueue/util/util.h"
+#include <workqueue/workqueue.h>
 
 /* One question, in memory of who asks. */
 typedef struct wq_lookup {

@@ -9,8 +9,8 @@
 #include <openssl/sha.h>
 #include <string.h>
 
+#include "workqueue/util/log.h"
 #include "workqueue/util/text.h"
-#include "workqueue/util/util.h"
 
 static int check_field(const char *name, const char *value, size_t max, wq_error *error)
 {

@@ -12,9 +12,14 @@
 #include "workqueue/core/publish.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/log.h"
+#include "workqueue/util/threads.h"
 
 enum {
     MAX_HAND = 256,

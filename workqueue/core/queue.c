@@ -17,6 +17,7 @@
 
 #include "workqueue/core/run.h"
 #include "workqueue/journal/journal.h"
+#include "workqueue/util/clocks.h"
 
 enum { MAX_DECIDED = 256, STOP_FOLLOWS_MS = 1000 };
 

@@ -3,12 +3,13 @@
 #ifndef WQ_QUEUE_H
 #define WQ_QUEUE_H
 
+#include <pthread.h>
 #include <workqueue/extend.h>
 
 #include "workqueue/core/job.h"
 #include "workqueue/core/fairness.h"
-#include "workqueue/util/table.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
+#include "workqueue/util/tables.h"
 
 struct wq_pool;
 struct wq_journal;

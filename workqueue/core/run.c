@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "workqueue/core/progress.h"
+#include "workqueue/util/log.h"
 
 /* ---- tokens ---------------------------------------------------------------------------------- */
 

@@ -22,6 +22,9 @@
 #include "workqueue/core/async_runner.h"
 #include "workqueue/core/run.h"
 #include "workqueue/journal/journal.h"
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/log.h"
+#include "workqueue/util/threads.h"
 
 typedef struct worker {
     wq_flight flight; /* first */

@@ -15,6 +15,7 @@
 #include "workqueue/process/local.h"
 #include "workqueue/store/dir.h"
 #include "workqueue/core/worker.h"
+#include "workqueue/util/log.h"
 
 const char *wq_strerror(int result)
 {

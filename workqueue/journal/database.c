@@ -15,6 +15,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/log.h"
+
 enum {
     APPLICATION = 0x7771316a, /* "wq1j": PRAGMA application_id */
     IN_USE_MS = 1000, /* a server that has just been killed may hold the file a moment longer */

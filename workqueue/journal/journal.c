@@ -11,6 +11,7 @@
  */
 #include "workqueue/journal/journal.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,8 @@
 
 #include "workqueue/journal/database.h"
 #include "workqueue/util/clocks.h"
+#include "workqueue/util/log.h"
+#include "workqueue/util/threads.h"
 
 enum {
     BATCH = 512,

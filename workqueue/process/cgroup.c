@@ -16,7 +16,7 @@
 
 #include "workqueue/process/cgroup_files.h"
 #include "workqueue/process/fds.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/clocks.h"
 
 enum {
     END_MS = 1000,

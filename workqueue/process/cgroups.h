@@ -6,7 +6,7 @@
 #include <workqueue/workqueue.h>
 
 #include "workqueue/process/cgroup.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
 
 typedef struct wq_cgroups {
     char *dir; /* NULL: there are none */

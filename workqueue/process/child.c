@@ -12,8 +12,8 @@
 #include "workqueue/process/fds.h"
 #include "workqueue/process/guard.h"
 #include "workqueue/process/spawn.h"
-#include "workqueue/util/tree.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/folders.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -6,7 +6,7 @@
 
 #include "workqueue/process/cgroup.h"
 #include "workqueue/util/lines.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
 
 /* What the kernel is asked to hold a program to; 0: no limit. */
 typedef struct wq_child_limits {

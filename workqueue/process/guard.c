@@ -2,7 +2,7 @@
 #include "workqueue/process/guard.h"
 
 #include "workqueue/process/fds.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/clocks.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -5,7 +5,7 @@
 #include <workqueue/extend.h>
 
 #include "workqueue/process/child.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
 
 typedef struct wq_local_options {
     const char *program; /* absolute path */

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "workqueue/remote/packaging.h"
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/log.h"
 
 enum {
     MAX_HEADERS = 6,

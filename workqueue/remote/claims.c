@@ -15,6 +15,7 @@
 #include <sys/random.h>
 
 #include "workqueue/remote/packaging.h"
+#include "workqueue/util/clocks.h"
 
 enum {
     CLAIM_TRIES = 3,       /* without an echo, before it is run all the same */

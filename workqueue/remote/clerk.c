@@ -1,10 +1,12 @@
 /* clerk.c - the packager's second thread: asks for sizes of outputs and deletes outputs, which may
  * have to wait until a store is back. */
+#include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "workqueue/remote/packaging.h"
+#include "workqueue/util/log.h"
 
 enum { RETRY_MS = 250 };
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "workqueue/remote/packaging.h"
+#include "workqueue/util/log.h"
 
 /* A stranger may name any destination to be answered at, but not make us talk to ourselves. */
 static int is_good_reply_to(const wq_packager *p, const char *to)

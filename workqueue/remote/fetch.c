@@ -7,11 +7,13 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
+#include "workqueue/util/threads.h"
 
 struct wq_fetcher {
     uint64_t max_bytes;

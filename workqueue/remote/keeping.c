@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "workqueue/remote/packaging.h"
+#include "workqueue/util/log.h"
 
 /* ---- files ----------------------------------------------------------------------------------- */
 

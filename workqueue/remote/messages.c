@@ -8,7 +8,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
 
 /* ---- lines ----------------------------------------------------------------------------------- */
 

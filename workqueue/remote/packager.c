@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,9 @@
 #include <unistd.h>
 
 #include "workqueue/remote/packaging.h"
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/log.h"
+#include "workqueue/util/threads.h"
 
 enum {
     CLAIM_TICK_MS = 10, /* while something is claimed */

@@ -13,13 +13,14 @@
 #ifndef WQ_PACKAGING_H
 #define WQ_PACKAGING_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <sys/queue.h>
 
 #include "workqueue/stomp/broker.h"
 #include "workqueue/remote/messages.h"
 #include "workqueue/remote/packager.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
 
 enum {
     REMEMBERED = 1024,  /* requests that have ended, and cancelled ones */

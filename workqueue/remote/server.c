@@ -23,6 +23,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <search.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -35,7 +36,9 @@
 #include "workqueue/stomp/broker.h"
 #include "workqueue/remote/fetch.h"
 #include "workqueue/remote/messages.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/log.h"
+#include "workqueue/util/threads.h"
 
 enum {
     TICK_MS = 250,

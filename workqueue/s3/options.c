@@ -6,6 +6,7 @@
 
 #include "workqueue/s3/store.h"
 #include "workqueue/s3/text.h"
+#include "workqueue/util/log.h"
 
 enum { BUCKET_BYTES = 256, MIN_PART = 5 << 20 };
 

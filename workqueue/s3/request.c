@@ -12,6 +12,7 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@
 #include <unistd.h>
 
 #include "workqueue/s3/text.h"
+#include "workqueue/util/clocks.h"
 
 enum {
     MAX_CONNECTIONS = 64,

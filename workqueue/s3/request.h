@@ -2,7 +2,7 @@
 #ifndef WQ_S3_REQUEST_H
 #define WQ_S3_REQUEST_H
 
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
 
 typedef struct wq_s3_client wq_s3_client;
 

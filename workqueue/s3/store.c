@@ -27,6 +27,7 @@
 #include "workqueue/s3/store.h"
 #include "workqueue/s3/text.h"
 #include "workqueue/store/dir.h"
+#include "workqueue/util/log.h"
 
 #define COPIES "s3-copies"
 

@@ -7,6 +7,7 @@
 
 #include "workqueue/s3/request.h"
 #include "workqueue/store/dir.h"
+#include "workqueue/util/log.h"
 
 enum {
     WQ_S3_PREFIX = 512,

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,8 @@
 
 #include "workqueue/s3/store.h"
 #include "workqueue/s3/text.h"
+#include "workqueue/util/log.h"
+#include "workqueue/util/threads.h"
 
 #define LABEL_HEADER "x-amz-meta-workqueue-set: "
 #define IF_NONE "If-None-Match: *"

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,8 @@
 #include <unistd.h>
 
 #include "workqueue/stomp/session.h"
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/threads.h"
 
 enum {
     RETRY_MS = 100, /* the first pause, doubled from then on */

@@ -11,7 +11,7 @@
 #define WQ_BROKER_H
 
 #include "workqueue/stomp/codec.h"
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
 
 typedef struct wq_broker wq_broker;
 typedef struct wq_subscription wq_subscription;

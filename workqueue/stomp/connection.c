@@ -14,6 +14,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/log.h"
+
 /* ---- URLs ------------------------------------------------------------------------------------ */
 
 enum { URLS = 16, URL_BYTES = 1024 }; /* as many as anybody needs, tried in turn */

@@ -2,11 +2,11 @@
 #ifndef WQ_LINK_H
 #define WQ_LINK_H
 
+#include <workqueue/workqueue.h>
+
 #include <openssl/ssl.h>
 #include <stddef.h>
 #include <stdint.h>
-
-#include "workqueue/util/util.h"
 
 /* stomp://user:password@host:port/vhost or stomps://, percent-decoded. */
 typedef struct wq_broker_url {

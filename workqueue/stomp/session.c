@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "workqueue/util/clocks.h"
+#include "workqueue/util/log.h"
+
 enum {
     READ_BYTES = 65536,
     READS = 16,   /* before writing has its turn */

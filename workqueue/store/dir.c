@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 #include "workqueue/store/retain.h"
-#include "workqueue/util/tree.h"
+#include "workqueue/util/folders.h"
 
 #define TEMP_PREFIX ".workqueue-"
 #define TEMP_SUFFIX ".tmp"

@@ -4,7 +4,7 @@
 
 #include <workqueue/extend.h>
 
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
 
 /* Opens the store: locks the folder and sweeps what a crash left. `sync`: outputs and names are on
  * the disk before publish returns. */

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "workqueue/util/clocks.h"
+#include "workqueue/util/threads.h"
 
 enum {
     CHUNK = 256,

@@ -5,7 +5,7 @@
 
 #include <sys/stat.h>
 
-#include "workqueue/util/util.h"
+#include "workqueue/util/log.h"
 
 typedef struct wq_retain wq_retain;
 

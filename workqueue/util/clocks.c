@@ -1,17 +1,41 @@
-/* wall.c - a wall clock that may jump. */
+/* clocks.c - what time it is, and a wall clock that may jump. */
 #include "workqueue/util/clocks.h"
 
 #include <time.h>
 
-#include "workqueue/util/util.h"
-
 enum { STEP_MS = 1000 }; /* a clock that is set; less between two looks is one that is adjusted */
+
+static int64_t clock_ms(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+int64_t wq_monotonic_ms(void)
+{
+    return clock_ms(CLOCK_MONOTONIC);
+}
+
+int64_t wq_unix_ms(void)
+{
+    return clock_ms(CLOCK_REALTIME);
+}
+
+void wq_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+/* ---- a wall clock that may jump -------------------------------------------------------------- */
 
 static int64_t even_ms(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_BOOTTIME, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    return clock_ms(CLOCK_BOOTTIME);
 }
 
 void wq_wall_start(wq_wall *wall, int64_t hold_ms)

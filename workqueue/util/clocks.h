@@ -1,12 +1,24 @@
-/* wall.h - a wall clock that may jump, for those who forget what is old.
+/* clocks.h - what time it is, waits until a moment, and a wall clock that may jump. */
+#ifndef WQ_UTIL_CLOCKS_H
+#define WQ_UTIL_CLOCKS_H
+
+#include <pthread.h>
+#include <stdint.h>
+
+/* Milliseconds by CLOCK_MONOTONIC, for deadlines and durations. */
+int64_t wq_monotonic_ms(void);
+
+/* Milliseconds since 1970, for people. */
+int64_t wq_unix_ms(void);
+
+/* One whose timed waits are until a moment of CLOCK_MONOTONIC. */
+void wq_cond_init(pthread_cond_t *cond);
+
+/* ---- a wall clock that may jump, for those who forget what is old -------------------------------
  *
  * A new time is believed only when it has been there for as long as things are kept: until then
  * that of both goes by which less is old, so that a clock that is suddenly days ahead makes nothing
  * old that was new yesterday. For one thread. */
-#ifndef WQ_WALL_H
-#define WQ_WALL_H
-
-#include <stdint.h>
 
 /* By offsets to a clock that runs evenly, also while the system is suspended. */
 typedef struct wq_wall {

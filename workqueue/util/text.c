@@ -1,4 +1,4 @@
-/* utf8.c - what is one character of valid UTF-8, and text made of it. */
+/* text.c - what is one character of valid UTF-8, and text made of it. */
 #include "workqueue/util/text.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
-/* utf8.h - what is one character of valid UTF-8, and text made of it. */
-#ifndef WQ_UTF8_H
-#define WQ_UTF8_H
+/* text.h - what is one character of valid UTF-8, and text made of it. */
+#ifndef WQ_UTIL_TEXT_H
+#define WQ_UTIL_TEXT_H
 
 #include <stdatomic.h>
 #include <stddef.h>

@@ -7,6 +7,7 @@
 #define WQ_LOOP_H
 
 #include <h2o.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <sys/queue.h>
 #include <workqueue/http.h>

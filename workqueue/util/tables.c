@@ -1,9 +1,9 @@
-/* table.c - a hash table with linear probing, between a quarter and a half full at most times.
+/* tables.c - a hash table with linear probing, between a quarter and a half full at most times.
  *
  * A search tree would cost as many cache misses as it is deep; here a look costs two: the slot, and
  * the text itself. What is removed leaves no mark: those behind it move up.
  */
-#include "workqueue/util/table.h"
+#include "workqueue/util/tables.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,12 +15,25 @@ struct wq_table_slot {
     uint64_t hash;
 };
 
-/* Texts are random but for the few values that a character may have: multiplying spreads them. */
+/* One word more of a text. The upper half of a product depends on all bits: it is mixed in. */
+static uint64_t mix_word(uint64_t hash, const char *word, uint64_t multiplier)
+{
+    uint64_t value;
+    memcpy(&value, word, sizeof value);
+    hash = (hash ^ value) * multiplier;
+    return hash ^ hash >> 32;
+}
+
+/* Of all characters, as those who choose what a digest is of can make its first few alike; keyed, as
+ * they could make whole hashes alike else. */
 static uint64_t hash_of(const wq_table *table, const char *text)
 {
-    uint64_t start;
-    memcpy(&start, text, sizeof start);
-    return (start * (table->secret | 1)) >> 32;
+    const uint64_t multiplier = table->secret * 0x9e3779b97f4a7c15U | 1;
+    uint64_t hash = table->secret;
+    size_t at = 0;
+    for (; at + sizeof hash < table->len; at += sizeof hash)
+        hash = mix_word(hash, text + at, multiplier);
+    return mix_word(hash, text + table->len - sizeof hash, multiplier);
 }
 
 static size_t next(const wq_table *table, size_t at)

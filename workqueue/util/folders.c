@@ -1,9 +1,9 @@
-/* tree.c - removes a folder, however deep, with two descriptors and no recursion.
+/* folders.c - removes a folder, however deep, with two descriptors and no recursion.
  *
  * A folder that is not empty is emptied into the topmost one, entry by entry, and removed. So the
  * depth, which a program can make as great as it likes, costs time only. It may even go on making
  * entries meanwhile (a process that has left its group): hence the bound. */
-#include "workqueue/util/tree.h"
+#include "workqueue/util/folders.h"
 
 #include <dirent.h>
 #include <errno.h>
