@@ -9,9 +9,16 @@
 /* Each takes its own command line, argv[0] being its name, and gives the exit status. */
 int run_main(int argc, char **argv);
 int serve_main(int argc, char **argv);
+int start_main(int argc, char **argv);
+int watch_main(int argc, char **argv);
+int cancel_main(int argc, char **argv);
+int jobs_main(int argc, char **argv);
+int outputs_main(int argc, char **argv);
+int delete_main(int argc, char **argv);
 
 /* Their options, for completion. */
-extern const option_set run_set, serve_set;
+extern const option_set run_set, serve_set, start_set, watch_set, cancel_set, jobs_set, outputs_set,
+    delete_set;
 
 /* ---- host.c: what each process of ours does around the library --------------------------------
  */

@@ -13,8 +13,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "workqueue/command/words.h"
+
 enum {
-    OWN_FAILURE = -999,    /* a returncode of the library's, not of the program */
     LONG_ENOUGH_MS = 1000, /* a run, to tell whether progress comes as it is made */
     AT_ONCE_MS = 200,      /* so shortly before the end it is no progress any more */
 };
@@ -266,41 +267,9 @@ void findings_end(findings *f, const wq_snapshot *end)
 
 /* ---- in words -------------------------------------------------------------------------------- */
 
-/* What follows "Exited with code N\nstderr:\n". */
-static const char *own_text(const char *error)
-{
-    const char *head = "Exited with code ", *middle = strstr(error, "\nstderr:\n");
-    return strncmp(error, head, strlen(head)) == 0 && middle != NULL ? middle + 9 : error;
-}
-
-/* The last line that says something, in place. */
-static void last_line(const char *text, const char **line, size_t *n)
-{
-    const char *end = text + strlen(text);
-    while (end > text && (end[-1] == '\n' || end[-1] == ' ' || end[-1] == '\r'))
-        end--;
-    const char *begin = end;
-    while (begin > text && begin[-1] != '\n' && begin[-1] != '\r')
-        begin--;
-    *line = begin;
-    *n = (size_t)(end - begin);
-}
-
 void findings_failure(findings *f, const wq_snapshot *end)
 {
-    const char *text = end->error ? own_text(end->error) : "", *line;
-    size_t n;
-    last_line(text, &line, &n);
-    if (end->returncode == OWN_FAILURE)
-        fprintf(stderr, "Failed: %s\n", text);
-    else if (end->returncode < 0)
-        fprintf(stderr, "Failed: killed by signal %d (%s)%s%.*s\n", -end->returncode,
-                strsignal(-end->returncode), n ? ": " : "", (int)n, line);
-    else
-        fprintf(stderr, "Failed: exit code %d%s%.*s\n", end->returncode, n ? ": " : "", (int)n,
-                line);
-    if (end->returncode != OWN_FAILURE && line > text)
-        fprintf(stderr, "Before that, on stderr:\n%.*s", (int)(line - text), text);
+    words_print_failure(end->returncode, end->error);
     /* The log has said the same. */
     pthread_mutex_lock(&f->lock);
     for (size_t i = 0; i < f->n; i++)

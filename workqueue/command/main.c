@@ -15,6 +15,12 @@ static const struct subcommand {
      "runs a program by its contract, without a server, and says what it does wrong"},
     {"serve", serve_main, &serve_set, "Serve programs",
      "starts a server: people start a run in a browser or by HTTP, and watch it to the end"},
+    {"start", start_main, &start_set, "Ask a server", "starts a job, and shows its progress"},
+    {"watch", watch_main, &watch_set, "Ask a server", "shows the progress of a job"},
+    {"cancel", cancel_main, &cancel_set, "Ask a server", "ends jobs"},
+    {"jobs", jobs_main, &jobs_set, "Ask a server, as its operator", "lists jobs"},
+    {"outputs", outputs_main, &outputs_set, "Ask a server, as its operator", "lists outputs"},
+    {"delete", delete_main, &delete_set, "Ask a server, as its operator", "deletes outputs"},
 };
 
 enum { N_SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
