@@ -37,6 +37,13 @@ typedef struct wq_http_options {
     const char *operator_secret; /**< guards DELETE /output; NULL, the default: that is refused */
     const char *const *allow_servers; /**< URLs; `server` must be one or below one */
     size_t n_allow_servers;    /**< how many; 0, the default: any */
+    /**
+     * A page for who comes with a browser to /jobs or /jobs/{id}: asked before the face answers, on
+     * the loop of the request. Answers as a handler does and returns 0, or returns -1 and has done
+     * nothing. NULL, the default: there are no pages.
+     */
+    int (*page)(void *user, struct st_h2o_req_t *req);
+    void *page_user;           /**< handed to page */
 } wq_http_options;
 
 /** Fills `options` with the defaults; `size` as in wq_options_init(). */

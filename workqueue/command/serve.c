@@ -116,6 +116,11 @@ static void tell_start(serve_state *st, const program_settings *p)
         stats.queued + stats.running);
 }
 
+static int on_page(void *user, h2o_req_t *req)
+{
+    return pages_answer(user, req);
+}
+
 static void add_pages(void *user, wq_http *http, h2o_hostconf_t *host)
 {
     serve_state *st = user;
@@ -131,6 +136,8 @@ static int serve(serve_state *st)
     if (r != WQ_OK)
         return refuse(&error);
     st->s.serve.http = p->http;
+    st->s.serve.http.page = on_page;
+    st->s.serve.http.page_user = st->site;
     st->s.serve.listen = st->s.listen.items[0];
     st->s.serve.routes = add_pages;
     st->s.serve.user = st;

@@ -15,6 +15,7 @@ int wq_face_lunkwill(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);   /* /api
 int wq_face_tasks(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);      /* the task API */
 int wq_face_metrics(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);    /* GET /metrics */
 int wq_face_health(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);     /* GET /health */
+int wq_face_jobs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);       /* /jobs, /jobs/{id} */
 int wq_face_output(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);     /* DELETE /output */
 
 /* State that some faces need beyond the job's; made by mount, freed with it. NULL: no memory. */
@@ -105,6 +106,12 @@ int wq_state_of(wq_job *job);
  * reference. It has ended once the journal has its end: whoever asks after this answer is to see
  * that, also after a crash. A program that takes long to end is not waited for. */
 int wq_answer_cancelled(wq_http *http, h2o_req_t *req, wq_job *job);
+
+/* Cancels the job and says what came of it; takes over the reference. */
+int wq_answer_delete(wq_http *http, h2o_req_t *req, wq_job *job);
+
+/* Does the request carry the operator's secret? 1: yes; 0: the request has been answered. */
+int wq_is_operator(wq_http *http, h2o_req_t *req);
 
 /* Is it this method? */
 int wq_is_method(h2o_req_t *req, const char *method);

@@ -200,13 +200,12 @@ static int is_secret(const char *secret, h2o_iovec_t given)
            CRYPTO_memcmp(a, b, n) == 0;
 }
 
-/* 1: it is the operator; 0: the request has been answered. */
-static int is_operator(wq_http *http, h2o_req_t *req)
+int wq_is_operator(wq_http *http, h2o_req_t *req)
 {
     const char *secret = http->options.operator_secret;
     if (secret == NULL || *secret == '\0') {
         wq_problem(req, 403,
-                   "Outputs cannot be deleted here, for no operator's secret is configured: set "
+                   "Outputs cannot be deleted here, nor jobs listed, for no operator's secret is configured: set "
                    "operator_secret of wq_http_options, or --operator-secret-file of demo-plugin.");
         return 0;
     }
@@ -406,7 +405,7 @@ int wq_face_output(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     wq_fields fields;
     wq_error error;
     (void)rest;
-    if (wq_method(req, "DELETE, OPTIONS") || !is_operator(http, req) ||
+    if (wq_method(req, "DELETE, OPTIONS") || !wq_is_operator(http, req) ||
         wq_request_fields(&http->limits, req, &fields) != 0)
         return 0;
     if (fields.server == NULL)

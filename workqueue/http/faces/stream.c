@@ -9,6 +9,7 @@
 
 #include <sys/socket.h>
 
+#include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/request/problem.h"
 
 #define TEXT(s)                                                                                    \
@@ -45,13 +46,25 @@ const wq_format wq_format_sse = {
     .has_ids = 1,
 };
 
+const wq_format wq_format_job_events = {
+    .media_type = "text/event-stream",
+    .first = TEXT("data: "),
+    .next = TEXT("data: "),
+    .after = TEXT("\n\n"),
+    .end = TEXT("event: end\ndata: {}\n\n"),
+    .heartbeat = TEXT(":\n\n"),
+    .has_ids = 1,
+    .is_resource = 1,
+};
+
 typedef struct stream {
     h2o_generator_t generator; /* first: h2o hands it back */
     wq_held held;
     const wq_format *format;
     uint64_t sent; /* serial number of the last record sent; 0: none */
+    int sent_state; /* its state */
     int in_flight;
-    void *record; /* counted, while it is in flight */
+    h2o_iovec_t record; /* counted, while it is in flight */
     char id[WQ_ID_SIZE + 32];
 } stream;
 
@@ -73,6 +86,33 @@ static int is_over(const stream *s)
     return s->held.job->snapshot.has_returncode || atomic_load(&s->held.http->stopping);
 }
 
+/* Has this client not what there is? */
+static int has_news(const stream *s)
+{
+    const wq_loop_job *job = s->held.job;
+    return s->sent != job->serial ||
+           (s->format->is_resource && s->sent_state != job->snapshot.state);
+}
+
+/* The record that is sent next, counted. */
+static void take_record(stream *s)
+{
+    wq_loop_job *job = s->held.job;
+    if (s->format->is_resource) {
+        s->record = wq_job_record(s->held.http, job->job, &job->snapshot);
+        return;
+    }
+    s->record = job->record;
+    h2o_mem_addref_shared(s->record.base);
+}
+
+static void drop_record(stream *s)
+{
+    if (s->record.base != NULL)
+        h2o_mem_release_shared(s->record.base);
+    s->record.base = NULL;
+}
+
 static h2o_iovec_t write_id(stream *s)
 {
     wq_loop_job *job = s->held.job;
@@ -88,13 +128,15 @@ static size_t compose(stream *s, h2o_iovec_t *bufs, int over)
     wq_loop_job *job = s->held.job;
     const wq_format *f = s->format;
     size_t n = 0;
-    if (job->serial != s->sent) {
+    if (has_news(s)) {
+        take_record(s);
         if (f->has_ids)
             bufs[n++] = write_id(s);
         bufs[n++] = s->sent == 0 ? f->first : f->next;
-        bufs[n++] = job->record;
+        bufs[n++] = s->record;
         bufs[n++] = f->after;
         s->sent = job->serial;
+        s->sent_state = job->snapshot.state;
     }
     if (over)
         bufs[n++] = f->end;
@@ -104,7 +146,6 @@ static size_t compose(stream *s, h2o_iovec_t *bufs, int over)
 static void send_news(stream *s)
 {
     h2o_iovec_t bufs[5];
-    wq_loop_job *job = s->held.job;
     h2o_req_t *req = s->held.req;
     int over = is_over(s);
     size_t n = compose(s, bufs, over), bytes = 0;
@@ -113,15 +154,15 @@ static void send_news(stream *s)
     atomic_fetch_add(&s->held.http->bytes_sent, bytes);
     if (over) {
         /* nobody calls back after the last send: the request's pool keeps the record */
-        h2o_mem_link_shared(&req->pool, job->record.base);
+        if (s->record.base != NULL)
+            h2o_mem_link_shared(&req->pool, s->record.base);
+        drop_record(s);
         if (atomic_load(&s->held.http->stopping))
             req->http1_is_persistent = 0;
         wq_release(&s->held);
         h2o_send(req, bufs, n, H2O_SEND_STATE_FINAL);
         return;
     }
-    s->record = job->record.base;
-    h2o_mem_addref_shared(s->record);
     begin_send(s);
     h2o_send(req, bufs, n, H2O_SEND_STATE_IN_PROGRESS);
 }
@@ -136,9 +177,7 @@ static void send_heartbeat(stream *s)
 static void end_send(stream *s)
 {
     s->in_flight = 0;
-    if (s->record != NULL)
-        h2o_mem_release_shared(s->record);
-    s->record = NULL;
+    drop_record(s);
 }
 
 /* ---- what happens to a stream ---------------------------------------------------------------- */
@@ -146,7 +185,7 @@ static void end_send(stream *s)
 static void on_news(wq_held *held)
 {
     stream *s = stream_of(held);
-    if (!s->in_flight && (s->sent != held->job->serial || is_over(s)))
+    if (!s->in_flight && (has_news(s) || is_over(s)))
         send_news(s);
 }
 
@@ -156,7 +195,7 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
     unsigned heartbeat = s->held.http->options.heartbeat_ms;
     (void)req;
     end_send(s);
-    if (s->sent != s->held.job->serial || is_over(s))
+    if (has_news(s) || is_over(s))
         send_news(s);
     else
         wq_held_deadline(&s->held, heartbeat ? wq_loop_now() + heartbeat : INT64_MAX);
@@ -253,7 +292,7 @@ int wq_stream(wq_http *http, h2o_req_t *req, const wq_format *format, wq_job *jo
     if (wq_hold(&s->held, job) != 0)
         return 0;
     if (seen != 0 && seen >= s->held.job->snapshot.version)
-        s->sent = s->held.job->serial;
+        s->sent = s->held.job->serial, s->sent_state = s->held.job->snapshot.state;
     add_headers(req, format);
     if (req->version < 0x101)
         req->http1_is_persistent = 0; /* without chunks, only the close tells the end */

@@ -12,9 +12,10 @@ typedef struct wq_format {
     h2o_iovec_t none;        /* the whole body when the output is there already */
     h2o_iovec_t heartbeat;
     int has_ids; /* each record is preceded by "id: JOB.VERSION" */
+    int is_resource; /* the records are those of GET /jobs/{id}; a change of the state is news, too */
 } wq_format;
 
-extern const wq_format wq_format_array, wq_format_ndjson, wq_format_sse;
+extern const wq_format wq_format_array, wq_format_ndjson, wq_format_sse, wq_format_job_events;
 
 /* Streams the job's records to the end; takes over the reference to `job`. If `seen` is not 0, the
  * client has seen that version already and does not get it again; if that was the last one, the

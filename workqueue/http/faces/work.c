@@ -226,8 +226,7 @@ static int answer_events(wq_http *http, h2o_req_t *req, wq_job *job)
     return wq_stream(http, req, &wq_format_sse, job, seen);
 }
 
-/* Takes over the reference to `job`. */
-static int answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
+int wq_answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
 {
     if (wq_job_cancel(job) == WQ_OK)
         return wq_answer_cancelled(http, req, job);
@@ -260,7 +259,7 @@ int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
         (job = wq_find_job(http, req, rest)) == NULL)
         return 0;
     if (wq_is_method(req, "DELETE"))
-        return answer_delete(http, req, job);
+        return wq_answer_delete(http, req, job);
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, NULL, H2O_STRLIT("Accept"));
     if (wq_is_method(req, "HEAD"))
         return answer(http, req, job);

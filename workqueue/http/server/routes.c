@@ -18,6 +18,7 @@ static const struct {
     {"/run", wq_face_run},
     {"/api/lunkwill/", wq_face_lunkwill},
     {NULL, wq_face_tasks},
+    {"/jobs/", wq_face_jobs},
     {"/metrics", wq_face_metrics},
     {"/health", wq_face_health},
     {"/output", wq_face_output},

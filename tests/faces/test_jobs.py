@@ -1,0 +1,95 @@
+"""test_jobs.py - a job as a resource: POST /jobs, GET and DELETE /jobs/{id}, its events."""
+
+import json
+import os
+
+from harness import TOKEN, FaceTest, basic, wait_for
+
+NAMES = ["id", "state", "server", "document_set_id", "n_ahead_in_queue", "waits_for", "fraction",
+         "message", "items_done", "items_total", "returncode", "error", "accepted_at", "started_at",
+         "published_at", "ended_at", "heard_at", "estimate_ms", "watching", "memory_bytes",
+         "attempt", "output"]
+
+
+class JobsTest(FaceTest):
+    def create(self, server, document_set, **fields):
+        body = {"server": "http://overview.example", "documentSetId": document_set, **fields}
+        head, body = server.ask("POST", "/jobs", {"Content-Type": "application/json",
+                                                  "Authorization": basic(TOKEN)}, json.dumps(body))
+        return head, json.loads(body)
+
+    def job(self, server, job_id):
+        head, body = server.ask("GET", f"/jobs/{job_id}")
+        self.assertEqual(head.status, 200, body)
+        self.assertNotIn(TOKEN, body.decode())
+        return json.loads(body)
+
+    def wait_until(self, server, job_id, state):
+        return wait_for(lambda: (j := self.job(server, job_id))["state"] == state and j, state)
+
+    def test_from_begin_to_end(self):
+        server = self.serve(self.script('echo "1/4\thalf of half"; read x <"$0.go"; echo made >"$4"'))
+
+        os.mkfifo(self.folder / "program.go")
+        head, job = self.create(server, "1")
+        self.assertEqual(head.status, 201)
+        self.assertEqual(head.get("location"), f"/jobs/{job['id']}")
+        self.assertEqual([n for n in NAMES if n in job], NAMES)
+        self.assertEqual(job["document_set_id"], "1")
+        running = wait_for(lambda: (j := self.job(server, job["id"]))["message"] and j, "progress")
+        self.assertEqual((running["fraction"], running["items_done"], running["items_total"]), (0.25, 1, 4))
+        self.assertRegex(running["started_at"], r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")
+        again, same = self.create(server, "1")
+        self.assertEqual((again.status, same["id"]), (200, job["id"]))
+        (self.folder / "program.go").write_text("go\n")
+        done = self.wait_until(server, job["id"], "succeeded")
+        self.assertEqual((done["fraction"], done["returncode"], done["error"]), (1.0, 0, None))
+        self.assertEqual(done["output"], {"bytes": 5, "href": f"/work/{job['id']}"})
+        head, body = server.ask("GET", done["output"]["href"])
+        self.assertEqual(body, b"made\n")
+
+    def test_failure_keeps_how_far_it_was(self):
+        server = self.serve(self.script("echo 0.5; sleep 0.1; echo why >&2; exit 3"))
+        job = self.wait_until(server, self.create(server, "1")[1]["id"], "failed")
+        self.assertEqual((job["fraction"], job["returncode"], job["output"]), (0.5, 3, None))
+        self.assertIn("why", job["error"])
+
+    def test_events_to_the_end(self):
+        server = self.serve(self.script('echo 0.5; sleep 0.3; echo x >"$4"'))
+        job = self.create(server, "1")[1]
+        head, body = server.ask("GET", f"/jobs/{job['id']}", {"Accept": "text/event-stream"})
+        self.assertEqual(head.get("content-type"), "text/event-stream")
+        records = [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: {\"id")]
+        self.assertEqual(records[-1]["state"], "succeeded")
+        self.assertIn(0.5, [r["fraction"] for r in records])
+        self.assertTrue(body.endswith(b"event: end\ndata: {}\n\n"), body[-100:])
+        last = [line[4:] for line in body.decode().splitlines() if line.startswith("id: ")][-1]
+        head, body = server.ask("GET", f"/jobs/{job['id']}", {"Accept": "text/event-stream", "Last-Event-ID": last})
+        self.assertEqual(head.status, 204, "an EventSource that has seen the end stops")
+
+    def test_cancel(self):
+        server = self.serve(self.script("echo 0.5; sleep 60"))
+        job = self.create(server, "1")[1]
+        head, body = server.ask("DELETE", f"/jobs/{job['id']}")
+        self.assertIn(head.status, (202, 204), body)
+        self.wait_until(server, job["id"], "cancelled")
+        self.assert_problem(server.ask("GET", "/jobs/7f3a91c2-5d0e-4b7a-9c11-e2b8d44f60a7"), 404)
+
+    def test_run_again_is_the_operators(self):
+        secret = self.folder / "secret"
+        secret.write_text("s3cret\n")
+        secret.chmod(0o600)
+        server = self.serve(self.script('echo "$3" | cut -c1-3 >"$4"; echo 1'), operator_secret_file=secret)
+        job = self.create(server, "1")[1]
+        self.wait_until(server, job["id"], "succeeded")
+        self.assert_problem(server.ask("POST", f"/jobs/{job['id']}"), 401)
+        head, body = server.ask("POST", f"/jobs/{job['id']}", {"Authorization": "Bearer s3cret"})
+        self.assertEqual(head.status, 201, body)
+        again = json.loads(body)
+        self.assertNotEqual(again["id"], job["id"])
+        self.wait_until(server, again["id"], "succeeded")
+
+    def test_a_page_is_not_a_job(self):
+        server = self.serve()
+        head, body = server.ask("GET", "/jobs/x", {"Accept": "text/html"})
+        self.assertEqual(head.status, 404, "the plugin has no pages for jobs")

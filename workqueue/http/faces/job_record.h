@@ -1,0 +1,15 @@
+/* job_record.h - a job as a resource: one JSON object with all that may be known of it, and never a
+ * token. */
+#ifndef WQ_HTTP_FACES_JOB_RECORD_H
+#define WQ_HTTP_FACES_JOB_RECORD_H
+
+#include "workqueue/http/hold/loop.h"
+
+/* The job as `snapshot` has it, in memory of libh2o's that is counted (h2o_mem_release_shared()).
+ */
+h2o_iovec_t wq_job_record(wq_http *http, wq_job *job, const wq_snapshot *snapshot);
+
+/* The same, as it is now. */
+h2o_iovec_t wq_job_record_now(wq_http *http, wq_job *job);
+
+#endif

@@ -1,0 +1,100 @@
+/* jobs.c - a job as a resource: POST /jobs, and GET and DELETE /jobs/{id}, which is for whoever
+ * knows the id. */
+#include "workqueue/http/faces/faces.h"
+#include "workqueue/http/faces/job_record.h"
+#include "workqueue/http/faces/stream.h"
+#include "workqueue/http/request/fields.h"
+#include "workqueue/http/request/problem.h"
+
+/* `record` is given up. */
+static int send_record(h2o_req_t *req, int status, h2o_iovec_t record)
+{
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
+                   H2O_STRLIT("no-store"));
+    wq_send_bytes(req, status, "application/json", record.base, record.len);
+    h2o_mem_release_shared(record.base);
+    return 0;
+}
+
+/* Takes over the reference to `job`. */
+static int answer_job(wq_http *http, h2o_req_t *req, int status, wq_job *job)
+{
+    h2o_iovec_t record = wq_job_record_now(http, job);
+    wq_job_unref(job);
+    return send_record(req, status, record);
+}
+
+/* Does the client want events rather than JSON? */
+static int wants_job_events(h2o_req_t *req)
+{
+    static const char *const offers[] = {"application/json", "text/event-stream"};
+    h2o_iovec_t accept = wq_request_header(req, "accept");
+    return accept.len > 0 && wq_accept(accept.base, accept.len, offers, 2) == 1;
+}
+
+/* POST /jobs, or to one of them: a job begins, is joined, or was there. */
+static int answer_begun(wq_http *http, h2o_req_t *req, int result, wq_job *job)
+{
+    char *location = h2o_mem_alloc_pool(&req->pool, 64);
+    int n = snprintf(location, 64, "/jobs/%s", wq_job_id(job));
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_LOCATION, NULL, location, (size_t)n);
+    return answer_job(http, req, result == WQ_OK ? 201 : 200, job);
+}
+
+static int create_job(wq_http *http, h2o_req_t *req)
+{
+    wq_params params;
+    wq_job *job;
+    int result = wq_begin(http, req, WQ_ENSURE_JOB, &params, &job);
+    return result < 0 ? 0 : answer_begun(http, req, result, job);
+}
+
+/* The operator has a job run again, which has the token that nobody else has any more. */
+static int repeat_job(wq_http *http, h2o_req_t *req, h2o_iovec_t id)
+{
+    wq_error error;
+    wq_job *job = NULL, *old;
+    if (!wq_is_operator(http, req) || (old = wq_find_job(http, req, id)) == NULL)
+        return 0;
+    unsigned flags = WQ_ENSURE_JOB;
+    if (wq_state_of(old) == WQ_STATE_SUCCEEDED)
+        flags |= WQ_ENSURE_REBUILD;
+    int result = wq_ask(http, req, flags, wq_job_params(old), NULL, &job, &error);
+    wq_job_unref(old);
+    if (result == WQ_PENDING)
+        return 0;
+    if (result < 0)
+        return wq_problem_result(req, result, &error, wq_retry_after_s(http->queue));
+    return answer_begun(http, req, result, job);
+}
+
+static int answer_resource(wq_http *http, h2o_req_t *req, h2o_iovec_t id)
+{
+    uint64_t seen = 0;
+    wq_job *job = wq_find_job(http, req, id), *last;
+    if (job == NULL)
+        return 0;
+    if (wq_is_method(req, "DELETE"))
+        return wq_answer_delete(http, req, job);
+    if (!wants_job_events(req))
+        return answer_job(http, req, 200, job);
+    last = wq_last_seen(http, req, &seen);
+    wq_job_unref(last);
+    return wq_stream(http, req, &wq_format_job_events, job, last == job ? seen : 0);
+}
+
+int wq_face_jobs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
+{
+    const wq_http_options *options = &http->options;
+    int is_list = rest.len == 0;
+    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, H2O_STRLIT("Accept"), 1);
+    if (options->page != NULL && options->page(options->page_user, req) == 0)
+        return 0;
+    if (wq_method(req, is_list ? "POST, OPTIONS" : "GET, HEAD, POST, DELETE, OPTIONS"))
+        return 0;
+    if (is_list)
+        return create_job(http, req);
+    if (wq_is_method(req, "POST"))
+        return repeat_job(http, req, rest);
+    return answer_resource(http, req, rest);
+}
