@@ -2,12 +2,14 @@
  *
  * A small scanner finds where each value ends, by strings and brackets alone; what is inside a
  * value that we want is left to jansson, which is strict. So a value is looked at twice, but never
- * more than one of them is held. */
+ * more than one document is held. */
 #include "items.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
+
+enum { KEPT_BYTES = 1 << 20 };
 
 /* What is expected next. */
 enum place {
@@ -21,22 +23,40 @@ enum place {
     AT_COMMA_OR_END,
     AT_ITEM_OR_END, /* after [ */
     AT_ITEM,
-    IN_ITEM,
     AT_ITEM_COMMA_OR_END,
+    AT_MEMBER_OR_END, /* after the { of a document */
+    AT_MEMBER,
+    IN_MEMBER_KEY,
+    AT_MEMBER_COLON,
+    AT_MEMBER_VALUE,
+    IN_MEMBER_VALUE,
+    AT_MEMBER_COMMA_OR_END,
+    IN_REST, /* of a document that is broken, up to its closing bracket */
     AT_FINISH
 };
 
-enum key { KEY_OTHER, KEY_ITEMS, KEY_PAGINATION };
+enum key { KEY_OTHER = -1, KEY_ITEMS, KEY_PAGINATION };
 
-void items_init(items *reader, int (*on_item)(void *user, json_t *item), void *user)
+static const char *const field_names[ITEMS_N_FIELDS] = {"id", "title", "url", "pageNumber", "text"};
+
+void items_document_clear(struct items_document *document)
+{
+    for (int i = 0; i < ITEMS_N_FIELDS; i++)
+        json_decref(document->fields[i]);
+    memset(document, 0, sizeof *document);
+}
+
+void items_init(items *reader, int (*on_document)(void *user, struct items_document *document),
+                void *user)
 {
     memset(reader, 0, sizeof *reader);
-    reader->on_item = on_item;
+    reader->on_document = on_document;
     reader->user = user;
 }
 
 void items_dispose(items *reader)
 {
+    items_document_clear(&reader->document);
     free(reader->buf);
     reader->buf = NULL;
 }
@@ -68,13 +88,25 @@ static void begin_value(items *reader, int place, size_t limit)
     reader->in_string = reader->escaped = reader->scalar = 0;
 }
 
+/* The document at hand is not to be had; the first reason counts. */
+static void spoil(items *reader, const char *wrong)
+{
+    if (reader->document.wrong == NULL)
+        reader->document.wrong = wrong;
+}
+
 static int keep(items *reader, const char *data, size_t n)
 {
     if (reader->limit == 0 || n == 0)
         return 0;
-    if (n > reader->limit - reader->len)
-        return fail(reader, reader->place == IN_ITEM ? "a document is larger than 64 MiB"
-                                                     : "a value is larger than 64 KiB");
+    if (n > reader->limit - reader->len && reader->place != IN_MEMBER_VALUE)
+        return fail(reader, "a value is larger than 64 KiB");
+    if (n > reader->limit - reader->len) {
+        spoil(reader, reader->key == ITEMS_TEXT ? "it is larger than 64 MiB"
+                                                : "its title or address is larger than 64 KiB");
+        reader->limit = reader->len = 0;
+        return 0;
+    }
     if (reader->len + n > reader->capacity) {
         size_t capacity = reader->capacity == 0 ? 16384 : reader->capacity;
         while (capacity < reader->len + n)
@@ -259,17 +291,58 @@ static int end_value(items *reader)
     return 0;
 }
 
-static int end_item(items *reader)
+/* ---- a document ---- */
+
+static int end_document(items *reader)
 {
     reader->place = AT_ITEM_COMMA_OR_END;
-    json_t *item = parse(reader);
-    if (!json_is_object(item)) {
-        json_decref(item);
-        return fail(reader, "a document is malformed");
-    }
-    int stop = reader->on_item(reader->user, item);
-    json_decref(item);
+    int stop = reader->on_document(reader->user, &reader->document);
+    items_document_clear(&reader->document);
     return stop != 0 ? -1 : 0;
+}
+
+static int end_member_key(items *reader)
+{
+    json_t *key = parse(reader);
+    const char *name = json_string_value(key);
+    reader->place = AT_MEMBER_COLON;
+    reader->key = KEY_OTHER;
+    for (int i = 0; name != NULL && i < ITEMS_N_FIELDS; i++)
+        if (strcmp(name, field_names[i]) == 0)
+            reader->key = i;
+    if (name == NULL)
+        spoil(reader, "it is malformed");
+    json_decref(key);
+    return 0;
+}
+
+static int end_member_value(items *reader)
+{
+    reader->place = AT_MEMBER_COMMA_OR_END;
+    if (reader->limit == 0)
+        return 0;
+    json_t *value = parse(reader), **field = &reader->document.fields[reader->key];
+    if (value == NULL)
+        spoil(reader, "it is malformed");
+    json_decref(*field);
+    *field = value;
+    if (json_is_null(value))
+        *field = NULL;
+    if (reader->capacity > KEPT_BYTES) { /* a large one is rare, and its memory not to be kept */
+        free(reader->buf);
+        reader->buf = NULL;
+        reader->capacity = 0;
+    }
+    return 0;
+}
+
+/* Something between the members of a document is wrong: what is left of it is skipped. */
+static int skip_rest(items *reader)
+{
+    spoil(reader, "it is malformed");
+    begin_value(reader, IN_REST, 0);
+    reader->depth = 1;
+    return 0;
 }
 
 /* ---- the answer around the values ---- */
@@ -286,6 +359,40 @@ static int begin_member(items *reader, char c)
     }
     begin_value(reader, IN_VALUE, reader->key == KEY_PAGINATION ? ITEMS_MAX_SMALL : 0);
     return 0;
+}
+
+/* One byte between the members of a document; returns as between() does. */
+static int between_members(items *reader, char c)
+{
+    switch (reader->place) {
+    case AT_MEMBER_OR_END:
+    case AT_MEMBER:
+        if (c == '}' && reader->place == AT_MEMBER_OR_END)
+            return end_document(reader) == 0 ? 1 : -1;
+        if (c != '"')
+            return skip_rest(reader);
+        begin_value(reader, IN_MEMBER_KEY, ITEMS_MAX_SMALL);
+        return 0;
+    case AT_MEMBER_COLON:
+        reader->place = AT_MEMBER_VALUE;
+        return c == ':' ? 1 : skip_rest(reader);
+    case AT_MEMBER_VALUE:
+        begin_value(reader, IN_MEMBER_VALUE,
+                    reader->key == KEY_OTHER    ? 0
+                    : reader->key == ITEMS_TEXT ? ITEMS_MAX_BYTES
+                                                : ITEMS_MAX_SMALL);
+        return 0;
+    default:
+        if (c == '}')
+            return end_document(reader) == 0 ? 1 : -1;
+        reader->place = AT_MEMBER;
+        return c == ',' ? 1 : skip_rest(reader);
+    }
+}
+
+static int is_among_members(int place)
+{
+    return place >= AT_MEMBER_OR_END && place <= AT_MEMBER_COMMA_OR_END;
 }
 
 /* One byte between values. Returns 1 if it is taken, 0 if it begins a value, -1 for a problem. */
@@ -322,8 +429,8 @@ static int between(items *reader, char c)
         }
         if (c != '{')
             return fail(reader, "a document is not an object");
-        begin_value(reader, IN_ITEM, ITEMS_MAX_BYTES);
-        return 0;
+        reader->place = AT_MEMBER_OR_END;
+        return 1;
     case AT_ITEM_COMMA_OR_END:
         reader->place = c == ']' ? AT_COMMA_OR_END : AT_ITEM;
         return c == ',' || c == ']' ? 1 : fail(reader, "a comma between documents is missing");
@@ -334,14 +441,24 @@ static int between(items *reader, char c)
 
 static int is_inside(int place)
 {
-    return place == IN_KEY || place == IN_VALUE || place == IN_ITEM;
+    return place == IN_KEY || place == IN_VALUE || place == IN_MEMBER_KEY ||
+           place == IN_MEMBER_VALUE || place == IN_REST;
 }
 
 static int end_of(items *reader)
 {
-    return reader->place == IN_KEY    ? end_key(reader)
-           : reader->place == IN_ITEM ? end_item(reader)
-                                      : end_value(reader);
+    switch (reader->place) {
+    case IN_KEY:
+        return end_key(reader);
+    case IN_MEMBER_KEY:
+        return end_member_key(reader);
+    case IN_MEMBER_VALUE:
+        return end_member_value(reader);
+    case IN_REST:
+        return end_document(reader);
+    default:
+        return end_value(reader);
+    }
 }
 
 /* Feeds the value at hand; returns how many bytes it took, or -1. */
@@ -349,8 +466,11 @@ static ssize_t feed_value(items *reader, const char *data, size_t n)
 {
     int done;
     size_t taken = take_value(reader, data, n, &done);
-    if (taken == 0 && done && !reader->scalar)
+    if (taken == 0 && done && !reader->scalar) {
+        if (reader->place == IN_MEMBER_VALUE)
+            return skip_rest(reader);
         return fail(reader, "a value is missing");
+    }
     if (keep(reader, data, taken) != 0)
         return -1;
     if (done && end_of(reader) != 0)
@@ -362,9 +482,10 @@ int items_feed(items *reader, const char *data, size_t n)
 {
     size_t i = 0;
     while (i < n) {
-        ssize_t taken = is_inside(reader->place) ? feed_value(reader, data + i, n - i)
-                        : is_space(data[i])      ? 1
-                                                 : between(reader, data[i]);
+        ssize_t taken = is_inside(reader->place)          ? feed_value(reader, data + i, n - i)
+                        : is_space(data[i])               ? 1
+                        : is_among_members(reader->place) ? between_members(reader, data[i])
+                                                          : between(reader, data[i]);
         if (taken < 0)
             return -1;
         i += (size_t)taken;

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -291,6 +292,57 @@ class ProcessDocsetTest(FaceTest):
                 "only its head": lambda h: h.stream(HEAD % 3, cut=True)}.items():
             with self.subTest(name):
                 self.assert_failed(self.run_against(how))
+
+    def test_q12_documents_that_cannot_be_indexed(self):
+        """They are left out and named, and the rest is indexed, whatever comes around them."""
+        large = b"x" * (65 << 20)
+        items = [ITEM % (1, 1), b'{"title":"big.pdf","text":"' + large + b'","id":2}', ITEM % (3, 3),
+                 b'{"id":4,"title":"cut","text":"bad \\x escape"}', b'{"title":"nameless","text":"no id"}',
+                 b'{"id":6,"text":nonsense}', b'{"id":7 "text":"comma"}', b'{"id":8,,"x":[1,{"y":2}]}', b'{"id":9,"text":}',
+                 b'{"id":10,"title":"' + b"t" * 70000 + b'"}', b"{}", ITEM % (11, 11)]
+        result = self.run_against(lambda h: h.stream(HEAD % len(items), b",".join(items), b"]}"))
+        self.assert_succeeded(result)
+        self.assertIn("indexed 3 documents; left out 9, the first: big.pdf, as it is larger than 64 MiB",
+                      result.stdout.splitlines()[-1])
+        with sqlite3.connect(self.output) as db:
+            self.assertEqual([row[0] for row in db.execute("SELECT id FROM documents")], [1, 3, 11])
+            facts = dict(db.execute("SELECT * FROM facts"))
+            self.assertEqual((facts["documents"], facts["left_out"]), (3, 9))
+            names = dict(db.execute("SELECT * FROM left_out"))
+        db.close()
+        self.assertEqual(names["big.pdf"], "it is larger than 64 MiB")
+        self.assertEqual(names["cut"], "it is malformed")
+        self.assertEqual(names["nameless"], "it has no id")
+        self.assertEqual(names["document 10"], "its title or address is larger than 64 KiB")
+        self.assertEqual(names["document 8"], "it is malformed")
+
+    def test_q11_pages(self):
+        item = b'{"id":%d,"title":"report.pdf","text":"words","pageNumber":%s,"url":"http://x/"}'
+        self.assert_succeeded(self.run_against(
+            lambda h: h.stream(HEAD % 3, item % (1, b"1"), b",", item % (2, b"2"), b",", item % (3, b"null"), b"]}")))
+        with sqlite3.connect(self.output) as db:
+            self.assertEqual([row[0] for row in db.execute("SELECT page FROM documents")], [1, 2, None])
+        db.close()
+
+    def test_m8_no_foreign_words(self):
+        """Who may start a run is not told what a server inside says to us."""
+        for status in (401, 500):
+            result = self.run_against(lambda h: h.answer(status, b'{"message":"the secret of the intranet"}'))
+            self.assertNotIn("secret", result.stderr + result.stdout)
+        result = self.run_against(lambda h: h.answer(200, b'{"secret":"of the intranet"}'))
+        self.assertNotIn("intranet", result.stderr + result.stdout)
+
+    def test_progress_with_a_rate(self):
+        """How many, how fast, how long still; the fraction never goes back."""
+        n = 60
+        os.environ["PROCESS_DOCSET_PAUSE_MS"] = "40"
+        self.addCleanup(os.environ.pop, "PROCESS_DOCSET_PAUSE_MS")
+        result = self.run_against(lambda h: h.stream(HEAD % n, b",".join(ITEM % (i, i) for i in range(1, n + 1)), b"]}"))
+        self.assert_succeeded(result)
+        self.assertRegex(result.stdout, r"\n(\d+)/60\t\1 of 60 documents, \d+ a second, about \d+ s left\n")
+        done = [int(line.split("/")[0]) for line in result.stdout.splitlines() if "/" in line.split("\t")[0]]
+        self.assertEqual(done, sorted(done))
+        self.assertEqual(done[-1], n)
 
     def test_unreachable(self):
         self.assert_failed(self.run_program("http://127.0.0.1:1"), "127.0.0.1")
