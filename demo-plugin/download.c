@@ -1,19 +1,14 @@
-/* download.c - asks an Overview server for the documents of a set. */
+/* download.c - the download, by libcurl. */
+#include "download.h"
+
 #include <curl/curl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "docset.h"
-
 enum {
     CONNECT_TIMEOUT_S = 30,
     SILENCE_TIMEOUT_S = 300 /* Overview may think for long before a big set, but not for ever */
-};
-
-struct download {
-    struct docset *docset;
-    CURL *curl;
 };
 
 static long status_of(struct download *download)
@@ -31,13 +26,13 @@ static size_t on_data(char *data, size_t size, size_t count, void *user)
      * stay with us. */
     if (status_of(download) != 200)
         return CURL_WRITEFUNC_ERROR;
-    if (items_feed(&download->docset->items, data, n) == 0)
+    if (items_feed(&download->items, data, n) == 0)
         return n;
-    if (download->docset->items.problem != NULL)
-        docset_fail(download->docset,
+    if (download->items.problem != NULL)
+        failure_set(download->failure,
                     "%s did not answer with a document set: %s, at byte %llu of its JSON.",
-                    download->docset->server, download->docset->items.problem,
-                    (unsigned long long)download->docset->items.offset);
+                    download->server, download->items.problem,
+                    (unsigned long long)download->items.offset);
     return CURL_WRITEFUNC_ERROR;
 }
 
@@ -47,78 +42,79 @@ static int check_server(struct download *download)
 {
     char *user = NULL, *scheme = NULL, *host = NULL;
     CURLU *url = curl_url();
-    int bad = url == NULL ||
-              curl_url_set(url, CURLUPART_URL, download->docset->server, 0) != CURLUE_OK ||
+    int bad = url == NULL || curl_url_set(url, CURLUPART_URL, download->server, 0) != CURLUE_OK ||
               curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
               curl_url_get(url, CURLUPART_HOST, &host, 0) != CURLUE_OK ||
               (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0) ||
               curl_url_get(url, CURLUPART_USER, &user, 0) == CURLUE_OK ||
-              strpbrk(download->docset->server, "?#") != NULL;
+              strpbrk(download->server, "?#") != NULL;
     curl_free(user);
     curl_free(scheme);
     curl_free(host);
     curl_url_cleanup(url);
-    return bad ? docset_fail(download->docset,
+    return bad ? failure_set(download->failure,
                              "SERVER must be an address as in https://www.overviewdocs.com.")
                : 0;
 }
 
 static char *make_address(struct download *download)
 {
-    char *id = curl_easy_escape(download->curl, download->docset->document_set_id, 0);
+    char *id = curl_easy_escape(download->curl, download->document_set_id, 0);
     if (id == NULL)
         return NULL;
-    size_t len = strlen(download->docset->server);
-    while (len > 0 && download->docset->server[len - 1] == '/')
+    size_t len = strlen(download->server);
+    while (len > 0 && download->server[len - 1] == '/')
         len--;
     char *address;
     if (asprintf(&address,
                  "%.*s/api/v1/document-sets/%s/"
                  "documents?fields=id,title,text,url,pageNumber&stream=true",
-                 (int)len, download->docset->server, id) < 0)
+                 (int)len, download->server, id) < 0)
         address = NULL;
     curl_free(id);
     return address;
 }
 
-static int fail_status(struct docset *docset, long status)
+static int fail_status(struct download *download, long status)
 {
     if (status == 401)
-        return docset_fail(docset, "%s does not know the API token, or has revoked it (401).",
-                           docset->server);
+        return failure_set(download->failure,
+                           "%s does not know the API token, or has revoked it (401).",
+                           download->server);
     if (status == 403)
-        return docset_fail(docset, "The API token is not for document set %s on %s (403).",
-                           docset->document_set_id, docset->server);
+        return failure_set(download->failure,
+                           "The API token is not for document set %s on %s (403).",
+                           download->document_set_id, download->server);
     if (status == 404)
-        return docset_fail(docset, "There is no document set %s on %s (404).",
-                           docset->document_set_id, docset->server);
-    return docset_fail(docset, "%s answered with status %ld instead of documents.", docset->server,
-                       status);
+        return failure_set(download->failure, "There is no document set %s on %s (404).",
+                           download->document_set_id, download->server);
+    return failure_set(download->failure, "%s answered with status %ld instead of documents.",
+                       download->server, status);
 }
 
 static int fail_broken(struct download *download, const char *why)
 {
     char total[32] = "an unknown number of";
-    if (download->docset->items.has_total)
-        snprintf(total, sizeof total, "%llu", (unsigned long long)download->docset->items.total);
-    return docset_fail(
-        download->docset, "The stream from %s broke off after %llu of %s documents: %s.",
-        download->docset->server, (unsigned long long)download->docset->n_read, total, why);
+    if (download->items.has_total)
+        snprintf(total, sizeof total, "%llu", (unsigned long long)download->items.total);
+    return failure_set(download->failure,
+                       "The stream from %s broke off after %llu of %s documents: %s.",
+                       download->server, (unsigned long long)download->n_read, total, why);
 }
 
 /* What a transfer came to. An answer that is whole is good, however the connection ended. */
 static int judge(struct download *download, CURLcode code, const char *detail)
 {
-    if (docset_has_failed(download->docset))
+    if (failure_is_set(download->failure))
         return -1;
     const char *why = detail[0] != '\0' ? detail : curl_easy_strerror(code);
     long status = status_of(download);
     if (status == 0)
-        return docset_fail(download->docset, "Cannot get an answer from %s: %s.",
-                           download->docset->server, why);
+        return failure_set(download->failure, "Cannot get an answer from %s: %s.", download->server,
+                           why);
     if (status != 200)
-        return fail_status(download->docset, status);
-    if (items_complete(&download->docset->items))
+        return fail_status(download, status);
+    if (items_complete(&download->items))
         return 0;
     return fail_broken(download, code == CURLE_OK ? "its end is missing" : why);
 }
@@ -132,7 +128,7 @@ static void set_options(struct download *download, const char *address, char *de
     curl_easy_setopt(curl, CURLOPT_PATH_AS_IS, 1L);
     curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(curl, CURLOPT_HTTPAUTH, CURLAUTH_BASIC);
-    curl_easy_setopt(curl, CURLOPT_USERNAME, download->docset->api_token);
+    curl_easy_setopt(curl, CURLOPT_USERNAME, download->api_token);
     curl_easy_setopt(curl, CURLOPT_PASSWORD, "x-auth-token");
     curl_easy_setopt(curl, CURLOPT_USERAGENT, "workqueue process-docset");
     curl_easy_setopt(curl, CURLOPT_ACCEPT_ENCODING, "");
@@ -143,22 +139,20 @@ static void set_options(struct download *download, const char *address, char *de
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, download);
 }
 
-int docset_download(struct docset *docset)
+int download_run(struct download *download)
 {
-    struct download download = {.docset = docset};
     char detail[CURL_ERROR_SIZE], *address = NULL;
-    int r = check_server(&download);
+    if (check_server(download) != 0)
+        return -1;
+    download->curl = curl_easy_init();
+    address = download->curl == NULL ? NULL : make_address(download);
+    int r = address == NULL ? failure_set(download->failure, "There is no memory for the download.")
+                            : 0;
     if (r == 0) {
-        download.curl = curl_easy_init();
-        address = download.curl == NULL ? NULL : make_address(&download);
-        if (address == NULL)
-            r = docset_fail(docset, "There is no memory for the download.");
-    }
-    if (r == 0) {
-        set_options(&download, address, detail);
-        r = judge(&download, curl_easy_perform(download.curl), detail);
+        set_options(download, address, detail);
+        r = judge(download, curl_easy_perform(download->curl), detail);
     }
     free(address);
-    curl_easy_cleanup(download.curl);
+    curl_easy_cleanup(download->curl);
     return r;
 }

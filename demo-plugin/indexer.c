@@ -6,8 +6,6 @@
 #include <string.h>
 #include <time.h>
 
-#include "docset.h"
-
 enum { MAX_NAME_BYTES = 200 };
 
 /* ---- one document ---- */
@@ -127,8 +125,8 @@ int indexer_add(struct indexer *indexer, struct items_document *document, uint64
 
 static int fail_database(struct indexer *indexer)
 {
-    return docset_fail(indexer->docset, "Cannot write the database %s: %s.",
-                       indexer->docset->output, database_problem(&indexer->database));
+    return failure_set(indexer->failure, "Cannot write the database %s: %s.", indexer->path,
+                       database_problem(&indexer->database));
 }
 
 static void fail_thread(struct indexer *indexer)
@@ -157,17 +155,18 @@ static void *thread_main(void *user)
     return NULL;
 }
 
-int indexer_start(struct indexer *indexer, struct docset *docset)
+int indexer_start(struct indexer *indexer, const char *path, struct failure *failure)
 {
     memset(indexer, 0, sizeof *indexer);
-    indexer->docset = docset;
+    indexer->path = path;
+    indexer->failure = failure;
     pthread_mutex_init(&indexer->lock, NULL);
     pthread_cond_init(&indexer->changed, NULL);
     progress_begin(&indexer->progress);
-    if (database_create(&indexer->database, docset->output) != 0) {
+    if (database_create(&indexer->database, path) != 0) {
         fail_database(indexer);
     } else if (pthread_create(&indexer->thread, NULL, thread_main, indexer) != 0) {
-        docset_fail(docset, "Cannot start a thread.");
+        failure_set(failure, "Cannot start a thread.");
     } else {
         return 0;
     }
@@ -192,7 +191,7 @@ int indexer_end(struct indexer *indexer, int is_whole)
     pthread_cond_broadcast(&indexer->changed);
     pthread_mutex_unlock(&indexer->lock);
     pthread_join(indexer->thread, NULL);
-    failed |= indexer->docset->sentence[0] != '\0';
+    failed |= failure_is_set(indexer->failure);
     int r = !failed && is_whole ? finish(indexer) : -1;
     for (; indexer->n > 0; indexer->n--, indexer->first++)
         items_document_clear(&indexer->waiting[indexer->first % INDEXER_MAX_WAITING]);

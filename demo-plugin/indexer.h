@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "database.h"
+#include "failure.h"
 #include "items.h"
 #include "progress.h"
 
@@ -12,7 +13,8 @@
 enum { INDEXER_MAX_WAITING = 256, INDEXER_MAX_WAITING_BYTES = 4 << 20 };
 
 struct indexer {
-    struct docset *docset;
+    const char *path; /* of the database */
+    struct failure *failure;
     struct database database;
     struct progress progress;
     pthread_t thread;
@@ -24,14 +26,14 @@ struct indexer {
     int is_over;    /* no more will come, or the thread has failed */
 };
 
-/* Creates the database and starts the thread. 0, or -1 and the docset's sentence. */
-int indexer_start(struct indexer *indexer, struct docset *docset);
+/* Creates the database and starts the thread. 0, or -1 and the failure. */
+int indexer_start(struct indexer *indexer, const char *path, struct failure *failure);
 
 /* Hands a document over, its fields with it; waits for room. -1: the thread has failed. */
 int indexer_add(struct indexer *indexer, struct items_document *document, uint64_t total);
 
 /* Ends the thread, and the database with it: finished if the documents are whole, else good for
- * nothing. 0, or -1 and the docset's sentence. */
+ * nothing. 0, or -1 and the failure. */
 int indexer_end(struct indexer *indexer, int is_whole);
 
 #endif

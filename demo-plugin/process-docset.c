@@ -13,62 +13,32 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "docset.h"
+#include "download.h"
+#include "indexer.h"
 
-enum { SECRET_BYTES = 8 /* shorter tokens are words that could stand anywhere */ };
-
-/* ---- failures ---- */
-
-/* Addresses and the words of libraries may hold anything, the token too. */
-static void redact(char *sentence, const char *token)
-{
-    size_t len = strlen(token);
-    if (len == 0)
-        return;
-    for (char *p = sentence; (p = strstr(p, token)) != NULL; p += len)
-        memset(p, '*', len);
-}
-
-int docset_fail(struct docset *docset, const char *format, ...)
-{
-    va_list args;
-    pthread_mutex_lock(&docset->lock);
-    if (docset->sentence[0] == '\0') {
-        va_start(args, format);
-        vsnprintf(docset->sentence, sizeof docset->sentence, format, args);
-        va_end(args);
-        for (char *p = docset->sentence; *p != '\0'; p++)
-            if ((unsigned char)*p < 0x20 || *p == 0x7f)
-                *p = ' ';
-        if (strlen(docset->api_token) >= SECRET_BYTES)
-            redact(docset->sentence, docset->api_token);
-    }
-    pthread_mutex_unlock(&docset->lock);
-    return -1;
-}
-
-int docset_has_failed(struct docset *docset)
-{
-    pthread_mutex_lock(&docset->lock);
-    int failed = docset->sentence[0] != '\0';
-    pthread_mutex_unlock(&docset->lock);
-    return failed;
-}
-
-/* ---- the whole ---- */
+/* The two threads:
+ *
+ *     download.c: curl ─► items.c: documents ─► indexer.c: queue ─► thread: database.c, progress.c
+ *
+ * The queue is bounded, so the server is read as fast as the index grows. */
+struct docset {
+    const char *output;
+    struct failure failure;
+    struct download download;
+    struct indexer indexer;
+};
 
 static int on_document(void *user, struct items_document *document)
 {
     struct docset *docset = user;
-    docset->n_read++;
-    return indexer_add(&docset->indexer, document,
-                       docset->items.has_total ? docset->items.total : 0);
+    const items *reader = &docset->download.items;
+    docset->download.n_read++;
+    return indexer_add(&docset->indexer, document, reader->has_total ? reader->total : 0);
 }
 
 /* The output is there and empty when workqueue runs us; from a shell it may be neither. */
@@ -76,16 +46,18 @@ static int prepare_output(struct docset *docset)
 {
     int fd = open(docset->output, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd == -1)
-        return docset_fail(docset, "Cannot write %s: %s.", docset->output, strerror(errno));
+        return failure_set(&docset->failure, "Cannot write %s: %s.", docset->output,
+                           strerror(errno));
     close(fd);
     return 0;
 }
 
 static int process(struct docset *docset)
 {
-    if (prepare_output(docset) != 0 || indexer_start(&docset->indexer, docset) != 0)
+    if (prepare_output(docset) != 0 ||
+        indexer_start(&docset->indexer, docset->output, &docset->failure) != 0)
         return -1;
-    int is_whole = docset_download(docset) == 0;
+    int is_whole = download_run(&docset->download) == 0;
     return indexer_end(&docset->indexer, is_whole);
 }
 
@@ -104,19 +76,21 @@ int main(int argc, char **argv)
         token = getenv("WORKQUEUE_API_TOKEN");
     if (token == NULL)
         return usage();
-    static struct docset docset = {.lock = PTHREAD_MUTEX_INITIALIZER};
-    docset.server = argv[1];
-    docset.document_set_id = argv[2];
-    docset.api_token = token;
+    static struct docset docset = {.failure = {.lock = PTHREAD_MUTEX_INITIALIZER}};
     docset.output = argv[4];
+    docset.failure.secret = token;
+    docset.download.server = argv[1];
+    docset.download.document_set_id = argv[2];
+    docset.download.api_token = token;
+    docset.download.failure = &docset.failure;
     /* a file that may not grow is an error to report, not a death */
     (void)signal(SIGXFSZ, SIG_IGN);
     curl_global_init(CURL_GLOBAL_DEFAULT);
-    items_init(&docset.items, on_document, &docset);
+    items_init(&docset.download.items, on_document, &docset);
     int failed = process(&docset);
     if (failed)
-        fprintf(stderr, "%s\n", docset.sentence);
-    items_dispose(&docset.items);
+        fprintf(stderr, "%s\n", docset.failure.sentence);
+    items_dispose(&docset.download.items);
     curl_global_cleanup();
     return failed ? 1 : 0;
 }
