@@ -91,7 +91,10 @@ static int take_document(struct indexer *indexer, struct items_document *documen
         indexer->n--;
         indexer->n_bytes -= bytes_of(document);
         *total = indexer->total;
-        pthread_cond_signal(&indexer->changed);
+        /* Not for each: threads that wake each other for every document do little else. */
+        if (indexer->n <= INDEXER_MAX_WAITING / 2 &&
+            indexer->n_bytes <= INDEXER_MAX_WAITING_BYTES / 2)
+            pthread_cond_signal(&indexer->changed);
     }
     pthread_mutex_unlock(&indexer->lock);
     return taken;

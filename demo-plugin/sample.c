@@ -7,7 +7,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <fts.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,15 +14,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "folder.h"
+#include "generate.h"
 #include "plugin.h"
 #include "text.h"
 
 enum {
     PIECE_BYTES = 65536,  /* about as much is sent at a time */
     FILES_PER_PIECE = 16, /* at most so many files are opened for it */
-    MAX_FILE_BYTES = 16 << 20,
-    PROBE_BYTES = 4096, /* so much of a file tells whether it is text */
-    MAX_WITH_TEXT = 20, /* Overview's limits of a page */
+    MAX_WITH_TEXT = 20,   /* Overview's limits of a page */
     MAX_WITHOUT_TEXT = 1000,
     NO_LIMIT = 2147483647
 };
@@ -55,9 +54,9 @@ static const struct {
                       {"text", FIELD_TEXT}};
 
 struct sample {
-    char *folder;
-    char **names; /* of the files, below folder, in order */
-    size_t n, capacity, n_skipped;
+    char *folder; /* NULL: the documents are made up */
+    struct folder files;
+    size_t n;
     char selection_id[37];
     char created_at[32];
 };
@@ -77,78 +76,7 @@ struct listing {
     struct text out;
 };
 
-/* ---- the folder ---- */
-
-static int has_suffix(const char *name, const char *suffix)
-{
-    size_t n = strlen(name), m = strlen(suffix);
-    return n >= m && strcmp(name + n - m, suffix) == 0;
-}
-
-/* Whether the file is text, by its name and its first bytes. */
-static int is_text(const char *path)
-{
-    static const char *const packed[] = {".gz", ".xz", ".bz2", ".zst", ".zip", ".pdf"};
-    for (size_t i = 0; i < sizeof packed / sizeof *packed; i++)
-        if (has_suffix(path, packed[i]))
-            return 0;
-    char probe[PROBE_BYTES];
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd == -1)
-        return 0;
-    ssize_t n = read(fd, probe, sizeof probe);
-    close(fd);
-    return n >= 0 && memchr(probe, '\0', (size_t)n) == NULL;
-}
-
-static int add_name(struct sample *sample, const char *name)
-{
-    if (sample->n == sample->capacity) {
-        size_t capacity = sample->capacity == 0 ? 64 : 2 * sample->capacity;
-        char **names = realloc(sample->names, capacity * sizeof *names);
-        if (names == NULL)
-            return -1;
-        sample->names = names;
-        sample->capacity = capacity;
-    }
-    sample->names[sample->n] = strdup(name);
-    return sample->names[sample->n] == NULL ? -1 : (sample->n++, 0);
-}
-
-static int by_name(const FTSENT **a, const FTSENT **b)
-{
-    return strcmp((*a)->fts_name, (*b)->fts_name);
-}
-
-static int add_entry(struct sample *sample, const FTSENT *entry, size_t folder_len)
-{
-    if (entry->fts_info == FTS_D || entry->fts_info == FTS_DP || entry->fts_info == FTS_SL)
-        return 0;
-    if (entry->fts_info != FTS_F || entry->fts_statp->st_size > MAX_FILE_BYTES ||
-        !is_text(entry->fts_accpath)) {
-        sample->n_skipped++;
-        return 0;
-    }
-    const char *name = entry->fts_path + folder_len;
-    return add_name(sample, name + strspn(name, "/"));
-}
-
-/* Lists the files; 0, or -1 and errno. */
-static int list_folder(struct sample *sample)
-{
-    char *paths[] = {sample->folder, NULL};
-    FTS *tree = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR | FTS_COMFOLLOW, by_name);
-    if (tree == NULL)
-        return -1;
-    int failed = 0;
-    const FTSENT *entry;
-    while (!failed && (entry = fts_read(tree)) != NULL)
-        failed = add_entry(sample, entry, strlen(sample->folder));
-    int saved = errno;
-    fts_close(tree);
-    errno = saved;
-    return failed;
-}
+/* ---- the documents ---- */
 
 static int refuse(wq_error *error, const char *folder, const char *why)
 {
@@ -169,9 +97,35 @@ static void name_selection(struct sample *sample)
              (unsigned long)now.tv_nsec, (unsigned long)now.tv_sec & 0xffffffffffff);
 }
 
+static void tell_opened(const struct sample *sample, wq_log_cb log)
+{
+    char line[256];
+    snprintf(line, sizeof line,
+             "sample documents: %zu %s (%zu others skipped), as document set 1 with API "
+             "token \"" SAMPLE_TOKEN "\"",
+             sample->n, sample->folder == NULL ? "that are made up" : "text files",
+             sample->files.n_skipped);
+    log(NULL, WQ_LOG_INFO, line);
+}
+
+static int open_made_up(struct sample **out, size_t n, wq_log_cb log, wq_error *error)
+{
+    struct sample *sample = calloc(1, sizeof *sample);
+    if (sample == NULL)
+        return refuse(error, "made-up documents", strerror(errno));
+    sample->n = n;
+    name_selection(sample);
+    tell_opened(sample, log);
+    *out = sample;
+    return 0;
+}
+
 int sample_open(struct sample **out, const char *folder, wq_log_cb log, wq_error *error)
 {
     struct stat status;
+    size_t digits = strspn(folder, "0123456789");
+    if (digits > 0 && digits < 10 && folder[digits] == '\0')
+        return open_made_up(out, strtoul(folder, NULL, 10), log, error);
     if (stat(folder, &status) != 0)
         return refuse(error, folder, strerror(errno));
     if (!S_ISDIR(status.st_mode))
@@ -179,17 +133,14 @@ int sample_open(struct sample **out, const char *folder, wq_log_cb log, wq_error
     if (access(folder, R_OK | X_OK) != 0)
         return refuse(error, folder, strerror(errno));
     struct sample *sample = calloc(1, sizeof *sample);
-    if (sample == NULL || (sample->folder = strdup(folder)) == NULL || list_folder(sample) != 0) {
+    if (sample == NULL || (sample->folder = strdup(folder)) == NULL ||
+        folder_list(&sample->files, folder) != 0) {
         sample_close(sample);
         return refuse(error, folder, strerror(errno));
     }
+    sample->n = sample->files.n;
     name_selection(sample);
-    char line[256];
-    snprintf(line, sizeof line,
-             "sample documents: %zu text files (%zu others skipped), as document set 1 with API "
-             "token \"" SAMPLE_TOKEN "\"",
-             sample->n, sample->n_skipped);
-    log(NULL, WQ_LOG_INFO, line);
+    tell_opened(sample, log);
     *out = sample;
     return 0;
 }
@@ -198,9 +149,7 @@ void sample_close(struct sample *sample)
 {
     if (sample == NULL)
         return;
-    for (size_t i = 0; i < sample->n; i++)
-        free(sample->names[i]);
-    free(sample->names);
+    folder_dispose(&sample->files);
     free(sample->folder);
     free(sample);
 }
@@ -258,7 +207,12 @@ static void add_text(struct text *out, const char *key, const char *value)
 static void begin_document(struct listing *listing)
 {
     struct text *out = &listing->out;
-    const char *name = listing->sample->names[listing->next];
+    char made_up[32];
+    const char *name = made_up;
+    if (listing->sample->folder == NULL)
+        snprintf(made_up, sizeof made_up, "Document %zu", listing->next + 1);
+    else
+        name = listing->sample->files.names[listing->next];
     if (listing->next > listing->first)
         text_add(out, ",", 1);
     if (listing->bare) {
@@ -306,8 +260,15 @@ static void end_document(struct listing *listing)
 static void open_text(struct listing *listing)
 {
     char *path;
-    if (asprintf(&path, "%s/%s", listing->sample->folder, listing->sample->names[listing->next]) <
-        0)
+    if (listing->sample->folder == NULL) {
+        struct text text = {0};
+        generate_text(&text, listing->next);
+        text_json(&listing->out, text.data, text.len, 1);
+        text_dispose(&text);
+        return;
+    }
+    if (asprintf(&path, "%s/%s", listing->sample->folder,
+                 listing->sample->files.names[listing->next]) < 0)
         return;
     listing->fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     free(path);

@@ -12,7 +12,8 @@
 struct sample;
 
 /* Lists the text files under `folder`: regular files, no links, neither binary nor compressed nor
- * above 16 MiB. 0, or -1 and a sentence. A line to `log` says how many there are. */
+ * above 16 MiB. 0, or -1 and a sentence. A line to `log` says how many there are. If `folder` is a
+ * number, so many documents are made up. */
 int sample_open(struct sample **out, const char *folder, wq_log_cb log, wq_error *error);
 
 void sample_close(struct sample *sample);
