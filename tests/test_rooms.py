@@ -36,7 +36,6 @@ EXCEPTIONS = {
     "workqueue/journal/database > workqueue/core/params",
     "workqueue/journal/database > workqueue/core/queue",
     "workqueue/journal/journal > workqueue/core/queue",
-    "workqueue/process/guard > workqueue/process/spawn",
     "workqueue/remote/packaging > workqueue/remote/packager",
     "workqueue/s3/store > workqueue/store/dir",
 }
@@ -52,7 +51,7 @@ def modules():
         for kind, name in re.findall(r'^\s*#\s*include\s*(["<])([^">]+)', path.read_text(), re.M):
             name = name.removesuffix(".h")
             beside = str(path.parent.relative_to(ROOT) / name)
-            for other in ("include/" + name if kind == "<" else name, beside):
+            for other in ("include/" + name,) if kind == "<" else (name, beside):
                 if other in arrows and other != module:
                     arrows[module].add(other)
     return arrows

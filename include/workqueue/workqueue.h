@@ -144,7 +144,9 @@ typedef struct wq_options {
      * What it gets of the host's environment as it is at wq_open(): an array that ends with NULL, of
      * "NAME", "START*" for all that begin so ("*": everything), or "NAME=VALUE" to set one. NULL,
      * the default: PATH, HOME, USER, LOGNAME, SHELL, LANG, LANGUAGE, LC_*, TZ, TMPDIR, SSL_CERT_FILE,
-     * SSL_CERT_DIR, and http_proxy, https_proxy, all_proxy and no_proxy, also in capitals.
+     * SSL_CERT_DIR, and http_proxy, https_proxy, all_proxy and no_proxy, also in capitals. Besides,
+     * PYTHONUNBUFFERED=1 is set, so that the progress of a program in Python is seen at once, unless
+     * an entry names that variable: "PYTHONUNBUFFERED=" turns it off.
      */
     const char *const *environment;
     int token_in_environment; /**< nonzero: the token comes in WORKQUEUE_API_TOKEN, which only the
@@ -422,6 +424,15 @@ WQ_API void wq_snapshot_clear(wq_snapshot *snapshot);
  * NUL.
  */
 WQ_API size_t wq_snapshot_json(const wq_snapshot *snapshot, char *buf, size_t size);
+
+/**
+ * Writes for people why the job ended badly, like snprintf: one sentence, bounded. `error` of the
+ * snapshot is for programs, in a form that clients read; this names the signal, has the last line of
+ * stderr in front (without the colours and progress bars of terminals), or our own sentence. UTF-8
+ * or what the program wrote. "" for a job that has no error. Thread-safe; returns the length it has
+ * in full without NUL.
+ */
+WQ_API size_t wq_snapshot_reason(const wq_snapshot *snapshot, char *buf, size_t size);
 
 /**
  * Ends the job: a queued one at once, a running one by SIGTERM, grace, SIGKILL. One whose output is

@@ -1007,7 +1007,7 @@ static void test_the_log_is_escaped_and_bounded(void **state)
     wq_snapshot_clear(&s);
     s = run_shell(r, "head -c 100000 /dev/zero | tr '\\000' '\\377'; exit 4");
     wq_snapshot_clear(&s);
-    assert_int_equal(logged(&r->log, "Exited with code 4"), 1);
+    assert_int_equal(logged(&r->log, ": The program ended with exit code 4"), 1);
     s = run_shell(r, "printf 'on\\ne line' >&2; exit 5");
     wq_snapshot_clear(&s);
 }

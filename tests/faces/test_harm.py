@@ -67,7 +67,7 @@ class HarmTest(ServedTest):
             server.ask("GET", path, {"Authorization": "Basic \x1b[31m", "X-Lunkwill": "\x1b" * 2000})
         server.ask("POST", "/generate", {"Content-Type": "application/json"},
                    '{"server": "\\u001b\\n", "documentSetId": "\\r", "apiToken": "\\u0000"}')
-        wait_for(lambda: "Exited with code 1" in server.log(), "the failure in the log",
+        wait_for(lambda: "(the program ended with exit code 1)" in server.log(), "the failure in the log",
                  seen=server.log)
         log = server.log_path.read_bytes()
         self.assertNotIn(b"forged", log)
@@ -108,7 +108,7 @@ class GivenTest(ServedTest):
         self.assertIn("PATH=" + os.environ["PATH"], lines)
         self.assertIn("MADE=up", lines)
         self.assertLessEqual({line.partition("=")[0] for line in lines},
-                             {"PATH", "MADE", "PWD", "OLDPWD", "SHLVL", "_", ""})
+                             {"PATH", "MADE", "PWD", "OLDPWD", "PYTHONUNBUFFERED", "SHLVL", "_", ""})
 
     def test_open_files(self):
         """The server raises its own limit; programs get the one that it was started with."""

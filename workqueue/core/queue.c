@@ -519,8 +519,10 @@ void wq_queue_finish(wq_queue *queue, wq_job *job, int state, int returncode, co
 
 void wq_queue_fail(wq_queue *queue, wq_job *job, int returncode, const char *error)
 {
-    wq_log(&queue->logger, WQ_LOG_WARNING, "job %s: %.*s", job->id, (int)strcspn(error, "\n"),
-           error);
+    char reason[512];
+    wq_snapshot_reason(&(wq_snapshot){.returncode = returncode, .error = error}, reason,
+                       sizeof reason);
+    wq_log(&queue->logger, WQ_LOG_WARNING, "job %s: %s", job->id, reason);
     wq_queue_finish(queue, job, WQ_STATE_FAILED, returncode, error);
 }
 

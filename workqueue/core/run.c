@@ -66,8 +66,8 @@ static void log_ignored_lines(wq_job *job)
     unsigned n = atomic_load(&job->ignored_lines);
     if (n > 0)
         wq_log(&job->queue->logger, WQ_LOG_WARNING,
-               "job %s: %u line%s of stdout %s no progress and ignored", job->id,
-               n, n == 1 ? "" : "s", n == 1 ? "was" : "were");
+               "job %s: %u line%s of stdout %s no progress and ignored", job->id, n,
+               n == 1 ? "" : "s", n == 1 ? "was" : "were");
 }
 
 void wq_flight_begin_locked(wq_flight *flight, wq_job *job)
@@ -168,6 +168,23 @@ static const char *why_cancelled(const wq_flight *flight, const wq_outcome *outc
     return flight->told ? flight->why : outcome->error ? outcome->error : "cancelled";
 }
 
+/* A result that was printed instead of written: the error with a hint, from malloc; NULL: it looks
+ * like nothing of the kind. */
+static char *hint_at_stdout(wq_job *job, const char *error)
+{
+    static const char nothing[] = "invalid program: it should have written to its output file";
+    unsigned n = atomic_load(&job->ignored_lines);
+    char *hint;
+    if (n == 0 || error == NULL || strcmp(error, nothing) != 0 ||
+        asprintf(&hint,
+                 "%s; %u line%s of its stdout %s no progress: if %s the result, %s in the file "
+                 "\"$4\"",
+                 nothing, n, n == 1 ? "" : "s", n == 1 ? "was" : "were",
+                 n == 1 ? "it is" : "they are", n == 1 ? "it belongs" : "they belong") < 0)
+        return NULL;
+    return hint;
+}
+
 static void end_unpublished(wq_flight *flight, wq_job *job, const wq_outcome *outcome,
                             int cancelled, int too_long)
 {
@@ -179,9 +196,12 @@ static void end_unpublished(wq_flight *flight, wq_job *job, const wq_outcome *ou
                         why_cancelled(flight, outcome));
     else if (too_long)
         fail_too_long(queue, job);
-    else
-        wq_queue_fail(queue, job, outcome->returncode,
-                      outcome->error ? outcome->error : "out of memory");
+    else {
+        char *hint = hint_at_stdout(job, outcome->error);
+        const char *error = outcome->error != NULL ? outcome->error : "out of memory";
+        wq_queue_fail(queue, job, outcome->returncode, hint != NULL ? hint : error);
+        free(hint);
+    }
 }
 
 /* A service manager that stops a service sends the signal to the programs, too, and they may be

@@ -45,49 +45,98 @@ static int replaced(const char *const *list, const char *variable)
     return 0;
 }
 
+#define UNBUFFERED "PYTHONUNBUFFERED=1"
+
+/* Is the variable named by itself, with a value or without, and not only by "*"? */
+static int is_named(const char *const *list, const char *variable)
+{
+    for (; *list != NULL; list++)
+        if (strchr(*list, '*') == NULL && means(*list, variable))
+            return 1;
+    return 0;
+}
+
+static int is_inherited(const char *const *allow, const char *const *without, const char *variable)
+{
+    return listed(allow, variable) && !replaced(allow, variable) && !listed(without, variable);
+}
+
+static void collect_one(const char **out, size_t max, size_t *n, const char *variable)
+{
+    if (out != NULL && *n < max)
+        out[*n] = variable;
+    ++*n;
+}
+
 /* Collects pointers, at most `max`; `out` NULL: only counts them. */
 static size_t collect(const char **out, size_t max, const char *const *allow,
                       const char *const *without)
 {
     size_t n = 0;
+    int is_set = is_named(allow, UNBUFFERED);
     for (char **v = environ; v != NULL && *v != NULL; v++)
-        if (listed(allow, *v) && !replaced(allow, *v) && !listed(without, *v)) {
-            if (out != NULL && n < max)
-                out[n] = *v;
-            n++;
+        if (is_inherited(allow, without, *v)) {
+            collect_one(out, max, &n, *v);
+            is_set |= means(UNBUFFERED, *v);
         }
     for (const char *const *entry = allow; *entry != NULL; entry++)
-        if (strchr(*entry, '=') != NULL && !listed(without, *entry)) {
-            if (out != NULL && n < max)
-                out[n] = *entry;
-            n++;
-        }
+        if (strchr(*entry, '=') != NULL && !listed(without, *entry))
+            collect_one(out, max, &n, *entry);
+    if (!is_set)
+        collect_one(out, max, &n, UNBUFFERED);
     return n;
+}
+
+static size_t collect_kept_back(const char **out, size_t max, const char *const *allow,
+                                const char *const *without)
+{
+    size_t n = 0;
+    for (char **v = environ; v != NULL && *v != NULL; v++)
+        if (!listed(allow, *v) && !listed(without, *v) && strchr(*v, '=') != NULL)
+            collect_one(out, max, &n, *v);
+    return n;
+}
+
+/* Copies what a function collects into one piece: of each the first bytes, as many as `length`
+ * says. */
+static char **copy_collected(size_t (*collect_all)(const char **, size_t, const char *const *,
+                                                   const char *const *),
+                             size_t (*length)(const char *), const char *const *allow,
+                             const char *const *without)
+{
+    if (allow == NULL)
+        allow = by_default;
+    size_t n = collect_all(NULL, 0, allow, without), bytes = 0;
+    const char **found = calloc(n + 1, sizeof *found);
+    if (found == NULL)
+        return NULL;
+    size_t m = collect_all(found, n, allow, without); /* the host may change its own meanwhile */
+    n = m < n ? m : n;
+    for (size_t i = 0; i < n; i++)
+        bytes += length(found[i]) + 1;
+    char **copy = malloc((n + 1) * sizeof *copy + bytes);
+    if (copy != NULL) {
+        char *text = (char *)(copy + n + 1);
+        for (size_t i = 0; i < n; i++) {
+            size_t len = length(found[i]);
+            copy[i] = memcpy(text, found[i], len);
+            text[len] = '\0';
+            text += len + 1;
+        }
+        copy[n] = NULL;
+    }
+    free(found);
+    return copy;
 }
 
 char **wq_environment_new(const char *const *allow, const char *const *without)
 {
-    if (allow == NULL)
-        allow = by_default;
-    size_t n = collect(NULL, 0, allow, without), bytes = 0;
-    const char **found = calloc(n + 1, sizeof *found);
-    if (found == NULL)
-        return NULL;
-    size_t m = collect(found, n, allow, without); /* the host may change its own meanwhile */
-    n = m < n ? m : n;
-    for (size_t i = 0; i < n; i++)
-        bytes += strlen(found[i]) + 1;
-    char **environment = malloc((n + 1) * sizeof *environment + bytes);
-    if (environment != NULL) {
-        char *text = (char *)(environment + n + 1);
-        for (size_t i = 0; i < n; i++) {
-            environment[i] = text;
-            text = stpcpy(text, found[i]) + 1;
-        }
-        environment[n] = NULL;
-    }
-    free(found);
-    return environment;
+    return copy_collected(collect, strlen, allow, without);
+}
+
+char **wq_environment_kept_back(const char *const *allow, const char *const *without)
+{
+    return copy_collected(collect_kept_back, name_length, allow, without);
 }
 
 size_t wq_environment_count(char *const *environment)

@@ -68,17 +68,20 @@ static void local_close(wq_runner *runner)
     free(l->children);
     free(l->config.program);
     free(l->config.environment);
+    free(l->config.kept_back);
     if (l->config.null_fd >= 0)
         close(l->config.null_fd);
     free(l);
 }
 
 /* Two names are ours to give, or not at all. */
-static char **environment_of(const wq_local_options *options)
+static int read_environment(wq_child_config *config, const wq_local_options *options)
 {
     const char *without[] = {"WORKQUEUE_API_TOKEN", options->private_tmpdir ? "TMPDIR" : NULL,
                              NULL};
-    return wq_environment_new(options->environment, without);
+    config->environment = wq_environment_new(options->environment, without);
+    config->kept_back = wq_environment_kept_back(options->environment, without);
+    return config->environment != NULL && config->kept_back != NULL ? 0 : -1;
 }
 
 static local *make_local(const wq_local_options *options)
@@ -96,14 +99,14 @@ static local *make_local(const wq_local_options *options)
                                   .max_line_bytes = options->max_line_bytes,
                                   .stderr_tail_bytes = options->stderr_tail_bytes,
                                   .limits = options->limits,
-                                  .environment = environment_of(options),
                                   .token_in_environment = options->token_in_environment,
                                   .private_tmpdir = options->private_tmpdir,
                                   .allow_new_privileges = options->allow_new_privileges,
                                   .ignores_realtime = wq_spawn_ignores_realtime(),
                                   .logger = options->logger};
     l->children = calloc(options->workers, sizeof *l->children);
-    if (l->config.program != NULL && l->config.environment != NULL && l->children != NULL)
+    if (read_environment(&l->config, options) == 0 && l->config.program != NULL &&
+        l->children != NULL)
         return l;
     local_close(&l->runner);
     return NULL;

@@ -28,7 +28,7 @@ typedef struct wq_spawn_plan {
     const char *failed; /* the call that failed in the child, or NULL: the program ran */
     int error;          /* its errno */
     /* of wq_spawn() only */
-    int enter; /* cgroup.procs, to be written to; -1: there is no need */
+    int enter;        /* cgroup.procs, to be written to; -1: there is no need */
     int shares_files; /* our table of descriptors, until it has a copy of the lowest */
     int waits;        /* the calling thread, for the execve */
     int handles_none;
