@@ -6,13 +6,13 @@
 
 #include "clock.h"
 #include "excerpt.h"
+#include "facts.h"
 #include "query.h"
 
 /* Until when, from the beginning of the search on. */
 enum { EXCERPTS_MS = 1750, COUNTS_MS = 1850 };
 
-/* Of the documents that were left out so many are named. */
-enum { LEFT_OUT_NAMED = 20, MAX_BITS_BYTES = 16 << 20 };
+enum { MAX_BITS_BYTES = 16 << 20 };
 
 /* ---- order ---- */
 
@@ -193,49 +193,11 @@ static void add_bits(struct query *query)
     free(bits);
 }
 
-/* ---- the index ---- */
-
-static sqlite3_int64 read_fact(struct query *query, const char *name)
-{
-    sqlite3_stmt *statement = NULL;
-    sqlite3_int64 value = 0;
-    if (sqlite3_prepare_v2(query->db, "SELECT value FROM facts WHERE name = ?1", -1, &statement,
-                           NULL) == SQLITE_OK) {
-        sqlite3_bind_text(statement, 1, name, -1, SQLITE_STATIC);
-        if (sqlite3_step(statement) == SQLITE_ROW)
-            value = sqlite3_column_int64(statement, 0);
-    }
-    sqlite3_finalize(statement);
-    return value;
-}
-
-static int add_left_out(struct query *query)
-{
-    sqlite3_stmt *statement;
-    int r = sqlite3_prepare_v2(query->db, "SELECT name, why FROM left_out LIMIT ?1", -1, &statement,
-                               NULL);
-    if (r != SQLITE_OK)
-        return r;
-    text_addf(&query->body, ",\"leftOut\":[");
-    sqlite3_bind_int(statement, 1, LEFT_OUT_NAMED);
-    for (int n = 0; sqlite3_step(statement) == SQLITE_ROW; n++) {
-        const char *name = (const char *)sqlite3_column_text(statement, 0);
-        text_addf(&query->body, "%s{\"name\":", n == 0 ? "" : ",");
-        text_json_string(&query->body, name, (size_t)sqlite3_column_bytes(statement, 0));
-        add_column(&query->body, "why", statement, 1);
-        text_addf(&query->body, "}");
-    }
-    text_addf(&query->body, "]");
-    return sqlite3_finalize(statement);
-}
-
 static int add_index(struct query *query)
 {
-    text_addf(&query->body, ",\"index\":{\"madeAtMs\":%lld,\"documents\":%lld,\"nLeftOut\":%lld",
-              (long long)read_fact(query, "made_at_ms"), (long long)read_fact(query, "documents"),
-              (long long)read_fact(query, "left_out"));
-    int r = add_left_out(query);
-    text_addf(&query->body, "}}\n");
+    text_addf(&query->body, ",\"index\":");
+    int r = facts_add(&query->body, query->db);
+    text_addf(&query->body, "}\n");
     return r;
 }
 

@@ -15,19 +15,10 @@
 #include <workqueue/extend.h>
 
 #include "options.h"
+#include "pages.h"
 #include "plugin.h"
 #include "sample.h"
 #include "search.h"
-
-/* The page, as it is in show.html. */
-__asm__(".pushsection .rodata\n"
-        "show_page:\n"
-        ".incbin \"" SHOW_PAGE "\"\n"
-        "show_page_end:\n"
-        ".byte 0\n"
-        ".popsection\n");
-extern const char show_page[] __attribute__((visibility("hidden")));
-extern const char show_page_end[] __attribute__((visibility("hidden")));
 
 /* ---- routes ---- */
 
@@ -51,24 +42,6 @@ static int metadata_handle(struct plugin *plugin, h2o_req_t *req)
         return 0;
     plugin_header(req, "cache-control", "max-age=10");
     return wq_http_send(req, 200, "application/json", "{}", 2);
-}
-
-/* Overview opens the page in a frame, so nothing may forbid that. Its address holds the API token,
- * so it must not leave by a Referer, nor the page reach out to anybody but us. */
-static int show_handle(struct plugin *plugin, h2o_req_t *req)
-{
-    (void)plugin;
-    if (wq_http_method(req, "GET, HEAD, OPTIONS"))
-        return 0;
-    plugin_header(req, "cache-control", "no-cache");
-    plugin_header(req, "referrer-policy", "no-referrer");
-    plugin_header(req, "x-content-type-options", "nosniff");
-    plugin_header(req, "content-security-policy",
-                  "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-                  "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'");
-    return wq_http_send(req, 200, "text/html; charset=utf-8", show_page,
-                        /* cppcheck-suppress comparePointers - the ends of what .incbin put there */
-                        (size_t)(show_page_end - show_page));
 }
 
 static int on_request(h2o_handler_t *handler, h2o_req_t *req)
@@ -95,8 +68,9 @@ static void add_routes(void *user, wq_http *http, h2o_hostconf_t *host)
     struct plugin *plugin = user;
     plugin->http = http;
     add_route(plugin, host, "/metadata", 0, metadata_handle);
-    add_route(plugin, host, "/show", 0, show_handle);
-    search_route(plugin->search, host);
+    add_route(plugin, host, "/show", 0, pages_show);
+    add_route(plugin, host, PAGES_PATH, 1, pages_handle);
+    search_routes(plugin->search, host);
     if (plugin->sample != NULL)
         add_route(plugin, host, "/api/v1", 1, sample_handle);
 }

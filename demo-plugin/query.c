@@ -11,6 +11,7 @@
 
 #include "answer.h"
 #include "clock.h"
+#include "facts.h"
 #include "look.h"
 
 /* Until when, from the beginning on. All that is done besides takes no time to speak of. */
@@ -26,24 +27,9 @@ static void refuse(struct query *query, int status, const char *problem)
 
 /* ---- the database ---- */
 
-/* The path as an address, so that options can follow it. Published outputs never change: SQLite
- * need neither lock them nor look for a journal. */
-static void make_address(char *out, const char *path)
-{
-    static const char options[] = "?mode=ro&immutable=1";
-    out += sprintf(out, *path == '/' ? "file://" : "file:");
-    for (; *path != '\0'; path++)
-        out += strchr("%?#", *path) != NULL ? sprintf(out, "%%%02X", *path)
-                                            : sprintf(out, "%c", *path);
-    memcpy(out, options, sizeof options);
-}
-
 static int open_database(struct query *query)
 {
-    char address[3 * QUERY_PATH_BYTES + 64];
-    const int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
-    make_address(address, query->path);
-    int r = sqlite3_open_v2(address, &query->db, flags, NULL);
+    int r = facts_open(&query->db, query->path);
     query->watched = (struct watched){
         .db = query->db, .stop = query->stop, .is_gone = query->is_gone, .user = query->user};
     query->rank.parse = &query->parse;

@@ -13,6 +13,7 @@
 #include "search.h"
 
 #include <assert.h>
+#include <curl/curl.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -20,6 +21,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "fresh.h"
 #include "query.h"
 
 enum { THREADS = 2, MAX_WAITING = 64, DEFAULT_RESULTS = 20 };
@@ -39,6 +41,7 @@ struct task {
     int fd;              /* of its connection; -1 once it is gone; under search->lock */
     wq_params params;    /* in held */
     char *held;
+    int is_about_index; /* GET /index */
     struct query query;
 };
 
@@ -65,6 +68,7 @@ struct search {
 struct search_handler {
     h2o_handler_t super;
     struct search *search;
+    const char *path;
 };
 
 static void free_task(struct task *task)
@@ -151,11 +155,25 @@ static int is_gone(void *user)
     return gone;
 }
 
+static void look_at_index(struct task *task)
+{
+    struct query *query = &task->query;
+    query->status = fresh_look(&query->body, query->path, &task->params, &task->stop);
+    if (query->status == 422)
+        refuse(query, 422, "The output for this document set is no index that can be searched.");
+    else if (query->status != 200)
+        refuse(query, query->status, "The index of this document set cannot be read.");
+}
+
 static void run_task(struct search *search, struct task *task)
 {
     if (task->stop || is_gone(task))
         refuse(&task->query, 503, "The search was stopped.");
-    else if (find_database(search->plugin->queue, task) == WQ_OK)
+    else if (find_database(search->plugin->queue, task) != WQ_OK)
+        return;
+    else if (task->is_about_index)
+        look_at_index(task);
+    else
         query_run(&task->query);
 }
 
@@ -359,8 +377,9 @@ static int send_task(struct search *search, struct task *task, h2o_req_t *req)
 
 static int on_request(h2o_handler_t *handler, h2o_req_t *req)
 {
-    struct search *search = ((struct search_handler *)handler)->search;
-    if (req->path_normalized.len != strlen(SEARCH_PATH))
+    const struct search_handler *route = (struct search_handler *)handler;
+    struct search *search = route->search;
+    if (req->path_normalized.len != strlen(route->path))
         return wq_http_problem(req, 404, "There is nothing at this path.");
     if (wq_http_method(req, "GET, HEAD, OPTIONS"))
         return 0;
@@ -372,7 +391,8 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
         return 0;
     }
     plugin_header(req, "cache-control", "no-store");
-    const char *wrong = read_query(&task->query, req);
+    task->is_about_index = strcmp(route->path, INDEX_PATH) == 0;
+    const char *wrong = task->is_about_index ? NULL : read_query(&task->query, req);
     if (wrong != NULL) {
         free_task(task);
         return wq_http_problem(req, 400, wrong);
@@ -392,6 +412,7 @@ struct search *search_open(struct plugin *plugin)
     struct search *search = calloc(1, sizeof *search);
     if (search == NULL)
         return NULL;
+    curl_global_init(CURL_GLOBAL_DEFAULT); /* while there is one thread */
     search->plugin = plugin;
     search->last = &search->waiting;
     pthread_mutex_init(&search->lock, NULL);
@@ -407,15 +428,22 @@ struct search *search_open(struct plugin *plugin)
     return NULL;
 }
 
-void search_route(struct search *search, h2o_hostconf_t *host)
+static void add_route(struct search *search, h2o_hostconf_t *host, const char *path)
 {
-    h2o_pathconf_t *path = h2o_config_register_path(host, SEARCH_PATH, 0);
+    h2o_pathconf_t *conf = h2o_config_register_path(host, path, 0);
     struct search_handler *handler =
-        (struct search_handler *)h2o_create_handler(path, sizeof *handler);
+        (struct search_handler *)h2o_create_handler(conf, sizeof *handler);
     handler->super.on_req = on_request;
     handler->super.on_context_init = on_context_init;
     handler->super.on_context_dispose = on_context_dispose;
     handler->search = search;
+    handler->path = path;
+}
+
+void search_routes(struct search *search, h2o_hostconf_t *host)
+{
+    add_route(search, host, SEARCH_PATH);
+    add_route(search, host, INDEX_PATH);
 }
 
 void search_stop(struct search *search)

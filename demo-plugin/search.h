@@ -13,14 +13,15 @@
 #include "plugin.h"
 
 #define SEARCH_PATH "/search"
+#define INDEX_PATH "/index"
 
 struct search;
 
 /* Starts its threads; NULL: there is no room for them. */
 struct search *search_open(struct plugin *plugin);
 
-/* Adds the route. */
-void search_route(struct search *search, h2o_hostconf_t *host);
+/* Adds the routes. */
+void search_routes(struct search *search, h2o_hostconf_t *host);
 
 /* Ends the searches that wait or run, so that their answers can leave before the server stops. */
 void search_stop(struct search *search);

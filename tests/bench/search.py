@@ -38,14 +38,16 @@ class Plugin:
             [f"{build}/demo-plugin/demo-plugin", "--listen", "127.0.0.1:0", "--storage", folder, "--journal", "none",
              "--sample", n], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.base = self.process.stdout.readline().split()[-1]
-        self.connection = http.client.HTTPConnection(self.base.removeprefix("http://"), timeout=600)
 
     def ask(self, method, path, body=None):
-        self.connection.request(method, path, body, {
+        connection = http.client.HTTPConnection(self.base.removeprefix("http://"), timeout=600)
+        connection.request(method, path, body, {
             "Authorization": "Basic " + base64.b64encode(b"sample:x-auth-token").decode(),
             "Content-Type": "application/x-www-form-urlencoded"})
-        answer = self.connection.getresponse()
-        return answer.status, answer.read()
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer.status, body
 
     def index(self):
         _, body = self.ask("POST", "/generate", urlencode({"server": self.base, "documentSetId": "1"}))

@@ -152,7 +152,7 @@ class ShowTest(SampleTest):
         stream = server.generate("first")
         stream.record()
         browser = browse(self, "browser.mjs", look=self.show(server, document_set="7"), until="exit now")
-        browser.until(lambda l: "Waiting for 1" in l["text"], "a place in the queue")
+        browser.until(lambda l: "before you" in l["text"] and "Queued" in l["text"], "a place in the queue")
         first.succeed()
         job.progress("0.25\tindexing page 3")
         browser.until(lambda l: "25" in l["text"] and "indexing page 3" in l["text"], "the progress")
