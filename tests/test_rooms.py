@@ -30,12 +30,7 @@ MAY = {
 EXCEPTIONS = {
     "demo-plugin/answer > demo-plugin/query",
     "workqueue/command/options > workqueue/command/help",
-    "workqueue/core/job > workqueue/core/queue",
-    "workqueue/core/queue > workqueue/core/run",
     "workqueue/http/hold/loop > workqueue/http/faces/faces",
-    "workqueue/journal/database > workqueue/core/params",
-    "workqueue/journal/database > workqueue/core/queue",
-    "workqueue/journal/journal > workqueue/core/queue",
     "workqueue/remote/packaging > workqueue/remote/packager",
     "workqueue/s3/store > workqueue/store/dir",
 }

@@ -188,6 +188,10 @@ typedef struct wq_options {
      * is logged and jobs run without. Given and not to be run: WQ_ERROR_INVALID_ARGUMENT.
      */
     const char *guard_path;
+
+    /** All errors of ended jobs that are kept, together, in memory as in the journal: of the oldest
+     * ones only the first 512 bytes are kept beyond that. Default 16777216 (16 MiB). */
+    uint64_t max_error_bytes;
 } wq_options;
 
 /**
@@ -196,20 +200,6 @@ typedef struct wq_options {
  * library does not know leaves everything zero, which wq_open() refuses.
  */
 WQ_API void wq_options_init(wq_options *options, size_t size);
-
-/* ---- commands that may be process 1 ------------------------------------------------------------ */
-
-/**
- * For commands that may be started as process 1 of a container, where every process that a program
- * has left behind becomes theirs and stays a zombie: if this process is process 1, forks, and returns
- * in the child, which goes on as the command. The parent stays process 1: it waits for every orphan,
- * passes signals on to the child, and ends with its exit status, or 128 and the number of the signal
- * that killed it. Otherwise, or if there can be no other process, it does nothing.
- *
- * To be called at the beginning of main(), before there are threads, files or a queue. A host that
- * has an init of its own (`docker run --init`, a service manager) does not need it.
- */
-WQ_API void wq_leave_process_1(void);
 
 /* ---- the queue ------------------------------------------------------------------------------- */
 
@@ -296,8 +286,11 @@ WQ_API void wq_queue_stats(wq_queue *queue, wq_stats *out);
 typedef struct wq_params {
     const char *server;          /**< at most 2048 bytes */
     const char *document_set_id; /**< at most 256 bytes */
-    const char *api_token;       /**< at most 256 bytes; never logged, never part of a path */
+    const char *api_token;       /**< at most 4096 bytes; never logged, never part of a path */
 } wq_params;
+
+/** The most bytes that each of them may have. */
+enum { WQ_SERVER_MAX_BYTES = 2048, WQ_DOCUMENT_SET_ID_MAX_BYTES = 256, WQ_API_TOKEN_MAX_BYTES = 4096 };
 
 enum { WQ_KEY_SIZE = 65, WQ_ID_SIZE = 37 }; /**< buffers for a key or an id, with their NUL */
 
@@ -325,6 +318,10 @@ typedef enum wq_state {
     WQ_STATE_FAILED = 4,
     WQ_STATE_CANCELLED = 5
 } wq_state;
+
+/** The returncode of a job that failed or ended for no fault of its program: it could not be started,
+ * its output could not be published, it reached a limit, it was cancelled. */
+enum { WQ_RETURNCODE_OWN = -999 };
 
 /** What wq_ensure_run() may be asked besides; a sum of these. */
 typedef enum wq_ensure_flags {

@@ -2,27 +2,34 @@
  * against a model that is a plain array. */
 
 #include "tests/support.h"
-#include "workqueue/core/queue.h"
+#include "workqueue/core/life.h"
 
 enum { WORKERS = 3, USERS = 7, MANY = 1000, STEPS = 30000, MODEL_MAX = 300 };
+
+static void free_queue(wq_queue *queue)
+{
+    wq_life_dispose(queue);
+    free(queue);
+}
 
 static wq_queue *new_queue(int fair, size_t max_per_user)
 {
     wq_options options;
     wq_queue *queue = calloc(1, sizeof *queue);
     assert_non_null(queue);
+    assert_int_equal(wq_owner_init(queue, free_queue), 0);
     wq_options_init(&options, sizeof options);
     options.workers = WORKERS;
     options.max_queue = 100000;
     options.max_ended = 10;
     options.fair = fair;
     options.max_per_user = max_per_user;
-    assert_int_equal(wq_queue_init(queue, &options), 0);
+    assert_int_equal(wq_life_init(queue, &options), 0);
     return queue;
 }
 
-/* Asks for a new job; `before` as in wq_queue_admit_locked(). The caller's reference. */
-static int try_admit(wq_queue *queue, unsigned user, unsigned set, wq_job *before, wq_job **out)
+/* Asks for a new job, which stands behind one of the same user and set. The caller's reference. */
+static int try_admit(wq_queue *queue, unsigned user, unsigned set, wq_job **out)
 {
     char token[32], document_set_id[32], key[WQ_KEY_SIZE];
     snprintf(token, sizeof token, "user-%u", user);
@@ -31,9 +38,12 @@ static int try_admit(wq_queue *queue, unsigned user, unsigned set, wq_job *befor
     assert_int_equal(wq_params_key(&params, key), WQ_OK);
     wq_job *job = wq_job_new(queue, &params, key);
     assert_non_null(job);
+    wq_effects effects;
+    wq_effects_init(&effects);
     pthread_mutex_lock(&queue->lock);
-    int result = wq_queue_admit_locked(queue, job, before, NULL);
+    int result = wq_life_admit_locked(queue, job, NULL, &effects, NULL);
     pthread_mutex_unlock(&queue->lock);
+    wq_effects_carry_out(queue, &effects);
     if (result == WQ_OK)
         *out = job;
     else
@@ -41,29 +51,47 @@ static int try_admit(wq_queue *queue, unsigned user, unsigned set, wq_job *befor
     return result;
 }
 
-static wq_job *admit(wq_queue *queue, unsigned user, unsigned set, wq_job *before)
+static wq_job *admit(wq_queue *queue, unsigned user, unsigned set)
 {
     wq_job *job = NULL;
-    assert_int_equal(try_admit(queue, user, set, before, &job), WQ_OK);
+    assert_int_equal(try_admit(queue, user, set, &job), WQ_OK);
     return job;
 }
 
 static void end(wq_queue *queue, wq_job *job)
 {
-    wq_queue_finish(queue, job, WQ_STATE_FAILED, 1, "ended");
+    wq_life_end(queue, job, WQ_STATE_FAILED, 1, "ended");
+}
+
+/* The next job, borrowed; NULL if there is none. */
+static wq_job *take_job(wq_queue *queue)
+{
+    static wq_run_state runs[2 * MANY];
+    wq_run_state *run = runs;
+    while (run->job != NULL)
+        run++;
+    wq_job *job = wq_life_take(queue, run, 0);
+    wq_job_unref(job);
+    return job;
+}
+
+static void publish(wq_queue *queue, wq_job *job)
+{
+    assert_true(wq_life_begin(queue, job->run, 0));
+    assert_true(wq_life_hand(queue, job));
 }
 
 /* Runs whatever waits, and frees the queue, which must have forgotten everybody. */
 static void drain(wq_queue *queue)
 {
     wq_job *job;
-    while ((job = wq_queue_take(queue, 0)) != NULL)
+    while ((job = take_job(queue)) != NULL)
         end(queue, job);
-    assert_int_equal(queue->queued, 0);
+    assert_null(TAILQ_FIRST(&queue->by_age));
     assert_null(queue->users.table);
     assert_null(queue->servers.table);
-    wq_queue_forget(queue);
-    wq_queue_unref(queue);
+    wq_life_forget_all(queue);
+    wq_owner_unref(queue);
 }
 
 /* ---- against a model ------------------------------------------------------------------------- */
@@ -121,16 +149,16 @@ static void come(model *m)
     unsigned user = (unsigned)draw(m, 1 + draw(m, USERS));
     entry *e = &m->entries[m->n], *before = NULL;
     for (size_t i = 0; i < m->n && before == NULL; i++)
-        if (m->entries[i].runs && m->entries[i].job->follower == NULL && draw(m, 4) == 0)
+        if (m->entries[i].runs && m->entries[i].job->behind == NULL && draw(m, 4) == 0)
             before = &m->entries[i];
     *e = (entry){.user = before ? before->user : user, .came = m->came++};
     e->turn = m->fair ? turn_of(m, e->user) : 0;
     if (before != NULL) {
         unsigned set = (unsigned)strtoul(wq_job_params(before->job)->document_set_id, NULL, 10);
         e->follows = before->came + 1;
-        e->job = admit(m->queue, e->user, set, before->job);
+        e->job = admit(m->queue, e->user, set);
     } else {
-        e->job = admit(m->queue, e->user, (unsigned)m->came + MANY, NULL);
+        e->job = admit(m->queue, e->user, (unsigned)m->came + MANY);
     }
     m->n++;
 }
@@ -153,7 +181,7 @@ static void take(model *m)
         if (!e->runs && !e->follows && (first == NULL || is_before(e, first)))
             first = e;
     }
-    wq_job *job = wq_queue_take(m->queue, 0);
+    wq_job *job = take_job(m->queue);
     assert_ptr_equal(job, first ? first->job : NULL);
     if (first == NULL)
         return;
@@ -174,7 +202,7 @@ static void leave(model *m, int runs)
         end(m->queue, m->entries[at].job);
         m->n_running--;
     } else {
-        assert_true(wq_queue_cancel_queued(m->queue, m->entries[at].job, "cancelled"));
+        assert_int_equal(wq_life_cancel(m->queue, m->entries[at].job), WQ_OK);
     }
     forget(m, at);
 }
@@ -219,12 +247,12 @@ static void test_positions_are_exact(void **state)
 static void add_many(wq_queue *queue, unsigned user, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
-        wq_job_unref(admit(queue, user, i, NULL));
+        wq_job_unref(admit(queue, user, i));
 }
 
 static wq_job *take_next(wq_queue *queue)
 {
-    wq_job *job = wq_queue_take(queue, 0);
+    wq_job *job = take_job(queue);
     assert_non_null(job);
     return job;
 }
@@ -236,7 +264,7 @@ static void test_a_single_job_does_not_wait_for_a_thousand(void **state)
     add_many(queue, 1, MANY);
     for (int i = 0; i < 10; i++)
         end(queue, take_next(queue));
-    wq_job *job = admit(queue, 2, 0, NULL), *later = admit(queue, 3, 0, NULL);
+    wq_job *job = admit(queue, 2, 0), *later = admit(queue, 3, 0);
     assert_in_range(ahead_of(job), 0, 1);
     assert_int_equal(ahead_of(later), ahead_of(job) + 1);
     end(queue, take_next(queue));
@@ -253,7 +281,7 @@ static void test_first_come_first_served_without_it(void **state)
     (void)state;
     wq_queue *queue = new_queue(0, 0);
     add_many(queue, 1, MANY);
-    wq_job *job = admit(queue, 2, 0, NULL);
+    wq_job *job = admit(queue, 2, 0);
     assert_int_equal(ahead_of(job), MANY);
     wq_job_unref(job);
     drain(queue);
@@ -285,7 +313,7 @@ static void test_newcomers_do_not_starve_who_has_many(void **state)
     add_many(queue, 0, MANY);
     for (unsigned i = 0; i < 2 * rounds; i++) {
         if (i % 2 == 0)
-            wq_job_unref(admit(queue, 1 + i, 0, NULL));
+            wq_job_unref(admit(queue, 1 + i, 0));
         wq_job *job = take_next(queue);
         mine += strcmp(wq_job_params(job)->api_token, "user-0") == 0;
         end(queue, job);
@@ -301,11 +329,11 @@ static void test_cancelled_turns_are_given_back(void **state)
     wq_queue *queue = new_queue(1, 0);
     wq_job *jobs[50];
     for (unsigned i = 0; i < 50; i++)
-        jobs[i] = admit(queue, 1, i, NULL);
+        jobs[i] = admit(queue, 1, i);
     add_many(queue, 2, 50);
     for (unsigned i = 49; i > 0; i--)
-        assert_true(wq_queue_cancel_queued(queue, jobs[i], "cancelled"));
-    wq_job *next = admit(queue, 1, MANY, NULL);
+        assert_int_equal(wq_life_cancel(queue, jobs[i]), WQ_OK);
+    wq_job *next = admit(queue, 1, MANY);
     assert_int_equal(ahead_of(next), 3); /* one of his own, two of the other's */
     wq_job_unref(next);
     for (unsigned i = 0; i < 50; i++)
@@ -322,22 +350,22 @@ static void test_no_more_than_so_many_each(void **state)
         wq_queue *queue = new_queue(fair, 3);
         wq_job *jobs[3], *job;
         for (unsigned i = 0; i < 3; i++)
-            jobs[i] = admit(queue, 1, i, NULL);
-        assert_int_equal(try_admit(queue, 1, 9, NULL, &job), WQ_ERROR_USER_FULL);
-        job = admit(queue, 2, 9, NULL); /* another user */
+            jobs[i] = admit(queue, 1, i);
+        assert_int_equal(try_admit(queue, 1, 9, &job), WQ_ERROR_USER_FULL);
+        job = admit(queue, 2, 9); /* another user */
         wq_job_unref(job);
         assert_ptr_equal(take_next(queue), jobs[0]); /* one that runs counts */
-        assert_int_equal(try_admit(queue, 1, 9, NULL, &job), WQ_ERROR_USER_FULL);
-        assert_int_equal(try_admit(queue, 1, 0, jobs[0], &job), WQ_ERROR_USER_FULL);
-        wq_queue_publishing(queue, jobs[0]); /* and one that is not quite there */
-        assert_int_equal(try_admit(queue, 1, 9, NULL, &job), WQ_ERROR_USER_FULL);
+        assert_int_equal(try_admit(queue, 1, 9, &job), WQ_ERROR_USER_FULL);
+        assert_int_equal(try_admit(queue, 1, 0, &job), WQ_ERROR_USER_FULL);
+        publish(queue, jobs[0]); /* and one that is not quite there */
+        assert_int_equal(try_admit(queue, 1, 9, &job), WQ_ERROR_USER_FULL);
         end(queue, jobs[0]);
-        job = admit(queue, 1, 9, NULL);
+        job = admit(queue, 1, 9);
         wq_job_unref(job);
-        assert_true(wq_queue_cancel_queued(queue, jobs[1], "cancelled"));
-        job = admit(queue, 1, 10, NULL);
+        assert_int_equal(wq_life_cancel(queue, jobs[1]), WQ_OK);
+        job = admit(queue, 1, 10);
         wq_job_unref(job);
-        assert_int_equal(try_admit(queue, 1, 11, NULL, &job), WQ_ERROR_USER_FULL);
+        assert_int_equal(try_admit(queue, 1, 11, &job), WQ_ERROR_USER_FULL);
         for (unsigned i = 0; i < 3; i++)
             wq_job_unref(jobs[i]);
         drain(queue);
@@ -354,22 +382,22 @@ static void test_no_more_than_so_many_of_a_server(void **state)
         queue->max_per_server = 3;
         wq_job *jobs[3], *job;
         for (unsigned i = 0; i < 3; i++)
-            jobs[i] = admit(queue, i, i, NULL);
-        assert_int_equal(try_admit(queue, 8, 8, NULL, &job), WQ_ERROR_USER_FULL);
+            jobs[i] = admit(queue, i, i);
+        assert_int_equal(try_admit(queue, 8, 8, &job), WQ_ERROR_USER_FULL);
         assert_ptr_equal(take_next(queue), jobs[0]); /* one that runs counts */
-        assert_int_equal(try_admit(queue, 8, 8, NULL, &job), WQ_ERROR_USER_FULL);
+        assert_int_equal(try_admit(queue, 8, 8, &job), WQ_ERROR_USER_FULL);
         pthread_mutex_lock(&queue->lock);
-        queue->mean_run_ms = 60000;
+        queue->counters.mean_run_ms = 60000;
         pthread_mutex_unlock(&queue->lock);
         assert_in_range(wq_user_estimate_ms(queue, &nobody), 50000, 60000);
         assert_int_equal(wq_user_estimate_ms(queue, &elsewhere), 0);
         end(queue, jobs[0]);
         assert_int_equal(wq_user_estimate_ms(queue, &nobody), 0); /* there is room */
-        job = admit(queue, 1, 9, NULL);
+        job = admit(queue, 1, 9);
         wq_job_unref(job);
-        assert_int_equal(try_admit(queue, 8, 8, NULL, &job), WQ_ERROR_USER_FULL);
-        assert_true(wq_queue_cancel_queued(queue, jobs[1], "cancelled"));
-        job = admit(queue, 8, 8, NULL);
+        assert_int_equal(try_admit(queue, 8, 8, &job), WQ_ERROR_USER_FULL);
+        assert_int_equal(wq_life_cancel(queue, jobs[1]), WQ_OK);
+        job = admit(queue, 8, 8);
         wq_job_unref(job);
         for (unsigned i = 0; i < 3; i++)
             wq_job_unref(jobs[i]);
@@ -383,16 +411,16 @@ static void test_when_to_try_again(void **state)
     wq_queue *queue = new_queue(0, 2);
     const wq_params user = {"x", "x", "user-1"}, nobody = {"x", "x", "user-2"};
     assert_int_equal(wq_user_estimate_ms(queue, &user), 0);
-    wq_job *a = admit(queue, 1, 0, NULL), *b = admit(queue, 1, 1, NULL);
+    wq_job *a = admit(queue, 1, 0), *b = admit(queue, 1, 1);
     assert_ptr_equal(take_next(queue), a);
     assert_ptr_equal(take_next(queue), b);
     pthread_mutex_lock(&queue->lock);
-    queue->mean_run_ms = 60000;
+    queue->counters.mean_run_ms = 60000;
     pthread_mutex_unlock(&queue->lock);
     uint64_t ms = wq_user_estimate_ms(queue, &user);
     assert_in_range(ms, 50000, 60000);
     assert_true(ms <= wq_job_estimate_ms(a) + 1000);
-    wq_queue_publishing(queue, b); /* the nearest counts */
+    publish(queue, b); /* the nearest counts */
     assert_int_equal(wq_user_estimate_ms(queue, &user), 1);
     assert_int_equal(wq_user_estimate_ms(queue, &nobody), 0);
     end(queue, a);
@@ -409,11 +437,11 @@ static void test_users_are_forgotten(void **state)
     (void)state;
     wq_queue *queue = new_queue(1, 1);
     for (unsigned i = 0; i < 5000; i++) {
-        wq_job *job = admit(queue, i, 0, NULL);
+        wq_job *job = admit(queue, i, 0);
         if (i % 2) {
             end(queue, take_next(queue));
         } else {
-            assert_true(wq_queue_cancel_queued(queue, job, "cancelled"));
+            assert_int_equal(wq_life_cancel(queue, job), WQ_OK);
         }
         wq_job_unref(job);
         assert_null(queue->users.table);

@@ -523,7 +523,8 @@ static void test_wrong_options_are_named(void **state)
     r->options.field = value;                                                                      \
     expect_no_open(r, WQ_ERROR_INVALID_ARGUMENT, a, b)
     WRONG(size, 0, "size", "wq_options_init");
-    WRONG(size, sizeof(wq_options) - 8, "size", "wq_options_init");
+    WRONG(size, 8, "size", "wq_options_init");
+    WRONG(size, sizeof(wq_options) + 8, "size", "wq_options_init");
     WRONG(program, NULL, "program", "missing");
     WRONG(program, "", "program", "missing");
     WRONG(storage_dir, NULL, "storage_dir", "missing");
@@ -537,10 +538,25 @@ static void test_wrong_options_are_named(void **state)
     WRONG(program, WQ_TEST_PROGRAMS "/not-executable", "/not-executable", "Permission denied");
 #undef WRONG
     /* a size that is unknown gives nothing that could be used by mistake */
-    wq_options_init(&r->options, sizeof(wq_options) - 8);
+    wq_options_init(&r->options, 80);
     assert_int_equal(r->options.workers, 0);
     r->options = right;
     assert_int_equal(entries_of(r->dir), 2); /* and the folder was not touched */
+}
+
+/* A program that was built against the header of the first release. */
+static void test_c19_options_of_an_older_header(void **state)
+{
+    rig *r = *state;
+    wq_options whole;
+    const size_t old = offsetof(wq_options, guard_path);
+    wq_options_init(&whole, sizeof whole);
+    memset(&r->options.guard_path, 0x5a, sizeof whole - old); /* what is not its own */
+    r->options.size = old;
+    open_queue(r);
+    wq_options_init(&whole, old);
+    assert_int_equal(whole.size, old);
+    assert_int_equal(whole.workers, 2);
 }
 
 static void test_unusable_folders(void **state)
@@ -717,7 +733,7 @@ static void expect_refused(const char *server, const char *set, const char *toke
 static void test_parameters_are_checked(void **state)
 {
     (void)state;
-    char x[2050], y[258];
+    char x[2050], y[258], z[4098];
     wq_params good = {"h\xc3\xa9 \"'\\/..", "../1", " "};
     assert_int_equal(wq_params_check(&good, NULL), WQ_OK);
     expect_refused(NULL, "1", "t", "server is missing");
@@ -734,10 +750,11 @@ static void test_parameters_are_checked(void **state)
     expect_refused("h", "1", "s3cret\xed\xa0\x80", "api_token");
     memset(x, 'x', sizeof x);
     memset(y, 'y', sizeof y);
-    x[2049] = y[257] = '\0';
+    memset(z, 'z', sizeof z);
+    x[2049] = y[257] = z[4097] = '\0';
     expect_refused(x, "1", "t", "server");
     expect_refused("h", y, "t", "document_set_id");
-    expect_refused("h", "1", y, "api_token");
+    expect_refused("h", "1", z, "api_token");
 }
 
 static void test_nobody_gets_a_job_for_nonsense(void **state)
@@ -2534,7 +2551,8 @@ int main(int argc, char **argv)
         TEST(test_every_result_has_a_sentence),
         TEST(test_options_begin_with_the_defaults),
         TEST(test_wrong_options_are_named),
-        TEST(test_unusable_folders),
+        TEST(test_c19_options_of_an_older_header),
+TEST(test_unusable_folders),
         TEST(test_a_folder_has_one_queue),
         TEST(test_relative_paths_are_resolved_once),
         TEST(test_a_program_is_started_by_its_name),

@@ -911,7 +911,7 @@ static void test_newer(void **state)
     change_journal(p, "PRAGMA user_version = 99");
     refuses(p, WQ_ERROR_SYSTEM, "newer version 99");
     refuses(p, WQ_ERROR_SYSTEM, "use the library that has written it");
-    change_journal(p, "PRAGMA user_version = 1");
+    change_journal(p, "PRAGMA user_version = 2");
     wq_close(open_queue(p, 1));
 }
 

@@ -1,4 +1,4 @@
-/* users.c - who has how many jobs, and whose turn it is.
+/* fairness.c - who has how many jobs, and whose turn it is.
  *
  * Turns are start-time fair queueing with every job counted alike. Time is the greatest rank taken
  * so far; a job's rank is one more than time and than its user's latest job, so a user's n-th job
@@ -15,13 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int compare(const void *a, const void *b)
+static int compare_users(const void *a, const void *b)
 {
     return memcmp(a, b, WQ_USER_SIZE);
 }
 
 /* By hash, so that neither the table nor the time it takes tells anything of a token. */
-static void hash(const wq_users *users, unsigned char out[WQ_USER_SIZE], const wq_params *params)
+static void hash_user(const wq_users *users, unsigned char out[WQ_USER_SIZE], const wq_params *params)
 {
     const char *who = users->of_servers ? params->server : params->api_token;
     SHA256_CTX sha;
@@ -30,17 +30,17 @@ static void hash(const wq_users *users, unsigned char out[WQ_USER_SIZE], const w
     SHA256_Final(out, &sha);
 }
 
-static wq_user *find(wq_users *users, const unsigned char *by)
+static wq_user *find_user(wq_users *users, const unsigned char *by)
 {
-    wq_user **found = tfind(by, &users->table, compare);
+    wq_user **found = tfind(by, &users->table, compare_users);
     return found ? *found : NULL;
 }
 
 wq_user *wq_users_find(wq_users *users, const wq_params *params)
 {
     unsigned char by[WQ_USER_SIZE];
-    hash(users, by, params);
-    return find(users, by);
+    hash_user(users, by, params);
+    return find_user(users, by);
 }
 
 static wq_user *new_user(wq_users *users, const unsigned char *by)
@@ -51,29 +51,27 @@ static wq_user *new_user(wq_users *users, const unsigned char *by)
     memcpy(user->hash, by, WQ_USER_SIZE);
     TAILQ_INIT(&user->jobs);
     user->n_jobs = 0;
-    if (tsearch(user, &users->table, compare) != NULL)
+    if (tsearch(user, &users->table, compare_users) != NULL)
         return user;
     free(user);
     return NULL;
 }
 
-int wq_users_add(wq_users *users, wq_job *job)
+int wq_users_add(wq_users *users, wq_member *member, const wq_params *params)
 {
     unsigned char by[WQ_USER_SIZE];
-    wq_member *member = &job->members[users->of_servers];
-    hash(users, by, &job->params);
-    wq_user *user = find(users, by);
+    hash_user(users, by, params);
+    wq_user *user = find_user(users, by);
     if (user == NULL && (user = new_user(users, by)) == NULL)
         return -1;
-    *member = (wq_member){.user = user, .job = job};
+    member->user = user;
     TAILQ_INSERT_TAIL(&user->jobs, member, link);
     user->n_jobs++;
     return 0;
 }
 
-void wq_users_remove(wq_users *users, wq_job *job)
+void wq_users_remove(wq_users *users, wq_member *member)
 {
-    wq_member *member = &job->members[users->of_servers];
     wq_user *user = member->user;
     if (user == NULL)
         return;
@@ -81,7 +79,7 @@ void wq_users_remove(wq_users *users, wq_job *job)
     TAILQ_REMOVE(&user->jobs, member, link);
     if (--user->n_jobs > 0)
         return;
-    tdelete(user, &users->table, compare);
+    tdelete(user, &users->table, compare_users);
     free(user);
 }
 
@@ -89,12 +87,12 @@ uint64_t wq_users_rank(const wq_users *users, const wq_user *user)
 {
     /* one that has been taken keeps its rank, and time is at least that; one that was cancelled is
      * in the list no more, so nobody waits for turns that he has given up */
-    const uint64_t latest = user ? TAILQ_LAST(&user->jobs, wq_member_list)->job->order.rank : 0;
+    const uint64_t latest = user ? TAILQ_LAST(&user->jobs, wq_member_list)->rank : 0;
     return (latest > users->now ? latest : users->now) + 1;
 }
 
-void wq_users_taken(wq_users *users, const wq_job *job)
+void wq_users_taken(wq_users *users, uint64_t rank)
 {
-    if (job->order.rank > users->now)
-        users->now = job->order.rank;
+    if (rank > users->now)
+        users->now = rank;
 }

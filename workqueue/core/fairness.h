@@ -1,14 +1,25 @@
-/* users.h - who has how many jobs, and whose turn it is. A user is an API token, known by its hash;
+/* fairness.h - who has how many jobs, and whose turn it is. A user is an API token, known by its hash;
  * or, in another table, a server, as it is spelt.
  *
  * Only for a queue that asks for it (max_per_user, fair; max_per_server). Callers hold the queue's
  * lock. */
-#ifndef WQ_USERS_H
-#define WQ_USERS_H
+#ifndef WQ_CORE_FAIRNESS_H
+#define WQ_CORE_FAIRNESS_H
 
-#include "workqueue/core/job.h"
+#include <sys/queue.h>
+#include <workqueue/workqueue.h>
 
 enum { WQ_USER_SIZE = 32 };
+
+/* A job among those of one user, or of one server. */
+typedef struct wq_member {
+    struct wq_user *user; /* NULL: it is not counted, or has ended */
+    TAILQ_ENTRY(wq_member) link;
+    wq_job *job;
+    uint64_t rank; /* of the job in the queue order */
+} wq_member;
+
+TAILQ_HEAD(wq_member_list, wq_member);
 
 /* One who has a job that has not ended; freed with the last of them. */
 typedef struct wq_user {
@@ -27,15 +38,15 @@ typedef struct wq_users {
 wq_user *wq_users_find(wq_users *users, const wq_params *params);
 
 /* Counts a job in that has no user yet. 0, or -1 without memory. */
-int wq_users_add(wq_users *users, wq_job *job);
+int wq_users_add(wq_users *users, wq_member *member, const wq_params *params);
 
 /* Counts a job out that has ended; nothing if it was never in. */
-void wq_users_remove(wq_users *users, wq_job *job);
+void wq_users_remove(wq_users *users, wq_member *member);
 
 /* The rank by which the next job of `user` (NULL: one who has none) comes in its turn. */
 uint64_t wq_users_rank(const wq_users *users, const wq_user *user);
 
-/* A job has been taken: time goes on. */
-void wq_users_taken(wq_users *users, const wq_job *job);
+/* A job of this rank has been taken: time goes on. */
+void wq_users_taken(wq_users *users, uint64_t rank);
 
 #endif

@@ -1,4 +1,4 @@
-/* job.c - one job: its states, its latest progress, and who watches it. */
+/* job.c - one job: what names it, its latest progress, and who watches it. */
 #include "workqueue/core/job.h"
 
 #include <assert.h>
@@ -6,21 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 
+#include "workqueue/core/owner.h"
 #include "workqueue/core/params.h"
-#include "workqueue/core/queue.h"
 #include "workqueue/util/clocks.h"
 
 /* ---- watchers -------------------------------------------------------------------------------- */
-
-struct wq_watch {
-    LIST_ENTRY(wq_watch) link;
-    wq_watchers *watchers;
-    wq_job *job; /* counted; NULL: watches the queue */
-    wq_watch_cb cb;
-    void *user;
-};
 
 void wq_watchers_init(wq_watchers *watchers)
 {
@@ -34,6 +25,20 @@ void wq_watchers_dispose(wq_watchers *watchers)
     pthread_mutex_destroy(&watchers->lock);
 }
 
+void wq_watchers_add(wq_watchers *watchers, wq_watch *watch)
+{
+    pthread_mutex_lock(&watchers->lock);
+    LIST_INSERT_HEAD(&watchers->list, watch, link);
+    pthread_mutex_unlock(&watchers->lock);
+}
+
+void wq_watchers_remove(wq_watchers *watchers, wq_watch *watch)
+{
+    pthread_mutex_lock(&watchers->lock);
+    LIST_REMOVE(watch, link);
+    pthread_mutex_unlock(&watchers->lock);
+}
+
 void wq_watchers_tell(wq_watchers *watchers)
 {
     wq_watch *watch;
@@ -41,56 +46,6 @@ void wq_watchers_tell(wq_watchers *watchers)
     LIST_FOREACH(watch, &watchers->list, link)
     watch->cb(watch->user);
     pthread_mutex_unlock(&watchers->lock);
-}
-
-/* An asynchronous runner may like to know. */
-static void be_interested(wq_job *job)
-{
-    if (job->queue->wants_interest)
-        wq_dispatch_interest(job);
-}
-
-static int add_watch(wq_watchers *watchers, wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
-{
-    wq_watch *watch = malloc(sizeof *watch);
-    if (watch == NULL)
-        return WQ_ERROR_NO_MEMORY;
-    *watch = (wq_watch){.watchers = watchers, .job = job, .cb = cb, .user = user};
-    if (job != NULL) {
-        wq_job_ref(job);
-        atomic_fetch_add(&job->n_watching, 1);
-    }
-    pthread_mutex_lock(&watchers->lock);
-    LIST_INSERT_HEAD(&watchers->list, watch, link);
-    pthread_mutex_unlock(&watchers->lock);
-    *out = watch;
-    return WQ_OK;
-}
-
-int wq_job_watch(wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
-{
-    assert(job != NULL);
-    int result = add_watch(&job->watchers, job, cb, user, out);
-    be_interested(job);
-    return result;
-}
-
-int wq_queue_watch(wq_queue *queue, wq_watch_cb cb, void *user, wq_watch **out)
-{
-    return add_watch(&queue->watchers, NULL, cb, user, out);
-}
-
-void wq_watch_cancel(wq_watch *watch)
-{
-    if (watch == NULL)
-        return;
-    pthread_mutex_lock(&watch->watchers->lock);
-    LIST_REMOVE(watch, link);
-    pthread_mutex_unlock(&watch->watchers->lock);
-    if (watch->job != NULL)
-        atomic_fetch_sub(&watch->job->n_watching, 1);
-    wq_job_unref(watch->job);
-    free(watch);
 }
 
 /* ---- birth and death ------------------------------------------------------------------------- */
@@ -131,53 +86,59 @@ wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key)
     memcpy(job->key, key, WQ_KEY_SIZE);
     wq_params_copy(&job->params, (char *)(job + 1), params);
     atomic_init(&job->refs, 1);
-    job->queue = wq_queue_ref(queue);
+    job->queue = queue;
+    wq_owner_ref(queue);
     wq_watchers_init(&job->watchers);
-    STAILQ_INIT(&job->awaits);
+    STAILQ_INIT(&job->asks);
     pthread_mutex_init(&job->lock, NULL);
     wq_cond_init(&job->has_ended);
     job->queued_at_ms = wq_unix_ms();
     job->queued_mono = wq_monotonic_ms();
+    job->entry.id = job->id;
+    job->entry.key = job->key;
+    job->entry.params = &job->params;
     return job;
 }
 
 wq_job *wq_job_ref(wq_job *job)
 {
-    atomic_fetch_add_explicit(&job->refs, 1, memory_order_relaxed);
+    if (job != NULL)
+        atomic_fetch_add_explicit(&job->refs, 1, memory_order_relaxed);
     return job;
 }
 
 void wq_job_unref(wq_job *job)
 {
-    if (job == NULL || atomic_fetch_sub_explicit(&job->refs, 1, memory_order_acq_rel) != 1)
+    if (job == NULL || wq_owner_is_forked(job->queue) ||
+        atomic_fetch_sub_explicit(&job->refs, 1, memory_order_acq_rel) != 1)
         return;
     wq_queue *queue = job->queue;
     wq_text_unref(job->message);
     wq_text_unref(job->error);
-    free(job->temp_path);
+    wq_text_unref(job->end.error);
     pthread_cond_destroy(&job->has_ended);
     pthread_mutex_destroy(&job->lock);
     wq_watchers_dispose(&job->watchers);
     free(job);
-    wq_queue_unref(queue);
+    wq_owner_unref(queue);
 }
 
 const char *wq_job_id(const wq_job *job)
 {
-    return job->id;
+    return job != NULL ? job->id : "";
 }
 
 const char *wq_job_key(const wq_job *job)
 {
-    return job->key;
+    return job != NULL ? job->key : "";
 }
 
 const wq_params *wq_job_params(const wq_job *job)
 {
-    return &job->params;
+    return job != NULL ? &job->params : NULL;
 }
 
-/* ---- changes --------------------------------------------------------------------------------- */
+/* ---- progress -------------------------------------------------------------------------------- */
 
 /* The rate counts from the first report on: many programs say at once that the first step is done.
  */
@@ -198,11 +159,12 @@ static double rate_per_ms_locked(const wq_job *job)
     return ms > 0 ? (job->fraction - job->first_fraction) / (double)ms : 0;
 }
 
-/* Who tells it from far away may tell it again, or have begun again. */
-static void take_progress_locked(wq_job *job, const wq_progress *progress)
+/* A runner that is far away may tell it again, or have begun again. */
+static void take_progress_locked(wq_job *job, const wq_progress *progress, int far)
 {
     job->heard_mono = wq_monotonic_ms();
-    if (job->queue->asynchronous && progress->fraction < job->fraction)
+    job->heard_at_ms = wq_unix_ms();
+    if (far && progress->fraction < job->fraction)
         return;
     note_growth_locked(job, progress->fraction);
     job->fraction = progress->fraction;
@@ -211,7 +173,7 @@ static void take_progress_locked(wq_job *job, const wq_progress *progress)
     job->items_total = progress->items_total;
 }
 
-int wq_job_report(wq_job *job, const char *line, size_t len)
+int wq_job_report(wq_job *job, const char *line, size_t len, int far)
 {
     wq_progress progress;
     if (wq_progress_parse(&progress, line, len) != 0)
@@ -223,7 +185,7 @@ int wq_job_report(wq_job *job, const char *line, size_t len)
     int ended = job->state >= WQ_STATE_SUCCEEDED; /* here; a runner far away goes on meanwhile */
     old = ended ? message : job->message;
     if (!ended) {
-        take_progress_locked(job, &progress);
+        take_progress_locked(job, &progress, far);
         job->message = message;
         job->version++;
     }
@@ -234,113 +196,12 @@ int wq_job_report(wq_job *job, const char *line, size_t len)
     return 0;
 }
 
-void wq_job_set_state(wq_job *job, int state)
+int64_t wq_job_heard_mono(wq_job *job)
 {
     pthread_mutex_lock(&job->lock);
-    job->state = state;
-    if (state == WQ_STATE_RUNNING) { /* PUBLISHING changes nothing that watchers see */
-        job->version++;
-        job->started_at_ms = wq_unix_ms();
-        job->started_mono = wq_monotonic_ms();
-    }
+    int64_t at = job->heard_mono;
     pthread_mutex_unlock(&job->lock);
-}
-
-wq_end wq_end_now(int state, int returncode, const char *error)
-{
-    return (wq_end){
-        .state = state,
-        .returncode = returncode,
-        .error = error ? wq_text_new(error, strlen(error)) : NULL,
-        .at_ms = wq_unix_ms(),
-        .mono = wq_monotonic_ms(),
-    };
-}
-
-void wq_job_end_locked(wq_job *job, wq_end end)
-{
-    pthread_mutex_lock(&job->lock);
-    job->state = end.state;
-    job->version++;
-    job->returncode = end.returncode;
-    job->error = end.error;
-    job->resumes = job->kept && job->queue->journal != NULL;
-    job->ended_at_ms = end.at_ms;
-    job->ended_mono = end.mono;
-    pthread_cond_broadcast(&job->has_ended);
-    pthread_mutex_unlock(&job->lock);
-}
-
-/* ---- reading --------------------------------------------------------------------------------- */
-
-/* Why it has ended badly, if there was no memory for the sentence. */
-static const char *without_words(int state)
-{
-    return state == WQ_STATE_FAILED      ? "out of memory"
-           : state == WQ_STATE_CANCELLED ? "cancelled"
-                                         : NULL;
-}
-
-/* Those of an ended job from the journal are by the wall clock, which may have been set back. */
-static uint64_t between(int64_t from, int64_t to)
-{
-    return to > from ? (uint64_t)(to - from) : 0;
-}
-
-static void read_job_locked(wq_job *job, wq_snapshot *out)
-{
-    int64_t now = wq_monotonic_ms();
-    int64_t end = job->ended_mono ? job->ended_mono : now;
-    int64_t start = job->started_mono ? job->started_mono : end;
-    wq_text *message = wq_text_ref(job->message), *error = wq_text_ref(job->error);
-    *out = (wq_snapshot){
-        .state = job->state,
-        .version = job->version,
-        .fraction = job->state >= WQ_STATE_SUCCEEDED ? 1 : job->fraction,
-        .reached = job->fraction,
-        .has_items = job->has_items,
-        .items_done = job->items_done,
-        .items_total = job->items_total,
-        .has_returncode = job->state >= WQ_STATE_SUCCEEDED,
-        .returncode = job->returncode,
-        .message = message ? message->bytes : NULL,
-        .error = error ? error->bytes : without_words(job->state),
-        .queued_at_ms = job->queued_at_ms,
-        .started_at_ms = job->started_at_ms,
-        .ended_at_ms = job->ended_at_ms,
-        .resumes = job->resumes,
-        .waited_ms = between(job->queued_mono, start),
-        .ran_ms = job->started_mono ? between(job->started_mono, end) : 0,
-        .held = {message, error},
-    };
-}
-
-void wq_job_snapshot(wq_job *job, wq_snapshot *out)
-{
-    wq_queue *queue = job->queue;
-    pthread_mutex_lock(&job->lock);
-    int queued = job->state == WQ_STATE_QUEUED;
-    if (!queued)
-        read_job_locked(job, out);
-    pthread_mutex_unlock(&job->lock);
-    if (queued || out->state == WQ_STATE_RUNNING)
-        be_interested(job);
-    if (!queued)
-        return;
-    pthread_mutex_lock(&queue->lock); /* comes before the job's, hence the second look */
-    pthread_mutex_lock(&job->lock);
-    read_job_locked(job, out);
-    if (job->state == WQ_STATE_QUEUED)
-        out->n_ahead_in_queue = wq_queue_ahead_locked(queue, job);
-    pthread_mutex_unlock(&job->lock);
-    pthread_mutex_unlock(&queue->lock);
-}
-
-void wq_snapshot_clear(wq_snapshot *snapshot)
-{
-    wq_text_unref(snapshot->held[0]);
-    wq_text_unref(snapshot->held[1]);
-    memset(snapshot, 0, sizeof *snapshot);
+    return at;
 }
 
 double wq_job_remaining_ms(wq_job *job, double mean_ms)
@@ -361,25 +222,68 @@ double wq_job_remaining_ms(wq_job *job, double mean_ms)
     return remaining;
 }
 
-int wq_job_wait(wq_job *job, int64_t timeout_ms)
+/* ---- states ---------------------------------------------------------------------------------- */
+
+void wq_job_set_state(wq_job *job, int state)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    if (timeout_ms > 0) {
-        until.tv_sec += timeout_ms / 1000;
-        until.tv_nsec += timeout_ms % 1000 * 1000000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-    }
-    int r = 0;
-    atomic_fetch_add(&job->n_watching, 1);
-    be_interested(job);
     pthread_mutex_lock(&job->lock);
-    while (job->state < WQ_STATE_SUCCEEDED && r == 0)
-        r = timeout_ms < 0 ? pthread_cond_wait(&job->has_ended, &job->lock)
-                           : pthread_cond_timedwait(&job->has_ended, &job->lock, &until);
-    int ended = job->state >= WQ_STATE_SUCCEEDED;
+    if (state == WQ_STATE_RUNNING && job->started_mono == 0) {
+        job->started_at_ms = wq_unix_ms();
+        job->started_mono = wq_monotonic_ms();
+    }
+    if (state != job->state && state != WQ_STATE_PUBLISHING)
+        job->version++; /* PUBLISHING changes nothing that watchers see */
+    job->state = state;
     pthread_mutex_unlock(&job->lock);
-    atomic_fetch_sub(&job->n_watching, 1);
-    return ended ? WQ_OK : WQ_ERROR_TIMEOUT;
+}
+
+wq_end wq_end_now(int state, int returncode, const char *error)
+{
+    return (wq_end){
+        .state = state,
+        .returncode = returncode,
+        .error = error ? wq_text_new(error, strlen(error)) : NULL,
+        .at_ms = wq_unix_ms(),
+        .mono = wq_monotonic_ms(),
+    };
+}
+
+void wq_job_set_end(wq_job *job, const wq_end *end)
+{
+    pthread_mutex_lock(&job->lock);
+    job->state = end->state;
+    job->version++;
+    job->returncode = end->returncode;
+    job->error = end->error;
+    job->resumes = end->resumes;
+    job->ended_at_ms = end->at_ms;
+    job->ended_mono = end->mono;
+    pthread_cond_broadcast(&job->has_ended);
+    pthread_mutex_unlock(&job->lock);
+}
+
+size_t wq_job_error_bytes(wq_job *job)
+{
+    pthread_mutex_lock(&job->lock);
+    size_t n = job->error != NULL ? strlen(job->error->bytes) : 0;
+    pthread_mutex_unlock(&job->lock);
+    return n;
+}
+
+size_t wq_job_shorten_error(wq_job *job)
+{
+    enum { KEPT = WQ_SHORT_ERROR_BYTES };
+    wq_text *old = NULL;
+    size_t freed = 0;
+    pthread_mutex_lock(&job->lock);
+    size_t n = job->error != NULL ? strlen(job->error->bytes) : 0;
+    wq_text *shorter = n > KEPT ? wq_text_new(job->error->bytes, KEPT) : NULL;
+    if (shorter != NULL) {
+        old = job->error;
+        job->error = shorter;
+        freed = n - strlen(shorter->bytes);
+    }
+    pthread_mutex_unlock(&job->lock);
+    wq_text_unref(old);
+    return freed;
 }

@@ -32,11 +32,14 @@ static int check_field(const char *name, const char *value, size_t max, wq_error
 
 int wq_params_check(const wq_params *params, wq_error *error)
 {
-    int r = check_field("server", params->server, WQ_MAX_SERVER_BYTES, error);
+    if (params == NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the parameters are NULL");
+    int r = check_field("server", params->server, WQ_SERVER_MAX_BYTES, error);
     if (r == WQ_OK)
-        r = check_field("document_set_id", params->document_set_id, WQ_MAX_FIELD_BYTES, error);
+        r = check_field("document_set_id", params->document_set_id, WQ_DOCUMENT_SET_ID_MAX_BYTES,
+                        error);
     if (r == WQ_OK)
-        r = check_field("api_token", params->api_token, WQ_MAX_FIELD_BYTES, error);
+        r = check_field("api_token", params->api_token, WQ_API_TOKEN_MAX_BYTES, error);
     return r;
 }
 
@@ -53,10 +56,11 @@ static size_t append(unsigned char *to, const char *value)
 int wq_params_key(const wq_params *params, char key[WQ_KEY_SIZE])
 {
     static const char hex[] = "0123456789abcdef";
-    unsigned char bytes[3 * 8 + WQ_MAX_SERVER_BYTES + 2 * WQ_MAX_FIELD_BYTES];
+    unsigned char bytes[3 * 8 + WQ_SERVER_MAX_BYTES + WQ_DOCUMENT_SET_ID_MAX_BYTES +
+                        WQ_API_TOKEN_MAX_BYTES];
     unsigned char digest[SHA256_DIGEST_LENGTH];
     SHA256_CTX sha;
-    if (wq_params_check(params, NULL) != WQ_OK)
+    if (key == NULL || wq_params_check(params, NULL) != WQ_OK)
         return WQ_ERROR_INVALID_ARGUMENT;
     size_t n = append(bytes, params->server);
     n += append(bytes + n, params->document_set_id);

@@ -1,11 +1,9 @@
 /* params.h - the triple that names a job: its validation and its key. The functions are public
  * (wq_params_check, wq_params_key); the copy is ours. */
-#ifndef WQ_PARAMS_H
-#define WQ_PARAMS_H
+#ifndef WQ_CORE_PARAMS_H
+#define WQ_CORE_PARAMS_H
 
 #include <workqueue/workqueue.h>
-
-enum { WQ_MAX_SERVER_BYTES = 2048, WQ_MAX_FIELD_BYTES = 256 };
 
 /* How many bytes wq_params_copy() needs for the strings of `params`. */
 size_t wq_params_bytes(const wq_params *params);

@@ -1,24 +1,19 @@
-/* publish.c - puts the outputs of jobs in place and ends the jobs.
+/* publish.c - puts outputs in place, several together.
  *
- * The publisher takes all jobs that have gathered and publishes them together, which costs the disk
- * little more than one alone. It begins when as many have gathered as there still wait for a
+ * The publisher takes all parcels that have gathered and publishes them together, which costs the
+ * disk little more than one alone. It begins when as many have gathered as there still wait for a
  * worker, so that batches are large and the workers have something to do meanwhile; or PAUSE_NS
- * after the batch before began; or when the queue is hungry. At most MAX_HAND jobs gather, then
- * workers wait. A store that blocks is across a network: there some threads publish one output
- * each.
+ * after the batch before began; or when a worker is idle. At most MAX_HAND gather, then workers
+ * wait. A store that blocks is across a network: there some threads publish one output each.
  *
- * What finds the store away is put off, each job by its own clock, and others go on. The
- * publisher's lock is taken last. */
+ * What finds the store away is tried again by its own clock, and others go on. */
 #include "workqueue/core/publish.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "workqueue/util/clocks.h"
-#include "workqueue/util/log.h"
 #include "workqueue/util/threads.h"
 
 enum {
@@ -29,131 +24,121 @@ enum {
     LAST_RETRY_MS = 30000
 };
 
+TAILQ_HEAD(parcel_list, wq_parcel);
+
 struct wq_publisher {
-    wq_queue *queue;
+    wq_publisher_options options;
     pthread_t threads[MAX_THREADS];
     unsigned n_threads;
-    size_t batch;      /* jobs that a thread takes at once */
+    size_t batch;      /* parcels that a thread takes at once */
     wq_publish *items; /* of the one thread, if that is more than one: too much for a small stack */
 
     pthread_mutex_t lock;
     /* under the lock */
     pthread_cond_t ready, room;
-    pthread_cond_t hurry; /* the queue is hungry; like `ready` on CLOCK_MONOTONIC */
-    struct wq_job_hand hand;
+    pthread_cond_t flush; /* a worker is idle; like `ready` on CLOCK_MONOTONIC */
+    struct parcel_list hand;
     size_t n_hand;
-    struct wq_job_hand later; /* by the time of the next try */
+    struct parcel_list later; /* by the time of the next try */
     int stopping, closing;
 };
 
 /* ---- while the store is away ----------------------------------------------------------------- */
 
-/* With a journal the job runs again after the restart. */
-static void give_up(wq_publisher *p, wq_job *job)
+static void insert_later_locked(wq_publisher *p, wq_parcel *parcel)
 {
-    wq_store *store = p->queue->store;
-    if (job->temp_path != NULL)
-        store->discard(store->self, job->temp_path);
-    pthread_mutex_lock(&p->queue->lock);
-    job->kept = 1;
-    pthread_mutex_unlock(&p->queue->lock);
-    wq_queue_finish(p->queue, job, WQ_STATE_CANCELLED, WQ_OWN_FAILURE,
-                    wq_queue_why_stopping(p->queue));
-}
-
-/* They count as jobs that wait, which are bounded. */
-static void count_put_off(wq_queue *queue, int n)
-{
-    pthread_mutex_lock(&queue->lock);
-    queue->put_off += (size_t)n;
-    pthread_mutex_unlock(&queue->lock);
-}
-
-static void insert_later_locked(wq_publisher *p, wq_job *job)
-{
-    wq_job *before = TAILQ_LAST(&p->later, wq_job_hand);
-    while (before != NULL && before->try_at > job->try_at)
-        before = TAILQ_PREV(before, wq_job_hand, hand);
+    wq_parcel *before = TAILQ_LAST(&p->later, parcel_list);
+    while (before != NULL && before->try_at > parcel->try_at)
+        before = TAILQ_PREV(before, parcel_list, link);
     if (before != NULL)
-        TAILQ_INSERT_AFTER(&p->later, before, job, hand);
+        TAILQ_INSERT_AFTER(&p->later, before, parcel, link);
     else
-        TAILQ_INSERT_HEAD(&p->later, job, hand);
+        TAILQ_INSERT_HEAD(&p->later, parcel, link);
 }
 
-static void put_off(wq_publisher *p, wq_job *job, const wq_error *error)
+static void give_back(wq_publisher *p, wq_parcel *parcel, const wq_error *error)
 {
-    unsigned after_ms = job->retry_ms ? 2 * job->retry_ms : FIRST_RETRY_MS;
-    count_put_off(p->queue, 1);
+    if (parcel->temp_path != NULL)
+        p->options.store->discard(p->options.store->self, parcel->temp_path);
+    parcel->is_put_off = 0;
+    p->options.published(p->options.user, parcel, WQ_ERROR_AWAY, error);
+}
+
+/* The owner is told before it is listed, as another thread may publish it at once then. */
+static void retry_later(wq_publisher *p, wq_parcel *parcel, const wq_error *error)
+{
+    unsigned after_ms = parcel->retry_ms ? 2 * parcel->retry_ms : FIRST_RETRY_MS;
+    parcel->retry_ms = after_ms < LAST_RETRY_MS ? after_ms : LAST_RETRY_MS;
+    parcel->try_at = wq_monotonic_ms() + parcel->retry_ms;
+    if (!parcel->is_put_off) {
+        parcel->is_put_off = 1;
+        p->options.published(p->options.user, parcel, WQ_ERROR_AWAY, error);
+    }
     pthread_mutex_lock(&p->lock);
     int stopping = p->stopping, is_first = TAILQ_EMPTY(&p->later);
-    job->retry_ms = after_ms < LAST_RETRY_MS ? after_ms : LAST_RETRY_MS;
-    job->try_at = wq_monotonic_ms() + job->retry_ms;
     if (!stopping) {
-        insert_later_locked(p, job);
+        insert_later_locked(p, parcel);
         pthread_cond_signal(&p->ready);
     }
     pthread_mutex_unlock(&p->lock);
-    if (is_first && !stopping)
-        wq_log(&p->queue->logger, WQ_LOG_WARNING,
+    if (stopping)
+        give_back(p, parcel, error);
+    else if (is_first)
+        wq_log(&p->options.logger, WQ_LOG_WARNING,
                "the store is away, outputs are kept until it is back: %s", error->message);
-    if (stopping) {
-        count_put_off(p->queue, -1);
-        give_up(p, job);
-    }
 }
 
-static wq_job *take_later_locked(wq_publisher *p, int64_t until)
+static wq_parcel *take_later_locked(wq_publisher *p, int64_t until)
 {
-    wq_job *job = TAILQ_FIRST(&p->later);
-    if (job == NULL || job->try_at > until)
+    wq_parcel *parcel = TAILQ_FIRST(&p->later);
+    if (parcel == NULL || parcel->try_at > until)
         return NULL;
-    TAILQ_REMOVE(&p->later, job, hand);
-    return job;
+    TAILQ_REMOVE(&p->later, parcel, link);
+    return parcel;
 }
 
 /* ---- publishing ------------------------------------------------------------------------------ */
 
-static void settle(wq_publisher *p, wq_job *job, const wq_publish *item)
+static void settle_parcel(wq_publisher *p, wq_parcel *parcel, const wq_publish *item)
 {
-    if (wq_queue_store_said(p->queue, item->result) >= 0)
-        wq_queue_finish(p->queue, job, WQ_STATE_SUCCEEDED, 0, NULL);
-    else if (item->result == WQ_ERROR_AWAY && p->n_threads > 0)
-        put_off(p, job, &item->error);
+    if (item->result == WQ_ERROR_AWAY && p->n_threads > 0)
+        retry_later(p, parcel, &item->error);
     else
-        wq_queue_fail(p->queue, job, WQ_OWN_FAILURE, item->error.message);
+        p->options.published(p->options.user, parcel, item->result, &item->error);
 }
 
 /* Somebody else has published it. */
-static void look_for(wq_publisher *p, wq_job *job)
+static void look_for_output(wq_publisher *p, wq_parcel *parcel)
 {
-    wq_store *store = p->queue->store;
-    wq_publish item = {.key = job->key};
-    item.result = store->find(store->self, job->key, NULL, &item.error);
+    wq_store *store = p->options.store;
+    wq_publish item = {.key = parcel->key};
+    item.result = store->find(store->self, parcel->key, NULL, &item.error);
     if (item.result == WQ_ERROR_NOT_FOUND)
-        wq_fail(&item.error, item.result,
-                "the run is said to have succeeded, but its output is not in the store");
-    settle(p, job, &item);
+        item.result = wq_fail(&item.error, WQ_ERROR_SYSTEM,
+                              "the run is said to have succeeded, but its output is not in the "
+                              "store");
+    settle_parcel(p, parcel, &item);
 }
 
-static void publish(wq_publisher *p, wq_publish *items, wq_job **jobs, size_t n)
+static void publish_batch(wq_publisher *p, wq_publish *items, wq_parcel **parcels, size_t n)
 {
     size_t with_file = 0;
     for (size_t i = 0; i < n; i++) {
-        wq_job *job = jobs[i];
-        if (job->temp_path == NULL) {
-            look_for(p, job);
+        wq_parcel *parcel = parcels[i];
+        if (parcel->temp_path == NULL) {
+            look_for_output(p, parcel);
             continue;
         }
-        items[with_file] = (wq_publish){.key = job->key,
-                                        .params = &job->params,
-                                        .replace = job->rebuild,
-                                        .temp_path = job->temp_path};
-        jobs[with_file++] = job;
+        items[with_file] = (wq_publish){.key = parcel->key,
+                                        .params = parcel->params,
+                                        .replace = parcel->replace,
+                                        .temp_path = parcel->temp_path};
+        parcels[with_file++] = parcel;
     }
     if (with_file > 0)
-        p->queue->store->publish(p->queue->store->self, items, with_file);
+        p->options.store->publish(p->options.store->self, items, with_file);
     for (size_t i = 0; i < with_file; i++)
-        settle(p, jobs[i], &items[i]);
+        settle_parcel(p, parcels[i], &items[i]);
 }
 
 /* ---- the threads ----------------------------------------------------------------------------- */
@@ -166,10 +151,10 @@ static void add_ns(struct timespec *t, long ns)
 }
 
 /* Waits until there is something to do; 0: never again. */
-static int wait_locked(wq_publisher *p)
+static int wait_parcel_locked(wq_publisher *p)
 {
     for (;;) {
-        wq_job *later = TAILQ_FIRST(&p->later);
+        wq_parcel *later = TAILQ_FIRST(&p->later);
         if (p->n_hand > 0 || (later != NULL && later->try_at <= wq_monotonic_ms()))
             return 1;
         if (p->closing)
@@ -184,92 +169,88 @@ static int wait_locked(wq_publisher *p)
 }
 
 /* New ones first: those that wait already may wait a little longer. */
-static size_t take_locked(wq_publisher *p, wq_job **jobs, size_t *n_later)
+static size_t take_parcels_locked(wq_publisher *p, wq_parcel **parcels)
 {
     size_t n = 0;
-    wq_job *job;
-    for (; n < p->batch && (job = TAILQ_FIRST(&p->hand)) != NULL; p->n_hand--) {
-        TAILQ_REMOVE(&p->hand, job, hand);
-        jobs[n++] = job;
+    wq_parcel *parcel;
+    for (; n < p->batch && (parcel = TAILQ_FIRST(&p->hand)) != NULL; p->n_hand--) {
+        TAILQ_REMOVE(&p->hand, parcel, link);
+        parcels[n++] = parcel;
     }
-    *n_later = n;
-    while (n < p->batch && (job = take_later_locked(p, wq_monotonic_ms())) != NULL)
-        jobs[n++] = job;
-    *n_later = n - *n_later;
+    while (n < p->batch && (parcel = take_later_locked(p, wq_monotonic_ms())) != NULL)
+        parcels[n++] = parcel;
     return n;
 }
 
 static int are_enough_locked(wq_publisher *p)
 {
-    return p->n_hand >= MAX_HAND || p->n_hand >= atomic_load(&p->queue->n_ready);
+    return p->n_hand >= MAX_HAND || p->n_hand >= atomic_load(p->options.n_ready);
 }
 
-static int may_wait_locked(wq_publisher *p)
+static int may_gather_locked(wq_publisher *p)
 {
-    return p->batch > 1 && p->n_hand > 0 && !wq_queue_is_hungry(p->queue) && !are_enough_locked(p);
+    return p->batch > 1 && p->n_hand > 0 && atomic_load(p->options.n_ready) >= p->options.workers &&
+           !are_enough_locked(p);
 }
 
 static void *publisher_main(void *arg)
 {
     wq_publisher *p = arg;
-    wq_job *jobs[MAX_HAND];
+    wq_parcel *parcels[MAX_HAND];
     wq_publish one = {0}, *items = p->batch > 1 ? p->items : &one;
     struct timespec next = {0};
-    size_t n_later;
     pthread_mutex_lock(&p->lock);
-    while (wait_locked(p)) {
-        while (may_wait_locked(p) && pthread_cond_timedwait(&p->hurry, &p->lock, &next) == 0)
+    while (wait_parcel_locked(p)) {
+        while (may_gather_locked(p) && pthread_cond_timedwait(&p->flush, &p->lock, &next) == 0)
             ;
         clock_gettime(CLOCK_MONOTONIC, &next);
         add_ns(&next, PAUSE_NS);
-        size_t n = take_locked(p, jobs, &n_later);
+        size_t n = take_parcels_locked(p, parcels);
         pthread_cond_broadcast(&p->room);
         pthread_mutex_unlock(&p->lock);
-        if (n_later > 0)
-            count_put_off(p->queue, -(int)n_later);
-        publish(p, items, jobs, n);
+        publish_batch(p, items, parcels, n);
         pthread_mutex_lock(&p->lock);
     }
     pthread_mutex_unlock(&p->lock);
     return NULL;
 }
 
-void wq_publisher_add(wq_publisher *p, wq_job *job)
+void wq_publisher_add(wq_publisher *p, wq_parcel *parcel)
 {
     if (p->n_threads == 0) {
         wq_publish item;
-        publish(p, &item, &job, 1);
+        publish_batch(p, &item, &parcel, 1);
         return;
     }
     pthread_mutex_lock(&p->lock);
-    while (p->n_hand >= MAX_HAND && !p->queue->asynchronous)
+    while (p->n_hand >= MAX_HAND && !p->options.asynchronous)
         pthread_cond_wait(&p->room, &p->lock);
-    TAILQ_INSERT_TAIL(&p->hand, job, hand);
+    TAILQ_INSERT_TAIL(&p->hand, parcel, link);
     if (p->n_hand++ == 0 || p->n_threads > 1)
         pthread_cond_signal(&p->ready);
     else if (are_enough_locked(p))
-        pthread_cond_signal(&p->hurry);
+        pthread_cond_signal(&p->flush);
     pthread_mutex_unlock(&p->lock);
 }
 
-void wq_publisher_hurry(wq_publisher *p)
+void wq_publisher_flush_soon(wq_publisher *p)
 {
     pthread_mutex_lock(&p->lock);
-    pthread_cond_signal(&p->hurry);
+    pthread_cond_signal(&p->flush);
     pthread_mutex_unlock(&p->lock);
 }
 
 /* ---- open and close -------------------------------------------------------------------------- */
 
-int wq_publisher_open(wq_publisher **out, wq_queue *queue, wq_error *error)
+int wq_publisher_open(wq_publisher **out, const wq_publisher_options *options, wq_error *error)
 {
     wq_publisher *p = calloc(1, sizeof *p);
     if (p == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    int blocks = queue->store->blocks;
-    unsigned n = blocks ? MAX_THREADS : queue->store->waits || queue->asynchronous;
-    p->queue = queue;
-    p->batch = blocks ? 1 : MAX_HAND;
+    const wq_store *store = options->store;
+    unsigned n = store->blocks ? MAX_THREADS : store->waits || options->asynchronous;
+    p->options = *options;
+    p->batch = store->blocks ? 1 : MAX_HAND;
     p->items = calloc(p->batch, sizeof *p->items);
     if (p->items == NULL) {
         free(p);
@@ -279,7 +260,7 @@ int wq_publisher_open(wq_publisher **out, wq_queue *queue, wq_error *error)
     TAILQ_INIT(&p->later);
     pthread_mutex_init(&p->lock, NULL);
     wq_cond_init(&p->ready);
-    wq_cond_init(&p->hurry);
+    wq_cond_init(&p->flush);
     pthread_cond_init(&p->room, NULL);
     while (p->n_threads < n) {
         int r = wq_thread_start(&p->threads[p->n_threads], "wq-publisher", publisher_main, p);
@@ -295,13 +276,13 @@ int wq_publisher_open(wq_publisher **out, wq_queue *queue, wq_error *error)
 
 void wq_publisher_stop(wq_publisher *p)
 {
-    wq_job *job;
+    static const wq_error stops = {WQ_ERROR_AWAY, "the store is away, and the queue stops"};
+    wq_parcel *parcel;
     pthread_mutex_lock(&p->lock);
     p->stopping = 1;
-    while ((job = take_later_locked(p, INT64_MAX)) != NULL) {
+    while ((parcel = take_later_locked(p, INT64_MAX)) != NULL) {
         pthread_mutex_unlock(&p->lock);
-        count_put_off(p->queue, -1);
-        give_up(p, job);
+        give_back(p, parcel, &stops);
         pthread_mutex_lock(&p->lock);
     }
     pthread_mutex_unlock(&p->lock);
@@ -318,7 +299,7 @@ void wq_publisher_close(wq_publisher *p)
     for (unsigned i = 0; i < p->n_threads; i++)
         pthread_join(p->threads[i], NULL);
     pthread_cond_destroy(&p->ready);
-    pthread_cond_destroy(&p->hurry);
+    pthread_cond_destroy(&p->flush);
     pthread_cond_destroy(&p->room);
     pthread_mutex_destroy(&p->lock);
     free(p->items);

@@ -129,7 +129,7 @@ size_t wq_snapshot_reason(const wq_snapshot *snapshot, char *buf, size_t size)
     int is_usual = strncmp(error, head, n) == 0;
     if (is_usual)
         error += n;
-    if (!is_usual || snapshot->returncode == -999)
+    if (!is_usual || snapshot->returncode == WQ_RETURNCODE_OWN)
         return (size_t)snprintf(buf, size, "%s", error);
     find_last_line(line, error);
     if (snapshot->returncode < 0)

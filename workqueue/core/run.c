@@ -1,4 +1,5 @@
-/* flight.c - a run that is under way: what it reports, how it is ended early, and how it ends. */
+/* run.c - a run that is under way: what it reports, when it has lasted too long, and what becomes
+ * of its outcome. */
 #include "workqueue/core/run.h"
 
 #include <signal.h>
@@ -6,8 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "workqueue/core/progress.h"
+#include "workqueue/util/clocks.h"
 #include "workqueue/util/log.h"
 
 /* ---- tokens ---------------------------------------------------------------------------------- */
@@ -45,11 +48,11 @@ static void hide_token_in_error(char *error, const char *token)
 
 /* ---- on its way ------------------------------------------------------------------------------ */
 
-void wq_flight_report(wq_job *job, const char *line, size_t len)
+void wq_run_report(wq_job *job, const char *line, size_t len)
 {
     char complaint[WQ_COMPLAINT_BYTES];
-    if (wq_job_report(job, line, len) == 0 || wq_progress_is_blank(line, len) ||
-        atomic_fetch_add(&job->ignored_lines, 1) > 0)
+    if (wq_job_report(job, line, len, job->queue->asynchronous) == 0 ||
+        wq_progress_is_blank(line, len) || atomic_fetch_add(&job->n_ignored, 1) > 0)
         return;
     char *text = malloc(len + 1); /* hidden before it is cut, lest half a token shows */
     if (text == NULL)
@@ -63,146 +66,40 @@ void wq_flight_report(wq_job *job, const char *line, size_t len)
 
 static void log_ignored_lines(wq_job *job)
 {
-    unsigned n = atomic_load(&job->ignored_lines);
+    int n = atomic_load(&job->n_ignored);
     if (n > 0)
         wq_log(&job->queue->logger, WQ_LOG_WARNING,
-               "job %s: %u line%s of stdout %s no progress and ignored", job->id, n,
+               "job %s: %d line%s of stdout %s no progress and ignored", job->id, n,
                n == 1 ? "" : "s", n == 1 ? "was" : "were");
 }
 
-void wq_flight_begin_locked(wq_flight *flight, wq_job *job)
+static void check_limit_locked(wq_queue *queue, wq_run_state *run, int64_t since, unsigned limit_ms,
+                               const char *format, int64_t now, int64_t *next, wq_effects *effects)
 {
-    flight->job = job;
-    flight->overdue = flight->stops = 0;
-    flight->why[0] = '\0';
-    job->flight = flight;
-}
-
-void wq_flight_part_locked(wq_flight *flight)
-{
-    flight->job->flight = NULL;
-    flight->job = NULL;
-}
-
-void wq_flight_tell_locked(wq_flight *flight, const char *why)
-{
-    if (flight->job == NULL || flight->told)
-        return;
-    snprintf(flight->why, sizeof flight->why, "%s", why);
-    flight->stops = why == wq_queue_why_stopping(flight->job->queue);
-    flight->told = flight->tell(flight);
-}
-
-int wq_flight_cancel_locked(wq_flight *flight)
-{
-    static const char why[] = "cancelled";
-    if (flight->overdue)
-        return 0;
-    wq_flight_tell_locked(flight, why);
-    if (flight->stops)
-        memcpy(flight->why, why, sizeof why);
-    flight->stops = 0;
-    return 1;
-}
-
-/* ---- time limits ----------------------------------------------------------------------------- */
-
-static void check_limit_locked(wq_flight *flight, int64_t since, unsigned limit_ms,
-                               const char *format, int64_t now, int64_t *next)
-{
-    char why[sizeof flight->why];
-    if (limit_ms == 0 || flight->told)
+    char why[80];
+    if (limit_ms == 0)
         return;
     if (since + limit_ms > now) {
         *next = since + limit_ms < *next ? since + limit_ms : *next;
         return;
     }
     snprintf(why, sizeof why, format, limit_ms);
-    wq_flight_tell_locked(flight, why);
-    flight->overdue = flight->told;
-    flight->job->ending = flight->told;
+    wq_life_limit_locked(queue, run->job, why, effects);
 }
 
-static int64_t heard(wq_job *job)
+void wq_run_check_limits_locked(wq_queue *queue, wq_run_state *run, int64_t now, int64_t *next,
+                                wq_effects *effects)
 {
-    pthread_mutex_lock(&job->lock);
-    int64_t at = job->heard_mono;
-    pthread_mutex_unlock(&job->lock);
-    return at;
-}
-
-void wq_flight_check_locked(wq_flight *flight, int64_t now, int64_t *next)
-{
-    if (flight->job == NULL || flight->told || flight->begun == 0)
+    if (run->job == NULL || run->begun == 0 || run->job->wish != WQ_WISH_NONE)
         return;
-    const wq_queue *queue = flight->job->queue;
-    int64_t at = queue->progress_timeout_ms > 0 ? heard(flight->job) : 0;
-    check_limit_locked(flight, flight->begun, queue->run_timeout_ms, "timed out after %u ms", now,
-                       next);
-    check_limit_locked(flight, at > flight->begun ? at : flight->begun, queue->progress_timeout_ms,
-                       "no progress for %u ms", now, next);
+    int64_t heard = queue->progress_timeout_ms > 0 ? wq_job_heard_mono(run->job) : 0;
+    check_limit_locked(queue, run, run->begun, queue->run_timeout_ms, "timed out after %u ms", now,
+                       next, effects);
+    check_limit_locked(queue, run, heard > run->begun ? heard : run->begun,
+                       queue->progress_timeout_ms, "no progress for %u ms", now, next, effects);
 }
 
-/* ---- the end --------------------------------------------------------------------------------- */
-
-/* However the program ended: what is too long may have been cut. */
-static int is_output_too_long(const wq_queue *queue, const wq_job *job)
-{
-    struct stat st;
-    return queue->max_output_bytes > 0 && job->temp_path != NULL &&
-           lstat(job->temp_path, &st) == 0 && S_ISREG(st.st_mode) &&
-           (uint64_t)st.st_size > queue->max_output_bytes;
-}
-
-static void fail_too_long(wq_queue *queue, wq_job *job)
-{
-    char text[80];
-    snprintf(text, sizeof text, "wrote more than %llu bytes to its output file",
-             (unsigned long long)queue->max_output_bytes);
-    wq_queue_fail(queue, job, WQ_OWN_FAILURE, text);
-}
-
-/* Who ends it unasked says why. */
-static const char *why_cancelled(const wq_flight *flight, const wq_outcome *outcome)
-{
-    return flight->told ? flight->why : outcome->error ? outcome->error : "cancelled";
-}
-
-/* A result that was printed instead of written: the error with a hint, from malloc; NULL: it looks
- * like nothing of the kind. */
-static char *hint_at_stdout(wq_job *job, const char *error)
-{
-    static const char nothing[] = "invalid program: it should have written to its output file";
-    unsigned n = atomic_load(&job->ignored_lines);
-    char *hint;
-    if (n == 0 || error == NULL || strcmp(error, nothing) != 0 ||
-        asprintf(&hint,
-                 "%s; %u line%s of its stdout %s no progress: if %s the result, %s in the file "
-                 "\"$4\"",
-                 nothing, n, n == 1 ? "" : "s", n == 1 ? "was" : "were",
-                 n == 1 ? "it is" : "they are", n == 1 ? "it belongs" : "they belong") < 0)
-        return NULL;
-    return hint;
-}
-
-static void end_unpublished(wq_flight *flight, wq_job *job, const wq_outcome *outcome,
-                            int cancelled, int too_long)
-{
-    wq_queue *queue = job->queue;
-    if (cancelled && flight->overdue)
-        wq_queue_fail(queue, job, WQ_OWN_FAILURE, flight->why);
-    else if (cancelled)
-        wq_queue_finish(queue, job, WQ_STATE_CANCELLED, WQ_OWN_FAILURE,
-                        why_cancelled(flight, outcome));
-    else if (too_long)
-        fail_too_long(queue, job);
-    else {
-        char *hint = hint_at_stdout(job, outcome->error);
-        const char *error = outcome->error != NULL ? outcome->error : "out of memory";
-        wq_queue_fail(queue, job, outcome->returncode, hint != NULL ? hint : error);
-        free(hint);
-    }
-}
+/* ---- a stop of the service ------------------------------------------------------------------- */
 
 /* A service manager that stops a service sends the signal to the programs, too, and they may be
  * faster than we. Shells and programs that trap it exit with 128 and its number. */
@@ -215,44 +112,136 @@ static int is_as_of_a_stop(const wq_outcome *outcome)
     return 0;
 }
 
+/* Nonzero if the queue stops, also if it does so soon. */
+static int wait_for_stop(wq_queue *queue, int may_come)
+{
+    enum { STOP_FOLLOWS_MS = 1000 };
+    int64_t at = wq_monotonic_ms() + STOP_FOLLOWS_MS;
+    struct timespec until = {at / 1000, at % 1000 * 1000000};
+    int r = 0;
+    pthread_mutex_lock(&queue->lock);
+    while (may_come && !queue->stopping && r == 0)
+        r = pthread_cond_timedwait(&queue->stopped, &queue->lock, &until);
+    int stops = queue->stopping;
+    pthread_mutex_unlock(&queue->lock);
+    return stops;
+}
+
 /* It has failed because the queue stops: it runs again after the restart. Runs elsewhere do not end
  * with this service. */
-static int is_for_the_stop(wq_queue *queue, const wq_outcome *outcome)
+static int is_because_of_a_stop(wq_queue *queue, const wq_outcome *outcome)
 {
-    return queue->journal != NULL && !queue->asynchronous && outcome->returncode != 0 &&
-           wq_queue_wait_for_stop(queue, is_as_of_a_stop(outcome));
+    return queue->recorder.self != NULL && !queue->asynchronous && outcome->returncode != 0 &&
+           !outcome->cancelled && wait_for_stop(queue, is_as_of_a_stop(outcome));
 }
 
-static void set_kept(wq_job *job, int kept)
+/* ---- the end --------------------------------------------------------------------------------- */
+
+/* However the program ended: what is too long may have been cut. */
+static int is_too_long(const wq_queue *queue, const char *temp_path)
 {
-    pthread_mutex_lock(&job->queue->lock);
-    job->kept = kept;
-    pthread_mutex_unlock(&job->queue->lock);
+    struct stat st;
+    return queue->max_output_bytes > 0 && temp_path != NULL && lstat(temp_path, &st) == 0 &&
+           S_ISREG(st.st_mode) && (uint64_t)st.st_size > queue->max_output_bytes;
 }
 
-void wq_flight_end(wq_flight *flight, wq_job *job, const wq_outcome *outcome,
-                   wq_publisher *publisher)
+static void discard_output(wq_queue *queue, char *temp_path)
 {
-    wq_store *store = job->queue->store;
+    if (temp_path != NULL)
+        queue->store->discard(queue->store->self, temp_path);
+    free(temp_path);
+}
+
+/* A result that was printed instead of written: the error with a hint, from malloc; NULL: it looks
+ * like nothing of the kind. */
+static char *hint_at_stdout(wq_job *job, const char *error)
+{
+    static const char nothing[] = "invalid program: it should have written to its output file";
+    int n = atomic_load(&job->n_ignored);
+    char *hint;
+    if (n == 0 || error == NULL || strcmp(error, nothing) != 0 ||
+        asprintf(&hint,
+                 "%s; %d line%s of its stdout %s no progress: if %s the result, %s in the file "
+                 "\"$4\"",
+                 nothing, n, n == 1 ? "" : "s", n == 1 ? "was" : "were",
+                 n == 1 ? "it is" : "they are", n == 1 ? "it belongs" : "they belong") < 0)
+        return NULL;
+    return hint;
+}
+
+static void end_badly(wq_queue *queue, wq_job *job, const wq_outcome *outcome, int too_long)
+{
+    char text[80];
+    const wq_wish wish = wq_life_wish(queue, job);
+    if (wish == WQ_WISH_LIMIT) {
+        wq_life_fail(queue, job, WQ_RETURNCODE_OWN, job->why);
+    } else if (outcome->cancelled || wish != WQ_WISH_NONE) {
+        wq_life_end(queue, job, WQ_STATE_CANCELLED, WQ_RETURNCODE_OWN,
+                    outcome->error ? outcome->error : "cancelled");
+    } else if (too_long) {
+        snprintf(text, sizeof text, "wrote more than %llu bytes to its output file",
+                 (unsigned long long)queue->max_output_bytes);
+        wq_life_fail(queue, job, WQ_RETURNCODE_OWN, text);
+    } else {
+        char *hint = hint_at_stdout(job, outcome->error);
+        const char *error = outcome->error != NULL ? outcome->error : "out of memory";
+        wq_life_fail(queue, job, outcome->returncode, hint != NULL ? hint : error);
+        free(hint);
+    }
+}
+
+static wq_parcel *new_parcel(wq_job *job, char *temp_path)
+{
+    wq_parcel *parcel = calloc(1, sizeof *parcel);
+    if (parcel != NULL)
+        *parcel = (wq_parcel){.owner = wq_job_ref(job),
+                              .key = job->key,
+                              .params = &job->params,
+                              .temp_path = temp_path,
+                              .replace = job->rebuild};
+    return parcel;
+}
+
+void wq_run_over(wq_queue *queue, wq_job *job, wq_outcome *outcome, char *temp_path)
+{
+    const int too_long = is_too_long(queue, temp_path);
+    const int succeeded = outcome->returncode == 0 && !outcome->cancelled && !too_long;
+    wq_parcel *parcel = succeeded ? new_parcel(job, temp_path) : NULL;
     log_ignored_lines(job);
-    int too_long = is_output_too_long(job->queue, job);
-    /* who cancelled it has been told so, also if it has ended by itself meanwhile */
-    int cancelled = outcome->cancelled || (flight->told && !flight->overdue && !flight->stops);
     if (outcome->error != NULL)
         hide_token_in_error(outcome->error, job->params.api_token);
-    if (outcome->returncode == 0 && !cancelled && !too_long) {
-        wq_queue_publishing(job->queue, job);
-        wq_publisher_add(publisher, job);
+    if (parcel != NULL && wq_life_hand(queue, job)) {
+        wq_publisher_add(queue->publisher, parcel);
     } else {
-        if (job->temp_path != NULL)
-            store->discard(store->self, job->temp_path);
-        if (cancelled ? flight->stops : !too_long && is_for_the_stop(job->queue, outcome)) {
-            set_kept(job, 1);
-            wq_queue_finish(job->queue, job, WQ_STATE_CANCELLED, WQ_OWN_FAILURE,
-                            wq_queue_why_stopping(job->queue));
-        } else {
-            end_unpublished(flight, job, outcome, cancelled, too_long);
-        }
+        discard_output(queue, temp_path);
+        if (parcel != NULL)
+            wq_job_unref(parcel->owner);
+        else if (!too_long && is_because_of_a_stop(queue, outcome))
+            wq_life_interrupt(queue, job);
+        else
+            end_badly(queue, job, outcome, too_long);
+        free(parcel);
     }
     free(outcome->error);
+}
+
+void wq_run_published(void *user, wq_parcel *parcel, int result, const wq_error *error)
+{
+    wq_queue *queue = user;
+    wq_job *job = parcel->owner;
+    wq_life_count_store_result(queue, result);
+    if (result == WQ_ERROR_AWAY && parcel->is_put_off) {
+        wq_life_put_off(queue, job);
+        return;
+    }
+    if (result >= 0) {
+        wq_life_end(queue, job, WQ_STATE_SUCCEEDED, 0, NULL);
+    } else if (result == WQ_ERROR_AWAY && wait_for_stop(queue, 0)) {
+        wq_life_interrupt(queue, job);
+    } else {
+        wq_life_fail(queue, job, WQ_RETURNCODE_OWN, error->message);
+    }
+    free(parcel->temp_path);
+    free(parcel);
+    wq_job_unref(job);
 }

@@ -1,4 +1,4 @@
-/* journal_db.c - the SQLite file of a journal: opening and upgrading it, and putting its jobs back.
+/* database.c - the SQLite file of a journal: opening, checking and upgrading it.
  *
  * A file that cannot be used is an error that says what is wrong with it, never an empty journal:
  * that would lose jobs without a word.
@@ -35,6 +35,15 @@ static const char *const upgrades[] = {
     "CREATE TABLE token (slot INTEGER PRIMARY KEY, bytes BLOB NOT NULL);"
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 64)"
     " INSERT INTO token SELECT i, zeroblob(256) FROM n;",
+    /* long errors apart, an index by age, and room for long tokens */
+    "CREATE TABLE error (seq INTEGER PRIMARY KEY, size INTEGER NOT NULL, bytes TEXT NOT NULL);"
+    "INSERT INTO error SELECT seq, length(CAST(error AS BLOB)), error FROM job"
+    " WHERE length(error) > 512;"
+    "UPDATE job SET error = substr(error, 1, 512) WHERE length(error) > 512;"
+    "CREATE INDEX job_ended ON job (ended_at, seq) WHERE state > 0;"
+    "CREATE TABLE long_token (slot INTEGER PRIMARY KEY, bytes BLOB NOT NULL);"
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 16)"
+    " INSERT INTO long_token SELECT i, zeroblob(4096) FROM n;",
 };
 
 enum { VERSION = sizeof upgrades / sizeof *upgrades };
@@ -330,186 +339,4 @@ void wq_db_close(wq_db *db)
 {
     sqlite3_close(db->sqlite);
     free(db->path);
-}
-
-/* ---- putting jobs back ----------------------------------------------------------------------- */
-
-enum column {
-    SEQ,
-    ID,
-    KEY,
-    SERVER,
-    DOCUMENT_SET_ID,
-    TOKEN,
-    REBUILD,
-    QUEUED_AT,
-    ATTEMPTS,
-    SLOT,
-    STATE,
-    RETURNCODE,
-    ERROR,
-    JOB_VERSION,
-    STARTED_AT,
-    ENDED_AT
-};
-
-#define COLUMNS                                                                                    \
-    "SELECT seq, id, key, server, document_set_id, bytes, rebuild, queued_at, attempts, job.slot," \
-    " state, returncode, error, version, started_at, ended_at"                                     \
-    " FROM job LEFT JOIN token ON token.slot = job.slot "
-
-static const char *text_of(sqlite3_stmt *s, int column)
-{
-    const char *text = (const char *)sqlite3_column_text(s, column);
-    return text != NULL ? text : "";
-}
-
-/* How long ago a moment of an earlier process was; the clock may have been set since. */
-static int64_t mono_of(int64_t unix_ms)
-{
-    int64_t ago = wq_unix_ms() - unix_ms;
-    return wq_monotonic_ms() - (ago > 0 ? ago : 0);
-}
-
-static int is_id(const char *text)
-{
-    return strlen(text) == WQ_ID_SIZE - 1 && strspn(text, "0123456789abcdef-") == WQ_ID_SIZE - 1;
-}
-
-/* One that has not ended would be lost without a word. */
-static int is_end(sqlite3_stmt *s)
-{
-    const int state = sqlite3_column_int(s, STATE);
-    return state >= WQ_STATE_SUCCEEDED && state <= WQ_STATE_CANCELLED &&
-           sqlite3_column_type(s, SLOT) == SQLITE_NULL;
-}
-
-/* Where the rows go. */
-typedef struct target {
-    wq_db *db;
-    wq_queue *queue;
-    unsigned max_attempts;
-} target;
-
-/* A row as a job, or NULL. */
-static wq_job *read_job(const target *to, sqlite3_stmt *s, int unfinished, wq_error *error)
-{
-    char token[WQ_SLOT_BYTES + 1] = "", key[WQ_KEY_SIZE];
-    const void *bytes = sqlite3_column_blob(s, TOKEN);
-    size_t n = (size_t)sqlite3_column_bytes(s, TOKEN);
-    if (unfinished && bytes != NULL && n <= WQ_SLOT_BYTES)
-        memcpy(token, bytes, n);
-    wq_params params = {text_of(s, SERVER), text_of(s, DOCUMENT_SET_ID), token};
-    int is_whole = is_id(text_of(s, ID)) && strlen(text_of(s, KEY)) == WQ_KEY_SIZE - 1;
-    if (is_whole && unfinished)
-        is_whole = wq_params_key(&params, key) == WQ_OK && strcmp(key, text_of(s, KEY)) == 0;
-    else if (is_whole)
-        is_whole = is_end(s);
-    if (!is_whole) {
-        is_corrupt(to->db, "a job in it makes no sense", error);
-        return NULL;
-    }
-    wq_job *job = wq_job_new(to->queue, &params, text_of(s, KEY));
-    explicit_bzero(token, sizeof token);
-    if (job == NULL) {
-        wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-        return NULL;
-    }
-    memcpy(job->id, text_of(s, ID), WQ_ID_SIZE);
-    job->queued_at_ms = sqlite3_column_int64(s, QUEUED_AT);
-    /* one that waits again waits anew: the time without a server was not the queue's */
-    job->queued_mono = unfinished ? wq_monotonic_ms() : mono_of(job->queued_at_ms);
-    job->rebuild = sqlite3_column_int(s, REBUILD) != 0;
-    job->note.seq = sqlite3_column_int64(s, SEQ);
-    job->note.slot = sqlite3_column_int64(s, SLOT);
-    job->note.written = unfinished ? WQ_WRITTEN : WQ_WRITTEN_END;
-    return job;
-}
-
-/* It died with its server, so often that it may be why. */
-static void give_up(const target *to, wq_job *job, int attempts)
-{
-    char why[200];
-    snprintf(why, sizeof why,
-             "the server ended unexpectedly while this job ran, %d time%s; it is not tried again",
-             attempts, attempts == 1 ? "" : "s");
-    wq_log(&to->queue->logger, WQ_LOG_WARNING, "job %s: %s", job->id, why);
-    wq_queue_finish(to->queue, job, WQ_STATE_FAILED, -999, why);
-}
-
-/* Beyond what any watcher has seen of it, also of a run that was stopped or whose start was not
- * noted any more, and so is no attempt: of no job are there as many changes as microseconds. */
-static uint64_t version_beyond(int attempts, int64_t queued_at_ms)
-{
-    int64_t age_ms = wq_unix_ms() - queued_at_ms;
-    return ((uint64_t)attempts << 48) + (age_ms > 0 ? (uint64_t)age_ms << 10 : 0);
-}
-
-static int put_back(const target *to, sqlite3_stmt *s, wq_error *error)
-{
-    wq_queue *queue = to->queue;
-    wq_job *job = read_job(to, s, 1, error);
-    if (job == NULL)
-        return error ? error->code : WQ_ERROR_SYSTEM;
-    int attempts = sqlite3_column_int(s, ATTEMPTS);
-    job->was_journalled = 1;
-    job->version = version_beyond(attempts, job->queued_at_ms);
-    int result = wq_queue_put_back(queue, job, error);
-    /* what runs elsewhere is not why a server died, and its runner knows what has become of it */
-    int ran_here = attempts > 0 && !queue->asynchronous;
-    if (result == WQ_OK && ran_here && wq_queue_is_in_place(queue, job))
-        wq_queue_finish(queue, job, WQ_STATE_SUCCEEDED, 0, NULL);
-    else if (result == WQ_OK && ran_here && attempts >= (int)to->max_attempts)
-        give_up(to, job, attempts);
-    wq_job_unref(job);
-    return result;
-}
-
-static int put_back_ended(const target *to, sqlite3_stmt *s, wq_error *error)
-{
-    wq_job *job = read_job(to, s, 0, error);
-    if (job == NULL)
-        return error ? error->code : WQ_ERROR_SYSTEM;
-    const char *text = text_of(s, ERROR);
-    job->state = sqlite3_column_int(s, STATE);
-    job->returncode = sqlite3_column_int(s, RETURNCODE);
-    job->version = (uint64_t)sqlite3_column_int64(s, JOB_VERSION);
-    if (sqlite3_column_type(s, ERROR) != SQLITE_NULL)
-        job->error = wq_text_new(text, strlen(text));
-    job->started_at_ms = sqlite3_column_int64(s, STARTED_AT);
-    job->ended_at_ms = sqlite3_column_int64(s, ENDED_AT);
-    job->ended_mono = mono_of(job->ended_at_ms);
-    if (job->started_at_ms != 0)
-        job->started_mono = mono_of(job->started_at_ms);
-    int result = wq_queue_put_back_ended(to->queue, job);
-    wq_job_unref(job);
-    return result == WQ_OK ? WQ_OK : wq_fail(error, result, "out of memory");
-}
-
-static int for_each(const target *to, const char *sql, int64_t limit,
-                    int (*each)(const target *to, sqlite3_stmt *s, wq_error *error),
-                    wq_error *error)
-{
-    sqlite3_stmt *s;
-    int result = WQ_OK, r = SQLITE_DONE;
-    if (sqlite3_prepare_v2(to->db->sqlite, sql, -1, &s, NULL) != SQLITE_OK)
-        return wq_db_fail(to->db, error);
-    sqlite3_bind_int64(s, 1, limit);
-    while (result == WQ_OK && (r = sqlite3_step(s)) == SQLITE_ROW)
-        result = each(to, s, error);
-    if (result == WQ_OK && r != SQLITE_DONE)
-        result = wq_db_fail(to->db, error);
-    sqlite3_finalize(s);
-    return result;
-}
-
-int wq_db_put_back(wq_db *db, wq_queue *queue, unsigned max_attempts, wq_error *error)
-{
-    const target to = {db, queue, max_attempts};
-    int result = for_each(&to, COLUMNS "WHERE state <> 0 ORDER BY ended_at, seq LIMIT ?1", -1,
-                          put_back_ended, error);
-    if (result == WQ_OK)
-        result =
-            for_each(&to, COLUMNS "WHERE state = 0 ORDER BY seq LIMIT ?1", -1, put_back, error);
-    return result;
 }

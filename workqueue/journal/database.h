@@ -1,16 +1,13 @@
-/* journal_db.h - the SQLite file of a journal: found or made, upgraded, and read into a queue.
+/* database.h - the SQLite file of a journal: found or made, checked, upgraded.
  *
  * Who opens it may then run statements of its own on it; one thread at a time. */
-#ifndef WQ_JOURNAL_DB_H
-#define WQ_JOURNAL_DB_H
+#ifndef WQ_JOURNAL_DATABASE_H
+#define WQ_JOURNAL_DATABASE_H
 
 #include <sqlite3.h>
 #include <sys/types.h>
 
-#include "workqueue/core/params.h"
-#include "workqueue/core/queue.h"
-
-enum { WQ_SLOT_BYTES = WQ_MAX_FIELD_BYTES }; /* of each row of the table `token` */
+#include "workqueue/util/log.h"
 
 typedef struct wq_db {
     char *path;
@@ -28,10 +25,6 @@ void wq_db_close(wq_db *db);
 /* Has somebody taken the file away? It can be written to all the same, but nobody would find what
  * is in it. */
 int wq_db_check_there(const wq_db *db, wq_error *error);
-
-/* Puts its jobs into the queue, first those that have ended. One that was running here when its
- * server died, `max_attempts` times, is not tried again. */
-int wq_db_put_back(wq_db *db, wq_queue *queue, unsigned max_attempts, wq_error *error);
 
 int wq_db_exec(wq_db *db, const char *sql, wq_error *error);
 

@@ -1,38 +1,56 @@
 /* journal.h - what was accepted and has not ended, and what has ended not long ago, in a SQLite
- * file that outlives the process.
+ * file that outlives the process. It knows entries, and nothing of jobs.
  *
- * One thread writes. It takes all that has gathered, new jobs, starts and ends, and commits them in
- * one transaction; after that a new job is let in (wq_queue_accepted()) or refused
- * (wq_queue_refused()), and who waits for the end of a job is told (wq_queue_ended()), so that an
- * end that was told stays the only one. An end that cannot be written is told all the same, and
- * written when that is possible again.
+ *     core                                 journal's thread
+ *     wq_journal_write(entry, want) ──►    takes a batch, one transaction
+ *                                   ◄──    written(entry, what came of it)
+ *
+ * Whoever has an entry says what he wants the file to have of it; the thread writes the difference
+ * to what it has. Entries that gather meanwhile share a transaction. What could not be written
+ * waits in one list with one time for the next try; of these a new one is refused at once, and the
+ * end of a job is told all the same, and written when that is possible again.
  *
  * Starts nobody waits for: they go with a later commit. A start that is lost costs an attempt that
  * is not counted, so jobs that have come from the journal, one of which may have been the end of
- * the server before, do wait for theirs.
+ * the server before, do wait for theirs: wq_journal_wait_started().
  *
- * The journal's lock comes after the queue's and before a job's. */
-#ifndef WQ_JOURNAL_H
-#define WQ_JOURNAL_H
+ * The journal's lock is a leaf. */
+#ifndef WQ_JOURNAL_JOURNAL_H
+#define WQ_JOURNAL_JOURNAL_H
 
-#include "workqueue/core/queue.h"
+#include "workqueue/journal/entry.h"
 
 typedef struct wq_journal wq_journal;
 
-/* Opens or makes the file, puts the jobs in it back into the queue, and starts the thread. The
- * queue has its store and no workers yet. WQ_ERROR_LOCKED if another process uses it. */
-int wq_journal_open(wq_journal **out, wq_queue *queue, const wq_options *options, wq_error *error);
+/* Opens or makes the file, restores the jobs in it and starts the thread. `*next_seq` is greater
+ * than any that is in it. WQ_ERROR_LOCKED if another process uses it. */
+int wq_journal_open(wq_journal **out, const wq_journal_options *options, int64_t *next_seq,
+                    wq_error *error);
 
-/* A new job is to be written, or one has started or ended. The queue's lock is held. */
-void wq_journal_note_locked(wq_journal *journal, wq_job *job);
+/* How long an entry may wait for others to be written with. */
+typedef enum wq_company {
+    WQ_COMPANY_NONE,    /* somebody waits who has nothing else to do */
+    WQ_COMPANY_SHORT,   /* somebody waits */
+    WQ_COMPANY_STOPPED, /* a job that was stopped waits again */
+    WQ_COMPANY_STARTED
+} wq_company;
 
-/* New jobs that wait for company need not. The queue's lock is held. */
-void wq_journal_hurry_locked(wq_journal *journal);
+/* The file is to have this of the entry. `end`, whose error becomes the journal's, is for ENDED.
+ * Nonzero if the entry has become the journal's with this, which must not be freed until `written`
+ * says is_last. Any lock of the core's may be held. */
+int wq_journal_write(wq_journal *journal, wq_entry *entry, wq_want want, int rebuild,
+                     const wq_entry_end *end, wq_company company);
 
-/* Waits until the start of this job is in the file, or could not be written. No lock is held. */
-void wq_journal_started(wq_journal *journal, wq_job *job);
+/* What waits for company need not. */
+void wq_journal_flush_soon(wq_journal *journal);
 
-/* Writes what there is to write and closes the file. No worker is left. */
+/* Waits until the start of this entry is in the file, or could not be written. No lock is held. */
+void wq_journal_wait_started(wq_journal *journal, wq_entry *entry);
+
+/* Failures of the file so far. */
+uint64_t wq_journal_errors(const wq_journal *journal);
+
+/* Writes what there is to write and closes the file; every entry has been told is_last. */
 void wq_journal_close(wq_journal *journal);
 
 #endif
