@@ -269,12 +269,14 @@ void findings_end(findings *f, const wq_snapshot *end)
 
 void findings_failure(findings *f, const wq_snapshot *end)
 {
+    char reason[1024];
     words_print_failure(end->returncode, end->error);
-    /* The log has said the same. */
+    wq_snapshot_reason(end, reason, sizeof reason);
+    /* The log has said the same, with what is not ASCII escaped. */
     pthread_mutex_lock(&f->lock);
     for (size_t i = 0; i < f->n; i++)
         if (end->error != NULL &&
-            strncmp(f->sentences[i], end->error, strlen(f->sentences[i])) == 0) {
+            strncmp(f->sentences[i], reason, strcspn(f->sentences[i], "\\")) == 0) {
             free(f->sentences[i]);
             memmove(&f->sentences[i], &f->sentences[i + 1], (--f->n - i) * sizeof *f->sentences);
             i--;

@@ -206,8 +206,8 @@ static void log_buffering(const wq_ending *e)
     if (e->lines < 2 || e->ran_ms < BUFFERED_MS || e->silent_ms < e->ran_ms / 100 * 98)
         return;
     wq_log(&e->config->logger, WQ_LOG_WARNING,
-           "job %s: all %zu lines of stdout came when the program ended, after %lld ms: it must "
-           "flush after each line, or run by stdbuf -oL, for anybody to see its progress",
+           "job %s: all %zu lines of stdout came when the program ended, after %lld ms: it buffers "
+           "them; it should flush after each line, or run by stdbuf -oL",
            id_of(e), e->lines, (long long)e->ran_ms);
 }
 
