@@ -26,6 +26,7 @@ typedef enum wq_face {
     WQ_FACE_RUN,    /* /run */
     WQ_FACE_RESULT, /* an output on its way to a client */
     WQ_FACE_DELETION,
+    WQ_FACE_LIST, /* jobs, outputs and numbers for the operator */
     WQ_FACES
 } wq_face;
 
