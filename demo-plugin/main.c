@@ -149,6 +149,17 @@ static int refuse(const wq_error *error)
     return 2;
 }
 
+/* Whoever can reach us can have us fetch from what we can reach, which may be more. */
+static void warn_of_openness(const char *address, const struct options *options)
+{
+    int is_loopback = strncmp(address, "127.", 4) == 0 || strncmp(address, "[::1]", 5) == 0;
+    if (!is_loopback && options->serve.http.n_allow_servers == 0)
+        on_log(NULL, WQ_LOG_WARNING,
+               "listening beyond loopback without --allow-server: whoever reaches this address can "
+               "have it fetch from any server that it reaches, and index it; name your Overview "
+               "server by --allow-server");
+}
+
 static int serve(struct plugin *plugin, struct options *options, const sigset_t *stop)
 {
     wq_server *server;
@@ -160,6 +171,7 @@ static int serve(struct plugin *plugin, struct options *options, const sigset_t 
         return refuse(&error);
     printf("listening on http://%s\n", wq_server_address(server));
     fflush(stdout);
+    warn_of_openness(wq_server_address(server), options);
     wait_for_signal(stop);
     search_stop(plugin->search);
     wq_server_stop(server);

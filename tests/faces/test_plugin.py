@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 
-from harness import BUILD, DEADLINE, ROOT, FaceTest, basic, plain_only, serve_http
+from harness import BUILD, DEADLINE, DEMO, ROOT, SERVER, FaceTest, basic, plain_only, serve_http
 from node import browse
 
 PROCESS_DOCSET = BUILD / "demo-plugin" / "process-docset"
@@ -115,6 +115,19 @@ class SearchTest(SampleTest):
         self.assertEqual(ids, [item["id"] for item in whole["items"]])
         token = json.loads(server.ask("GET", "/api/v1/api-token", auth)[1])
         self.assertEqual(token["token"], "sample")
+
+    def test_m8_a_warning_when_open_to_the_world(self):
+        """Who listens beyond loopback is told at the start that any page can have it fetch from inside."""
+        for listen, options, warned in (("0.0.0.0:0", {}, True), ("127.0.0.1:0", {}, False),
+                                        ("0.0.0.0:0", {"allow_server": SERVER}, False)):
+            with self.subTest(listen, **options):
+                process = subprocess.Popen(
+                    [DEMO, "--listen", listen, "--storage", self.folder, "--journal", "none",
+                     *(["--allow-server", options["allow_server"]] if options else [])],
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                self.assertIn("listening", process.stdout.readline())
+                process.terminate()
+                self.assertEqual("without --allow-server" in process.communicate(timeout=DEADLINE)[1], warned)
 
     def test_metadata(self):
         server = self.serve_sample()
@@ -384,7 +397,7 @@ class RunTest(FaceTest):
     """demo-plugin/run, from a copy of the tree."""
 
     def copy(self):
-        tree = self.folder / "tree"
+        tree = self.folder / "a tree"
         names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True,
                                capture_output=True, text=True).stdout.split("\0")
         for name in filter(None, names):
@@ -403,6 +416,7 @@ class RunTest(FaceTest):
                 self.assertIn("POST /generate", result.stdout)
                 self.assertIn("100.0 %", result.stdout)
                 self.assertRegex(result.stdout, r"[1-9]\d* documents found")
+        self.assertFalse((tree / "build").exists(), "T2: the tree of tests/run and tests/bench/run is left to them")
         nothing = subprocess.run([tree / "demo-plugin" / "run", "--once", "--query", "nowhere to be found",
                                   "--sample", "/usr/share/common-licenses"],
                                  capture_output=True, text=True, timeout=60)
