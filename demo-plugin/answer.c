@@ -50,7 +50,8 @@ static void put_first(struct query_hit *hits, size_t n_hits, size_t n)
         if (n == j + 1)
             break;
     }
-    qsort(hits, n < n_hits ? n : n_hits, sizeof *hits, compare_hits);
+    if (n_hits > 0)
+        qsort(hits, n < n_hits ? n : n_hits, sizeof *hits, compare_hits);
 }
 
 /* ---- results ---- */

@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-enum { MAX_DOUBLED = 6 /* phrases with a word that a hyphen divides, of one phrase */ };
-
 static const char *piece_text(const struct parse *parse, struct parse_piece piece)
 {
     return parse->arena.data + piece.at;
@@ -13,15 +11,6 @@ static const char *piece_text(const struct parse *parse, struct parse_piece piec
 static void add(struct match *match, const char *text)
 {
     text_add(&match->expression, text, strlen(text));
-}
-
-static void add_token(struct match *match, const char *token, size_t len)
-{
-    const char mark = WORDS_EXACT_MARK;
-    add(match, "\"");
-    text_add(&match->expression, &mark, 1);
-    text_add(&match->expression, token, len);
-    add(match, "\"");
 }
 
 static int begin_phrase(struct match *match, size_t leaf, enum match_role role)
@@ -37,24 +26,25 @@ static int begin_phrase(struct match *match, size_t leaf, enum match_role role)
     return 0;
 }
 
-/* The tokens of a leaf as a phrase; `doubled`: this one comes twice, 0 none. */
+/* The tokens of a leaf as a phrase. If it is `joined`, those with a hyphen between them as one. */
 static void add_phrase(struct match *match, const struct parse *parse, size_t number,
-                       enum match_role role, size_t doubled)
+                       enum match_role role, int joined)
 {
     const struct parse_leaf *leaf = &parse->leaves[number];
+    const char mark = WORDS_EXACT_MARK;
     if (begin_phrase(match, number, role) != 0)
         return;
     for (size_t i = 0; i < leaf->n; i++) {
         const struct parse_token *token = &parse->tokens[leaf->first + i];
         struct parse_piece piece =
             role == MATCH_EXACT && token->exact.len > 0 ? token->exact : token->folded;
-        for (int times = 0; times < (doubled == i && i > 0 ? 2 : 1); times++) {
-            add(match, i > 0 || times > 0 ? " + " : "");
-            add_token(match, piece_text(parse, piece), piece.len);
+        if (!joined || !token->is_hyphenated) {
+            add(match, i == 0 ? "\"" : "\" + \"");
+            text_add(&match->expression, &mark, 1);
         }
+        text_add(&match->expression, piece_text(parse, piece), piece.len);
     }
-    if (leaf->is_prefix)
-        add(match, " *");
+    add(match, leaf->is_prefix ? "\" *" : "\"");
 }
 
 /* All spellings of a word with other accents than the query's, which has none. */
@@ -79,13 +69,12 @@ static int has_exact(const struct parse *parse, const struct parse_leaf *leaf)
     return 0;
 }
 
-/* A word that is divided at a line's end is, whole, at the positions of both halves: a phrase with
- * it between others has it twice. */
-static void add_doubled(struct match *match, const struct parse *parse, size_t number)
+static int has_hyphen(const struct parse *parse, const struct parse_leaf *leaf)
 {
-    size_t n = parse->leaves[number].n;
-    for (size_t i = 1; i + 1 < n && n <= MAX_DOUBLED + 2; i++)
-        add_phrase(match, parse, number, MATCH_ANY, i);
+    for (size_t i = 0; i < leaf->n; i++)
+        if (parse->tokens[leaf->first + i].is_hyphenated)
+            return 1;
+    return 0;
 }
 
 static void add_leaf(struct match *match, const struct parse *parse, size_t number)
@@ -95,7 +84,8 @@ static void add_leaf(struct match *match, const struct parse *parse, size_t numb
                : leaf->column == PARSE_TEXT ? "{text} : ("
                                             : "(");
     add_phrase(match, parse, number, MATCH_ANY, 0);
-    add_doubled(match, parse, number);
+    if (has_hyphen(parse, leaf)) /* a line may end there */
+        add_phrase(match, parse, number, MATCH_ANY, 1);
     if (has_exact(parse, leaf))
         add_phrase(match, parse, number, MATCH_EXACT, 0);
     else if (leaf->n == 1 && !leaf->is_prefix)

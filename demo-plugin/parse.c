@@ -21,7 +21,8 @@ struct parser {
     struct parse_leaf *leaf;     /* to which the tokens go that are found */
     struct parse_piece compound; /* the dictionary word that the leaf begins with; len 0: none */
     size_t compound_end;
-    int has_more; /* the leaf goes on behind it */
+    int has_more;    /* the leaf goes on behind it */
+    size_t last_end; /* of the last token, in the leaf */
 };
 
 static int __attribute__((format(printf, 2, 3)))
@@ -99,6 +100,13 @@ static void skip_space(struct parser *parser)
 
 /* ---- words ---- */
 
+static int is_hyphen(const struct parser *parser, size_t at, size_t end)
+{
+    size_t size;
+    UChar32 c = char_at(parser, at, &size);
+    return (c == '-' || c == 0x2010 || c == 0x2011) && at + size == end;
+}
+
 static struct parse_piece keep_token(struct parser *parser, const char *token, size_t len)
 {
     struct parse_piece piece = {parser->parse->arena.len, len};
@@ -123,8 +131,11 @@ static int on_token(void *user, enum words_kind kind, const char *token, size_t 
     if (parse->n_tokens == PARSE_MAX_TOKENS)
         return 1;
     parser->has_more |= start >= parser->compound_end;
-    parse->tokens[parse->n_tokens++] =
-        (struct parse_token){.folded = keep_token(parser, token, len)};
+    parse->tokens[parse->n_tokens++] = (struct parse_token){
+        .folded = keep_token(parser, token, len),
+        .is_hyphenated = leaf->n > 0 && is_hyphen(parser, leaf->shown.at + parser->last_end,
+                                                  leaf->shown.at + start)};
+    parser->last_end = end;
     leaf->n++;
     return 0;
 }

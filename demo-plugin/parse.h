@@ -29,7 +29,8 @@ struct parse_piece {
 struct parse_token {
     struct parse_piece folded;
     struct parse_piece
-        exact; /* as it is in the index, folded form and mark included; len 0: none */
+        exact;         /* as it is in the index, folded form and mark included; len 0: none */
+    int is_hyphenated; /* nothing but a hyphen is between it and the one before */
 };
 
 /* A word, a phrase, or how a word begins. */

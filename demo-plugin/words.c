@@ -42,8 +42,8 @@ struct words {
     words_cb *cb;
     void *user;
     int stopped; /* what cb said */
-    struct fold_form exact, folded, joined;
-    int has_joined; /* the next word is the second half of `joined` */
+    struct fold_form exact, folded;
+    int is_other_half; /* the next word is the second half of the last one */
     UChar units[RUN_UNITS];
     size_t starts[RUN_UNITS], ends[RUN_UNITS]; /* of each unit, in the text */
     int32_t n_units;
@@ -312,7 +312,7 @@ static void emit_dictionary_run(struct words *words, const struct run *run)
 
 /* ---- other scripts ---- */
 
-static void emit_ascii(struct words *words, const struct run *run)
+static void emit_ascii(struct words *words, enum words_kind kind, const struct run *run)
 {
     char token[WORD_CHARS];
     size_t len = run->end - run->start;
@@ -320,7 +320,7 @@ static void emit_ascii(struct words *words, const struct run *run)
         char c = words->text[run->start + i];
         token[i] = c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c;
     }
-    emit(words, WORDS_MAIN, token, len, run->start, run->end);
+    emit(words, kind, token, len, run->start, run->end);
 }
 
 static int is_blank(UChar32 c)
@@ -353,8 +353,8 @@ static int find_other_half(const struct words *words, const struct run *run, str
     return !next->has_dictionary && run->n_chars + next->n_chars <= WORD_CHARS;
 }
 
-/* words->exact becomes the word that has these halves. */
-static void join(struct words *words, const struct run *half, const struct run *other)
+/* The word that has these halves, at the position of the first. */
+static void emit_joined(struct words *words, const struct run *half, const struct run *other)
 {
     UChar units[2 * FOLD_MAX_UNITS];
     take_units(words, half);
@@ -362,31 +362,25 @@ static void join(struct words *words, const struct run *half, const struct run *
     u_memcpy(units, words->units, n);
     take_units(words, other);
     u_memcpy(units + n, words->units, words->n_units);
-    fold_exact(units, n + words->n_units, &words->joined);
+    fold_exact(units, n + words->n_units, &words->exact);
+    emit_forms(words, WORDS_JOINED, half->start, other->end);
 }
 
-static void emit_joined(struct words *words, const struct run *run)
-{
-    words->exact = words->joined;
-    emit_forms(words, WORDS_JOINED, run->start, run->end);
-}
-
+/* The second half of a word is at the position of the first, so that the words around it are its
+ * neighbours in a phrase. */
 static void emit_simple_run(struct words *words, const struct run *run)
 {
     struct run next;
+    enum words_kind kind = words->is_other_half ? WORDS_PART : WORDS_MAIN;
     if (run->is_ascii) {
-        emit_ascii(words, run);
+        emit_ascii(words, kind, run);
     } else {
         take_units(words, run);
-        emit_units(words, WORDS_MAIN, 0, words->n_units);
+        emit_units(words, kind, 0, words->n_units);
     }
-    if (words->has_joined)
-        emit_joined(words, run);
-    words->has_joined = find_other_half(words, run, &next);
-    if (words->has_joined) {
-        join(words, run, &next);
-        emit_joined(words, run);
-    }
+    words->is_other_half = find_other_half(words, run, &next);
+    if (words->is_other_half)
+        emit_joined(words, run, &next);
 }
 
 /* An emoji with what changes it: a colour, a joined one; or a flag, which is two letters. */
@@ -422,7 +416,7 @@ int words_scan(struct words *words, const char *text, size_t len, words_cb *cb, 
     words->len = len;
     words->cb = cb;
     words->user = user;
-    words->stopped = words->has_joined = 0;
+    words->stopped = words->is_other_half = 0;
     for (size_t at = 0; at < len && words->stopped == 0;) {
         size_t start = at;
         enum class class = class_of(next_char(words, &at));

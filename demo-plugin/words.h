@@ -26,7 +26,7 @@ enum words_kind {
     WORDS_EXACT,    /* this and the following are at the position of the last WORDS_MAIN */
     WORDS_COMPOUND, /* a word of several characters of Chinese or Japanese, as the dictionary has it
                      */
-    WORDS_PART,     /* a dictionary word in a compound */
+    WORDS_PART,     /* of a compound, or the second half of a joined word */
     WORDS_JOINED    /* of the two halves of a word that a hyphen divides at a line's end */
 };
 

@@ -85,6 +85,68 @@ CATS = ["cat", "cat dog", "dog cat", "cat bird dog", "moon", "cat moon", "nothin
         "CATS and catalogues", "the “cat” said: dog!"]
 
 
+class ReaderTest(FindTest):
+    """Q2, Q3, Q7: document sets as they are met, searched as those who read them do."""
+
+    def read(self, name):
+        folder = ROOT / "tests" / "demo" / name
+        files = sorted(folder.glob("*.txt"))
+        self.index([path.read_text() for path in files])
+        return {path.stem: number for number, path in enumerate(files, 1)}
+
+    def expect(self, name, searches):
+        numbers = self.read(name)
+        for query, stems in searches.items():
+            with self.subTest(query):
+                self.assertEqual(self.found(query), {numbers[stem] for stem in stems.split()})
+
+    def test_scanned_pages(self):
+        first, second, index = "harbour-1968-p12", "harbour-1968-p13", "index"
+        self.expect("ocr", {
+            "resolved": first, "construction": first, "breakwater": f"{first} {index}", "until": first, "budget": f"{first} {index}",
+            "coming": first, "engineer": first, "first": first, "coffer": first, "office": first, "off": first, "harbour": f"{first} {second}",
+            "1968": first, "“harbour dues”": first, '"put off until the budget of the coming year"': first,
+            "orsted": second, "Ørsted's letter": second, "refers": second, '"dredging of the inner harbour"': second, "dredging": f"{second} {index}",
+            "borings": second, "well-known": second, "caffe": second, "reflectors": second, "harbour -dredging": first, "zeppelin": ""})
+
+    def test_chinese(self):
+        self.expect("chinese", {
+            "自由": "article1-simplified article1-traditional article3-simplified article19-simplified article23-simplified",
+            "权利": "article1-simplified article19-simplified article23-simplified", "權利": "article1-traditional",
+            "生而自由": "article1-simplified article1-traditional", "“一律平等”": "article1-simplified article1-traditional",
+            "人身安全": "article3-simplified", "工作": "article23-simplified", "工会": "article23-simplified", "失业": "article23-simplified",
+            "自由 -平等": "article3-simplified article19-simplified article23-simplified", "思想": "article19-simplified", "火星": "",
+            "第一条": "article1-simplified", "自由 AND 安全": "article3-simplified", "世界人权宣言": "article1-simplified"})
+
+    def test_arabic(self):
+        every = "article1 article1-marked article3 article19 article26"
+        self.expect("arabic", {
+            "المادة": every, "مادة": every, "الناس": "article1 article1-marked", "ناس": "article1 article1-marked", "أحرارا": "article1 article1-marked",
+            "احرارا": "article1 article1-marked", "الكرامة": "article1 article1-marked", "كرامه": "article1 article1-marked",
+            "والحقوق": "article1 article1-marked", "الحقوق": "article1 article1-marked", "حرية": "article3 article19", "الحياة": "article3", "حياة": "article3",
+            "19": "article19", "المادة ٣": "article3", '"حرية الرأي والتعبير"': "article19", "التعليم OR التعلم": "article26",
+            "الحق -حرية": "article26", "إنسان": "article1", "كتاب": ""})
+
+
+class HostileTest(FindTest):
+    def test_any_text_in_any_query(self):
+        """Whatever is typed or was scanned is answered."""
+        chance = random.Random(7)
+        alphabet = ("ab e\u0301 \u00ad\u200b\u200d\u0640\u064b\u05d0\u05b0\u0928\u094d\u0926\u4eac\u90fd\u3099\u30ab\uff76\uff9e\u0e01\u0e32\u1780\ufb03\ufdfa"
+                    "\U0001f468\u200d\U0001f469\U0001f3fd\U0001f1e9\U0001f1ea\u2019'\"*()-:~/\\.\n\u2028\U00020000\ufffd\u0130\u1e9e\u0345")
+        texts = ["".join(chance.choices(alphabet, k=chance.randrange(1, 400))) for _ in range(200)]
+        self.index(texts + ["x" * 100000, "\u4eac" * 20000, "\u0e01" * 20000, "\u0301" * 5000, "a\u0301" * 5000, "\U0001f468\u200d" * 5000, "a-\n" * 5000])
+        for _ in range(400):
+            query = "".join(chance.choices(alphabet, k=chance.randrange(1, 30))).replace("\n", " ")
+            with self.subTest(repr(query)):
+                head, body = self.ask(query, bits=1, limit=100)
+                self.assertIn(head.status, (200, 400))
+                json.loads(body)
+        for path, wrong in (("&limit=x", 400), ("&offset=-1", 400), ("&open=" + "x" * 17, 400), ("", 200)):
+            self.assertEqual(self.server.ask("GET", f"/search?server={self.server.base}&documentSetId=1&q=a{path}",
+                                             {"Authorization": basic("sample")})[0].status, wrong)
+
+
 class QueryTest(FindTest):
     """Q4, Q5: queries as they are written in Overview, and what is told of those that are not."""
 
@@ -192,7 +254,7 @@ class AnswerTest(FindTest):
         for query, marked, whole in (
                 ("harbour", ["harbour"], r"words|that"), ('"harbour budget"', ["harbour budget"], "1969"),
                 ("محمد", ["مُحَمَّدٌ"], "قبل"), ("天安门", ["天安门"], "事件"), ("हिंदी", ["हिन्दी"], "भाषा"),
-                ("investigation", ["investi", "gation"], "an"), ("cafe", ["cafe\u0301"], "la"), ("ไทย", None, "ง่าย")):
+                ("investigation", ["investi- gation"], "an"), ("cafe", ["cafe\u0301"], "la"), ("ไทย", None, "ง่าย")):
             with self.subTest(query):
                 snippet = self.find(query, open="[", close="]")["results"][0]["snippet"]
                 marks = re.findall(r"\[(.*?)\]", snippet)
