@@ -72,6 +72,8 @@ static const struct row {
      "a stream without news gets a newline so often (15000); 0 never"},
     {"hold-ms", "N", KIND_UNSIGNED, AT(serve.http.hold_ms), 0, UINT32_MAX,
      "a poll waits at most so long for its job (25000)"},
+    {"lunkwill-patience-ms", "N", KIND_UNSIGNED, AT(serve.http.lunkwill_patience_ms), 1,
+     UINT32_MAX, "a lunkwill client that does not ask for so long is cancelled (180000)"},
     {"result-type", "TYPE", KIND_TEXT, AT(serve.http.result_type), 0, 0,
      "Content-Type of outputs (application/octet-stream)"},
     {"tasks-path", "PATH", KIND_TEXT, AT(serve.http.tasks_path), 0, 0,

@@ -31,6 +31,9 @@ typedef struct wq_http_options {
     size_t max_streams;        /**< held responses at a time; default 100000; one more gets 503 */
     size_t max_body_bytes;     /**< of a request; default 1048576; more gets 413 */
     unsigned hold_ms;          /**< a poll is held at most so long; default 25000 */
+    /** A lunkwill client that does not ask for so long has its request cancelled; default 180000, as a
+     * browser asks for a hidden page once a minute. */
+    unsigned lunkwill_patience_ms;
     unsigned tasks_window_ms;  /**< one active task per user within it; default 300000 */
     const char *result_type;   /**< media type of outputs; default "application/octet-stream" */
     const char *tasks_path;    /**< where the task API is mounted; default "/api/tasks" */
@@ -107,6 +110,34 @@ WQ_API int wq_http_send(struct st_h2o_req_t *req, int status, const char *conten
  * 0 if the request is yours to handle.
  */
 WQ_API int wq_http_method(struct st_h2o_req_t *req, const char *allow);
+
+typedef struct wq_http_task wq_http_task; /**< work under way for a request */
+
+/** Does the work, on a thread; sees by wq_http_gone(task) that nobody waits for it any more. */
+typedef void (*wq_http_work_fn)(void *user, wq_http_task *task);
+
+/**
+ * Answers the request, on its loop; or `req` is NULL: it has gone, and this may be any thread. What
+ * `user` points to is not used any more once this has been called.
+ */
+typedef void (*wq_http_done_fn)(void *user, struct st_h2o_req_t *req);
+
+/**
+ * Has a thread of the faces' do what would hold up the loop of `req`, and with it everybody's
+ * streams: reading a file, asking another machine. `work` is called on that thread, and must not
+ * touch `req`; then `done`. If the client leaves meanwhile, or the server has no more time, the
+ * request is over at once: `work` is not begun, or can see it, and `done` is called without it. There
+ * are at most 16 such threads and 4096 tasks that wait, and each counts as a response that is held
+ * (`max_streams`). Call it on the loop, for a request that has not been answered. WQ_OK, or
+ * WQ_ERROR_FULL or WQ_ERROR_NO_MEMORY: the request has been answered, with 503 and Retry-After, and
+ * neither is called.
+ */
+WQ_API int wq_http_work(wq_http *http, struct st_h2o_req_t *req, wq_http_work_fn work,
+                        wq_http_done_fn done, void *user);
+
+/** Nonzero: the request has gone, and what is being done for it is for nobody. From any thread,
+ * while the work is under way. */
+WQ_API int wq_http_gone(const wq_http_task *task);
 
 /* ---- a whole server ---------------------------------------------------------------------------- */
 

@@ -54,6 +54,7 @@ static int set(struct settings *s, const char *name, const char *value)
         {"linger_ms", &s->serve.linger_ms},
         {"heartbeat_ms", &s->serve.http.heartbeat_ms},
         {"stall_timeout_ms", &s->serve.http.stall_timeout_ms},
+        {"lunkwill_patience_ms", &s->serve.http.lunkwill_patience_ms},
         {"tasks_window_ms", &s->serve.http.tasks_window_ms},
     };
     const struct {

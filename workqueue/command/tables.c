@@ -115,6 +115,8 @@ static const option_row http_rows[] = {
      "A stream without news gets a sign of life so often (15000); 0: never."},
     {"hold-ms", "N", OPTION_UNSIGNED, OWN(http.hold_ms), 0, UINT32_MAX,
      "A poll is held at most so long for news (25000)."},
+    {"lunkwill-patience-ms", "N", OPTION_UNSIGNED, OWN(http.lunkwill_patience_ms), 1, UINT32_MAX,
+     "A lunkwill client that does not ask for so long is cancelled (180000)."},
     {"max-streams", "N", OPTION_SIZE, OWN(http.max_streams), 1, SIZE_MAX,
      "So many responses are held at the same time (100000)."},
     {"max-body-bytes", "N", OPTION_SIZE, OWN(http.max_body_bytes), 1, SIZE_MAX / 4,

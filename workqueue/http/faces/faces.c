@@ -3,6 +3,7 @@
 
 #include <time.h>
 
+#include "workqueue/http/hold/held.h"
 #include "workqueue/http/request/problem.h"
 
 int wq_is_method(h2o_req_t *req, const char *method)
@@ -47,43 +48,67 @@ void wq_tell_how(h2o_req_t *req, int result)
                           how, strlen(how));
 }
 
-int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
-           const wq_told *told, wq_job **job, wq_error *error)
+void wq_tell_answer(h2o_req_t *req, const wq_answer *answer)
 {
-    *job = NULL;
-    if (atomic_load(&http->stopping)) {
-        *error = (wq_error){.code = WQ_ERROR_CLOSING};
-        snprintf(error->message, sizeof error->message, "%s", wq_strerror(WQ_ERROR_CLOSING));
-        return WQ_ERROR_CLOSING;
-    }
-    if (wq_request_no_cache(req))
-        flags |= WQ_ENSURE_REBUILD;
-    int64_t made_at_ms = 0;
-    int result = http->parks
-                     ? wq_park_for(http, req, flags, params, told, job, &made_at_ms, error)
-                     : wq_ensure_run_aged(http->queue, params, flags, job, &made_at_ms, error);
-    if (result >= 0 && result != WQ_PENDING)
-        wq_tell_how(req, result);
-    if (result == WQ_DONE)
-        tell_age(req, made_at_ms);
-    return result;
+    if (answer->result >= 0)
+        wq_tell_how(req, answer->result);
+    if (answer->result == WQ_DONE)
+        tell_age(req, answer->made_at_ms);
 }
 
-int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job)
+int wq_ask_flags(wq_http *http, h2o_req_t *req, unsigned *flags, wq_answer *answer)
 {
-    wq_error error;
+    if (atomic_load(&http->stopping)) {
+        answer->result = answer->error.code = WQ_ERROR_CLOSING;
+        snprintf(answer->error.message, sizeof answer->error.message, "%s",
+                 wq_strerror(WQ_ERROR_CLOSING));
+        return -1;
+    }
+    if (wq_request_no_cache(req))
+        *flags |= WQ_ENSURE_REBUILD;
+    return 0;
+}
+
+/* What a face goes on with, in the request's pool. */
+typedef struct ask {
+    wq_then then;
+    wq_params params;
+    int takes_failures;
+} ask;
+
+static int on_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
+{
+    const ask *a = answer->context;
+    wq_tell_answer(req, answer);
+    if (answer->result >= 0 || a->takes_failures)
+        return a->then(http, req, answer);
+    return wq_problem_result(req, answer->result, &answer->error,
+                             wq_result_retry_s(http->queue, answer->result, answer->params));
+}
+
+static int ask_queue(wq_http *http, h2o_req_t *req, unsigned flags, ask *a)
+{
+    wq_answer refusal = {.params = &a->params, .context = a};
+    if (wq_ask_flags(http, req, &flags, &refusal) != 0)
+        return on_answer(http, req, &refusal);
+    return wq_ask_queue(http, req, &a->params, flags, on_answer, a);
+}
+
+int wq_ask(wq_http *http, h2o_req_t *req, const wq_params *params, unsigned flags, wq_then then)
+{
+    ask *a = h2o_mem_alloc_pool(&req->pool, sizeof *a);
+    *a = (ask){.then = then, .params = *params, .takes_failures = 1};
+    return ask_queue(http, req, flags, a);
+}
+
+int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_then then)
+{
     int rebuild;
-    *job = NULL;
-    if (wq_request_params(&http->limits, req, params, &rebuild) != 0)
-        return WQ_ERROR_INVALID_ARGUMENT;
-    if (rebuild)
-        flags |= WQ_ENSURE_REBUILD;
-    int result = wq_ask(http, req, flags, params, NULL, job, &error);
-    if (result == WQ_PENDING)
-        return WQ_ERROR_TIMEOUT; /* any that is negative */
-    if (result < 0)
-        wq_problem_result(req, result, &error, wq_result_retry_s(http->queue, result, params));
-    return result;
+    ask *a = h2o_mem_alloc_pool(&req->pool, sizeof *a);
+    *a = (ask){.then = then};
+    if (wq_request_params(&http->limits, req, &a->params, &rebuild) != 0)
+        return 0;
+    return ask_queue(http, req, rebuild ? flags | WQ_ENSURE_REBUILD : flags, a);
 }
 
 wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text)

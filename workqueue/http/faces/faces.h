@@ -1,8 +1,8 @@
 /* faces.h - the faces: one file each, one function each, listed in routes.c. */
-#ifndef WQ_FACES_H
-#define WQ_FACES_H
+#ifndef WQ_HTTP_FACES_FACES_H
+#define WQ_HTTP_FACES_FACES_H
 
-#include "workqueue/http/hold/loop.h"
+#include "workqueue/http/hold/ask.h"
 
 /* `rest` is the path below the route, where the route ends in '/'. Returns 0, as handlers do. */
 typedef int (*wq_face_fn)(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);
@@ -22,77 +22,27 @@ int wq_face_output(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);     /* DELE
 struct wq_lunkwill *wq_lunkwill_new(wq_http *http);
 void wq_lunkwill_free(struct wq_lunkwill *lunkwill); /* NULL is allowed */
 
-/* Cancels the requests whose clients have stopped asking by `now` (wq_loop_now()). Returns when to
- * come again, 0: not before another request has been taken. Any loop may sweep for all. */
-int64_t wq_lunkwill_sweep(struct wq_lunkwill *lunkwill, int64_t now);
 struct wq_tasks *wq_tasks_new(void);
 void wq_tasks_free(struct wq_tasks *tasks); /* NULL is allowed */
-struct wq_parking *wq_parking_new(void);
-void wq_parking_free(struct wq_parking *parking); /* waits for the queue; NULL is allowed */
 
 /* ---- what faces share ---- */
 
-/* Reads the parameters and asks for the job; WQ_OK, WQ_ATTACHED or WQ_DONE as wq_ensure_run() and
- * `*job` a reference if there is one; or negative, and the request has been answered. `flags` are
- * wq_ensure_flags besides what the request asks for (rebuild). The answer's X-Workqueue and, for an
- * output that was there, Age are in the response's headers already.
- *
- * Negative is also what it says of a request that has to wait for the journal or the store: the
- * face returns, and is called again for the same request later. So nothing lasting may be done
- * before. */
-int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_params *params, wq_job **job);
+/* Reads the parameters and asks for the job. `then` goes on where there is one (or an output), with
+ * result WQ_OK, WQ_ATTACHED or WQ_DONE; any failure is answered here. `flags` are wq_ensure_flags
+ * besides what the request asks for (rebuild). The answer's X-Workqueue and, for an output that was
+ * there, Age are in the response's headers already. Returns 0. */
+int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_then then);
 
-/* Who wants to know of the answer when the request may have ended. */
-typedef struct wq_told {
-    /* `job`: NULL if there is none; borrowed. From a thread of the queue's, before the face is
-     * called again; not called if wq_ask() has the answer at once. */
-    void (*tell)(wq_http *http, void *user, wq_job *job);
-    void *user;
-} wq_told;
+/* The same for parameters that have been read already, and live as long as the request; `then` gets
+ * the failures, too. */
+int wq_ask(wq_http *http, h2o_req_t *req, const wq_params *params, unsigned flags, wq_then then);
 
-/* The same as wq_begin() for parameters that have been read already; on failure nothing is
- * answered, and `error` says why. WQ_PENDING: the request has to wait, the face returns and is
- * called again. `told` may be NULL. */
-int wq_ask(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
-           const wq_told *told, wq_job **job, wq_error *error);
+/* What wq_ask() does to flags and answers, for who asks the queue otherwise. 0, or -1 and
+ * `answer->error`: the server stops. */
+int wq_ask_flags(wq_http *http, h2o_req_t *req, unsigned *flags, wq_answer *answer);
+void wq_tell_answer(h2o_req_t *req, const wq_answer *answer);
 
-/* ---- requests that wait: parking.c ---- */
-
-typedef struct wq_parked wq_parked;
-
-/* wq_ensure_run_aged() for a request, on its loop. WQ_PENDING: its face will be called again. */
-int wq_park_for(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
-                const wq_told *told, wq_job **job, int64_t *made_at_ms, wq_error *error);
-
-/* Is the face called again because there is an answer for wq_ask() to find? */
-int wq_is_resumed(wq_http *http, const h2o_req_t *req);
-
-/* Parks the request in front of others that wait for the same; NULL: no memory. */
-wq_parked *wq_park(wq_http *http, h2o_req_t *req, wq_parked *next);
-
-/* The faces of all these are called again; whoever parked them forgets them. Any thread, and no
- * lock is held. NULL is allowed. */
-void wq_unpark(wq_parked *chain);
-
-/* A question to the queue on behalf of a client of a loop, for whoever is no request any more. */
-typedef struct wq_question {
-    wq_post post; /* loop and arrive are set; called with the answer */
-    void (*lost)(struct wq_question *question); /* instead: the loop has ended; on any thread */
-    void (*told)(struct wq_question *question); /* before; on any thread; may be NULL */
-    wq_http *http;
-    /* the answer, as of wq_ensure_run_async() */
-    int result;
-    wq_job *job; /* counted */
-    int64_t made_at_ms;
-    wq_error error;
-} wq_question;
-
-/* On the loop. WQ_PENDING: it will arrive. Else the answer is there, and nothing will. */
-int wq_question_ask(wq_question *question, unsigned flags, const wq_params *params);
-
-/* ---- what faces share, too ---- */
-
-/* Says where an answer comes from, in the response's headers; `result` is what wq_begin() returned,
+/* Says where an answer comes from, in the response's headers; `result` is that of wq_begin(),
  * which has done this. */
 void wq_tell_how(h2o_req_t *req, int result);
 

@@ -5,6 +5,7 @@
 #include "workqueue/http/request/fields.h"
 #include "workqueue/http/request/problem.h"
 #include "workqueue/http/faces/stream.h"
+#include "workqueue/http/faces/handshake.h"
 #include "workqueue/http/faces/websocket.h"
 
 static const wq_format *const formats[] = {&wq_format_array, &wq_format_ndjson, &wq_format_sse};
@@ -42,14 +43,22 @@ static int resume(wq_http *http, h2o_req_t *req)
     return 1;
 }
 
+static int on_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
+{
+    const wq_format *format = negotiate(req);
+    if (answer->job != NULL)
+        return wq_stream(http, req, format, answer->job, 0);
+    if (format == &wq_format_sse && wq_request_header(req, "last-event-id").len > 0)
+        return wq_send_bytes(req, 204, NULL, NULL, 0); /* it has seen the end */
+    return wq_stream_none(req, format);
+}
+
 int wq_face_generate(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
-    wq_params params;
-    wq_job *job;
     (void)rest;
     if (wq_method(req, "GET, POST, OPTIONS"))
         return 0;
-    if (wq_websocket_wanted(req))
+    if (wq_handshake_wanted(req))
         return wq_websocket_generate(http, req);
     const wq_format *format = negotiate(req);
     if (format == NULL)
@@ -65,12 +74,5 @@ int wq_face_generate(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     }
     if (format == &wq_format_sse && resume(http, req))
         return 0;
-    int result = wq_begin(http, req, 0, &params, &job);
-    if (result < 0)
-        return 0;
-    if (job != NULL)
-        return wq_stream(http, req, format, job, 0);
-    if (format == &wq_format_sse && wq_request_header(req, "last-event-id").len > 0)
-        return wq_send_bytes(req, 204, NULL, NULL, 0); /* it has seen the end */
-    return wq_stream_none(req, format);
+    return wq_begin(http, req, 0, on_answer);
 }

@@ -3,7 +3,7 @@
 #ifndef WQ_HTTP_FACES_JOB_RECORD_H
 #define WQ_HTTP_FACES_JOB_RECORD_H
 
-#include "workqueue/http/hold/loop.h"
+#include "workqueue/http/http.h"
 
 /* The job as `snapshot` has it, in memory of libh2o's that is counted (h2o_mem_release_shared()).
  */

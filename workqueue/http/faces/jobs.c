@@ -1,7 +1,6 @@
 /* jobs.c - a job as a resource: POST /jobs, and GET and DELETE /jobs/{id}, which is for whoever
  * knows the id. */
 #include "workqueue/http/faces/faces.h"
-#include "workqueue/http/faces/job_list.h"
 #include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/faces/stream.h"
 #include "workqueue/http/request/fields.h"
@@ -34,39 +33,40 @@ static int wants_job_events(h2o_req_t *req)
 }
 
 /* POST /jobs, or to one of them: a job begins, is joined, or was there. */
-static int answer_begun(wq_http *http, h2o_req_t *req, int result, wq_job *job)
+static int answer_begun(wq_http *http, h2o_req_t *req, const wq_answer *answer)
 {
+    wq_job *job = answer->job;
+    if (answer->result < 0)
+        return wq_problem_result(req, answer->result, &answer->error,
+                                 wq_retry_after_s(http->queue));
     char *location = h2o_mem_alloc_pool(&req->pool, 64);
     int n = snprintf(location, 64, "/jobs/%s", wq_job_id(job));
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_LOCATION, NULL, location, (size_t)n);
-    return answer_job(http, req, result == WQ_OK ? 201 : 200, job);
+    return answer_job(http, req, answer->result == WQ_OK ? 201 : 200, job);
 }
 
 static int create_job(wq_http *http, h2o_req_t *req)
 {
-    wq_params params;
-    wq_job *job;
-    int result = wq_begin(http, req, WQ_ENSURE_JOB, &params, &job);
-    return result < 0 ? 0 : answer_begun(http, req, result, job);
+    return wq_begin(http, req, WQ_ENSURE_JOB, answer_begun);
+}
+
+static void unref_job(void *job)
+{
+    wq_job_unref(*(wq_job **)job);
 }
 
 /* The operator has a job run again, which has the token that nobody else has any more. */
 static int repeat_job(wq_http *http, h2o_req_t *req, h2o_iovec_t id)
 {
-    wq_error error;
-    wq_job *job = NULL, *old;
+    wq_job *old;
     if (!wq_is_operator(http, req) || (old = wq_find_job(http, req, id)) == NULL)
         return 0;
+    /* its parameters are asked with, so it lives as long as the request */
+    *(wq_job **)h2o_mem_alloc_shared(&req->pool, sizeof old, unref_job) = old;
     unsigned flags = WQ_ENSURE_JOB;
     if (wq_state_of(old) == WQ_STATE_SUCCEEDED)
         flags |= WQ_ENSURE_REBUILD;
-    int result = wq_ask(http, req, flags, wq_job_params(old), NULL, &job, &error);
-    wq_job_unref(old);
-    if (result == WQ_PENDING)
-        return 0;
-    if (result < 0)
-        return wq_problem_result(req, result, &error, wq_retry_after_s(http->queue));
-    return answer_begun(http, req, result, job);
+    return wq_ask(http, req, wq_job_params(old), flags, answer_begun);
 }
 
 static int answer_resource(wq_http *http, h2o_req_t *req, h2o_iovec_t id)
@@ -84,18 +84,6 @@ static int answer_resource(wq_http *http, h2o_req_t *req, h2o_iovec_t id)
     return wq_stream(http, req, &wq_format_job_events, job, last == job ? seen : 0);
 }
 
-/* All of them are the operator's; one may be begun by anybody. */
-static int answer_list(wq_http *http, h2o_req_t *req)
-{
-    if (wq_is_method(req, "POST"))
-        return create_job(http, req);
-    if (!wq_is_operator(http, req))
-        return 0;
-    if (wq_is_method(req, "DELETE"))
-        return wq_answer_cancel_all(http, req);
-    return wants_job_events(req) ? wq_answer_job_events(http, req) : wq_answer_job_list(http, req);
-}
-
 int wq_face_jobs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
     const wq_http_options *options = &http->options;
@@ -103,10 +91,10 @@ int wq_face_jobs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, H2O_STRLIT("Accept"), 1);
     if (options->page != NULL && options->page(options->page_user, req) == 0)
         return 0;
-    if (wq_method(req, "GET, HEAD, POST, DELETE, OPTIONS"))
+    if (wq_method(req, is_list ? "POST, OPTIONS" : "GET, HEAD, POST, DELETE, OPTIONS"))
         return 0;
     if (is_list)
-        return answer_list(http, req);
+        return create_job(http, req);
     if (wq_is_method(req, "POST"))
         return repeat_job(http, req, rest);
     return answer_resource(http, req, rest);

@@ -14,6 +14,7 @@
 #include <sys/random.h>
 
 #include "workqueue/http/faces/faces.h"
+#include "workqueue/http/hold/held.h"
 #include "workqueue/http/request/problem.h"
 #include "workqueue/http/faces/result.h"
 
@@ -22,7 +23,6 @@ enum {
     LAST_DELAY_MS = 4000,
     GROWTH = 10, /* a delay is that part of the request's age: a late answer is late by a tenth */
     RETRY_MS = 2000,
-    RETRIES = 5,       /* so many may fail before the client has stopped asking */
     KEEP_MS = 3600000, /* what nobody asks for any more */
 };
 
@@ -41,6 +41,14 @@ typedef struct request {
 
 TAILQ_HEAD(request_list, request);
 
+/* A loop's timer for clients that stop asking. */
+typedef struct sweeper {
+    wq_timer timer;
+    wq_lunkwill *lunkwill;
+    wq_loop *loop;
+    LIST_ENTRY(sweeper) link;
+} sweeper;
+
 struct wq_lunkwill {
     wq_http *http;
     pthread_mutex_t lock;
@@ -48,7 +56,14 @@ struct wq_lunkwill {
     struct request_list asking, idle; /* with and without a watch */
     void *by_id;                      /* tsearch */
     size_t n;
+    LIST_HEAD(, sweeper) sweepers;
 };
+
+/* How long a client may go without asking before its request is cancelled. */
+static int64_t patience_ms(const wq_lunkwill *l)
+{
+    return l->http->options.lunkwill_patience_ms;
+}
 
 /* ---- the plain form -------------------------------------------------------------------------- */
 
@@ -226,20 +241,6 @@ static void ignore(void *user)
     (void)user;
 }
 
-/* Its client has asked: it watches, unless the job has ended (NULL: and is forgotten). Without
- * memory it does not, and is not cancelled for its silence. */
-static void follow(wq_lunkwill *l, h2o_req_t *req, const request *r, wq_job *job)
-{
-    wq_watch *watch = NULL;
-    int ended = job == NULL || has_ended(job);
-    if (!ended)
-        wq_loop_sweep(l->http, req, r->asked + r->delay_ms + RETRIES * RETRY_MS);
-    if (ended == (r->watch == NULL))
-        return;
-    if (ended || wq_job_watch(job, ignore, NULL, &watch) == WQ_OK)
-        exchange(l, r->id, watch);
-}
-
 /* ---- clients that stop asking ---------------------------------------------------------------- */
 
 /* Not under the lock: it calls those who watch the job. */
@@ -253,45 +254,72 @@ static int abandon(wq_lunkwill *l, const char *job_id)
     return result;
 }
 
-/* One whose client has been silent for too long: its watch, to be cancelled, and the id of its job.
- * NULL if there is none, and when to look again. */
+/* The request whose client has been silent longest, if that is too long: its watch, to be cancelled,
+ * and the id of its job. NULL if there is none, and when to look again: 0, not before one asks. */
 static wq_watch *take_silent(wq_lunkwill *l, int64_t now, char job_id[WQ_ID_SIZE], int64_t *next)
 {
-    request *r;
     wq_watch *watch = NULL;
-    *next = 0;
     pthread_mutex_lock(&l->lock);
-    TAILQ_FOREACH(r, &l->asking, link)
-    {
-        int64_t end = r->asked + r->delay_ms + RETRIES * RETRY_MS;
-        /* those that follow have been asked for later still */
-        int is_last = r->asked + FIRST_DELAY_MS + RETRIES * RETRY_MS > now;
-        if (end <= now) {
-            memcpy(job_id, r->job_id, WQ_ID_SIZE);
-            watch = exchange_locked(l, r, NULL);
-            break;
-        }
-        if (is_last)
-            end = r->asked + FIRST_DELAY_MS + RETRIES * RETRY_MS;
-        if (*next == 0 || end < *next)
-            *next = end;
-        if (is_last)
-            break;
+    request *r = TAILQ_FIRST(&l->asking);
+    *next = r != NULL ? r->asked + patience_ms(l) : 0;
+    if (r != NULL && *next <= now) {
+        memcpy(job_id, r->job_id, WQ_ID_SIZE);
+        watch = exchange_locked(l, r, NULL);
     }
     pthread_mutex_unlock(&l->lock);
     return watch;
 }
 
-int64_t wq_lunkwill_sweep(wq_lunkwill *l, int64_t now)
+static void sweep(wq_timer *timer)
 {
+    sweeper *s = H2O_STRUCT_FROM_MEMBER(sweeper, timer, timer);
     char job_id[WQ_ID_SIZE];
     wq_watch *watch;
-    int64_t next;
-    while ((watch = take_silent(l, now, job_id, &next)) != NULL) {
+    int64_t next, now = wq_loop_now();
+    while ((watch = take_silent(s->lunkwill, now, job_id, &next)) != NULL) {
         wq_watch_cancel(watch);
-        abandon(l, job_id);
+        abandon(s->lunkwill, job_id);
     }
-    return next;
+    if (next != 0)
+        wq_timer_set(&s->loop->timers, timer, next);
+}
+
+static sweeper *sweeper_of(wq_lunkwill *l, wq_loop *loop)
+{
+    sweeper *s;
+    pthread_mutex_lock(&l->lock);
+    LIST_FOREACH(s, &l->sweepers, link)
+    if (s->loop == loop)
+        break;
+    if (s == NULL && (s = calloc(1, sizeof *s)) != NULL) {
+        *s = (sweeper){.timer = {.fire = sweep}, .lunkwill = l, .loop = loop};
+        LIST_INSERT_HEAD(&l->sweepers, s, link);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return s;
+}
+
+/* Any loop sweeps for all. Without memory another one does, or a later question's. */
+static void sweep_later(wq_lunkwill *l, h2o_req_t *req)
+{
+    wq_loop *loop = wq_loop_of(l->http, req);
+    sweeper *s = sweeper_of(l, loop);
+    if (s != NULL && !s->timer.is_set)
+        wq_timer_set(&loop->timers, &s->timer, wq_loop_now() + patience_ms(l));
+}
+
+/* Its client has asked: it watches, unless the job has ended (NULL: and is forgotten). Without
+ * memory it does not, and is not cancelled for its silence. */
+static void follow(wq_lunkwill *l, h2o_req_t *req, const request *r, wq_job *job)
+{
+    wq_watch *watch = NULL;
+    int ended = job == NULL || has_ended(job);
+    if (!ended)
+        sweep_later(l, req);
+    if (ended == (r->watch == NULL))
+        return;
+    if (ended || wq_job_watch(job, ignore, NULL, &watch) == WQ_OK)
+        exchange(l, r->id, watch);
 }
 
 /* ---- the conversation ------------------------------------------------------------------------ */
@@ -310,6 +338,22 @@ static const char *status_of(wq_queue *queue, wq_job *job)
     return words[state];
 }
 
+enum { PLAIN, SUGGEST, REQUIRE, UNKNOWN };
+
+static int form_of(h2o_req_t *req)
+{
+    h2o_iovec_t value = wq_request_header(req, "x-lunkwill");
+    if (value.base == NULL)
+        return PLAIN;
+    for (; value.len > 0 && strchr(" \t", value.base[0]) != NULL; value.base++, value.len--)
+        ;
+    for (; value.len > 0 && strchr(" \t", value.base[value.len - 1]) != NULL; value.len--)
+        ;
+    if (h2o_lcstris(value.base, value.len, H2O_STRLIT("suggest")))
+        return SUGGEST;
+    return h2o_lcstris(value.base, value.len, H2O_STRLIT("require")) ? REQUIRE : UNKNOWN;
+}
+
 /* Takes over the reference to `job`. */
 static int send_summary(wq_http *http, h2o_req_t *req, int status, const request *r, wq_job *job)
 {
@@ -326,28 +370,28 @@ static int send_summary(wq_http *http, h2o_req_t *req, int status, const request
                          (size_t)n);
 }
 
-/* The job is asked for tentatively: only we may give it up again. */
-static int intercept(wq_http *http, h2o_req_t *req, int is_required)
+static int on_intercepted(wq_http *http, h2o_req_t *req, const wq_answer *answer)
 {
     request r;
-    wq_params params;
-    wq_job *job;
-    int64_t now = wq_loop_now();
-    if (!make_room(http->lunkwill, now)) {
-        wq_error full = {.message = "as many requests are under way as may; try again later"};
-        return wq_problem_result(req, WQ_ERROR_FULL, &full, wq_retry_after_s(http->queue));
-    }
-    int how = wq_begin(http, req, WQ_ENSURE_JOB | WQ_ENSURE_TENTATIVE, &params, &job);
-    if (how < 0)
-        return 0;
-    if (how == WQ_DONE && !is_required)
+    wq_job *job = answer->job;
+    if (answer->result == WQ_DONE && form_of(req) != REQUIRE)
         return wq_answer_result(http, req, job);
-    if (enter(http->lunkwill, job, how, now, &r) != 0) {
+    if (enter(http->lunkwill, job, answer->result, wq_loop_now(), &r) != 0) {
         wq_job_abandon(job);
         wq_job_unref(job);
         return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 0);
     }
     return send_summary(http, req, 201, &r, job);
+}
+
+/* The job is asked for tentatively: only we may give it up again. */
+static int intercept(wq_http *http, h2o_req_t *req)
+{
+    if (!make_room(http->lunkwill, wq_loop_now())) {
+        wq_error full = {.message = "as many requests are under way as may; try again later"};
+        return wq_problem_result(req, WQ_ERROR_FULL, &full, wq_retry_after_s(http->queue));
+    }
+    return wq_begin(http, req, WQ_ENSURE_JOB | WQ_ENSURE_TENTATIVE, on_intercepted);
 }
 
 /* A request of before a restart, of which only the job is left. */
@@ -442,26 +486,14 @@ int wq_face_lunkwill(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 
 /* ---- POST /run ------------------------------------------------------------------------------- */
 
-enum { PLAIN, SUGGEST, REQUIRE, UNKNOWN };
-
-static int form_of(h2o_req_t *req)
+static int on_plain(wq_http *http, h2o_req_t *req, const wq_answer *answer)
 {
-    h2o_iovec_t value = wq_request_header(req, "x-lunkwill");
-    if (value.base == NULL)
-        return PLAIN;
-    for (; value.len > 0 && strchr(" \t", value.base[0]) != NULL; value.base++, value.len--)
-        ;
-    for (; value.len > 0 && strchr(" \t", value.base[value.len - 1]) != NULL; value.len--)
-        ;
-    if (h2o_lcstris(value.base, value.len, H2O_STRLIT("suggest")))
-        return SUGGEST;
-    return h2o_lcstris(value.base, value.len, H2O_STRLIT("require")) ? REQUIRE : UNKNOWN;
+    return answer->result == WQ_DONE ? wq_answer_result(http, req, answer->job)
+                                     : hold(http, req, answer->job);
 }
 
 int wq_face_run(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
-    wq_params params;
-    wq_job *job;
     (void)rest;
     if (wq_method(req, "POST, OPTIONS"))
         return 0;
@@ -469,11 +501,8 @@ int wq_face_run(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     if (form == UNKNOWN)
         return wq_problem(req, 400, "The header X-Lunkwill takes \"suggest\" or \"require\".");
     if (form != PLAIN)
-        return intercept(http, req, form == REQUIRE);
-    int how = wq_begin(http, req, WQ_ENSURE_JOB, &params, &job);
-    if (how < 0)
-        return 0;
-    return how == WQ_DONE ? wq_answer_result(http, req, job) : hold(http, req, job);
+        return intercept(http, req);
+    return wq_begin(http, req, WQ_ENSURE_JOB, on_plain);
 }
 
 /* ---- its life -------------------------------------------------------------------------------- */
@@ -487,6 +516,7 @@ wq_lunkwill *wq_lunkwill_new(wq_http *http)
     pthread_mutex_init(&l->lock, NULL);
     TAILQ_INIT(&l->asking);
     TAILQ_INIT(&l->idle);
+    LIST_INIT(&l->sweepers);
     return l;
 }
 
@@ -494,8 +524,13 @@ wq_lunkwill *wq_lunkwill_new(wq_http *http)
 void wq_lunkwill_free(wq_lunkwill *l)
 {
     request *r;
+    sweeper *s;
     if (l == NULL)
         return;
+    while ((s = LIST_FIRST(&l->sweepers)) != NULL) {
+        LIST_REMOVE(s, link);
+        free(s);
+    }
     while ((r = TAILQ_FIRST(&l->asking)) != NULL)
         wq_watch_cancel(exchange_locked(l, r, NULL));
     while ((r = TAILQ_FIRST(&l->idle)) != NULL)

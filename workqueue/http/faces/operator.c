@@ -11,7 +11,6 @@
 #include "workqueue/http/faces/faces.h"
 #include "workqueue/http/request/fields.h"
 #include "workqueue/http/request/problem.h"
-#include "workqueue/http/hold/work.h"
 
 static int send_text(h2o_req_t *req, int status, const char *type, const char *text)
 {
@@ -119,8 +118,7 @@ static void put_faces(page *p, wq_http *http)
     static const char *const names[WQ_FACES] = {
         [WQ_FACE_STREAM] = "stream", [WQ_FACE_WEBSOCKET] = "websocket",
         [WQ_FACE_POLL] = "poll",     [WQ_FACE_RUN] = "run",
-        [WQ_FACE_RESULT] = "result", [WQ_FACE_DELETION] = "deletion",
-        [WQ_FACE_LIST] = "list",
+        [WQ_FACE_RESULT] = "result", [WQ_FACE_DELETION] = "deletion", [WQ_FACE_WORK] = "work",
     };
     put_about(p, "held_responses", "gauge", "Responses that wait for a job or their client.");
     for (int i = 0; i < WQ_FACES; i++)
@@ -224,24 +222,13 @@ int wq_is_operator(wq_http *http, h2o_req_t *req)
 
 /* ---- DELETE /output: on a thread ------------------------------------------------------------- */
 
-typedef struct deletion deletion;
-
-/* A response that waits for a deletion; in the memory of its request. */
-typedef struct waiting {
-    wq_held held;
-    deletion *deletion; /* NULL: it waits no more */
-} waiting;
-
-/* Its thread's; then, posted back, its loop's. */
-struct deletion {
-    wq_task task;
+typedef struct deletion {
     wq_http *http;
-    waiting *waiting;                           /* the loop's at any time; NULL: nobody waits */
     char *server, *document_set_id, *api_token; /* that is NULL: all of the others */
     int result;
     size_t n;
     wq_error error;
-};
+} deletion;
 
 static void free_deletion(deletion *d)
 {
@@ -272,63 +259,25 @@ static int answer_deletion(h2o_req_t *req, const deletion *d)
     return send_text(req, 200, "application/json", text);
 }
 
-static void part(waiting *w)
+static void delete_them(void *user, wq_http_task *task)
 {
-    w->deletion->waiting = NULL;
-    w->deletion = NULL;
-    wq_release(&w->held);
-}
-
-static void on_deleted(wq_post *post)
-{
-    deletion *d = H2O_STRUCT_FROM_MEMBER(deletion, task.post, post);
-    waiting *w = d->waiting;
-    if (w != NULL) {
-        part(w);
-        answer_deletion(w->held.req, d);
-    }
-    free_deletion(d);
-}
-
-/* The client has left, or the server's stop waits no longer; the deletion goes on. */
-static void on_gone(wq_held *held)
-{
-    part(H2O_STRUCT_FROM_MEMBER(waiting, held, held));
-    held->req->http1_is_persistent = 0;
-    wq_problem(held->req, 503, "The deletion goes on, but its end is not waited for.");
-}
-
-/* NULL: the request has been answered. */
-static waiting *wait_for(deletion *d, h2o_req_t *req)
-{
-    waiting *w = h2o_mem_alloc_pool(&req->pool, sizeof *w);
-    *w = (waiting){
-        .held = {.http = d->http, .face = WQ_FACE_DELETION, .req = req, .gone = on_gone},
-        .deletion = d,
-    };
-    if (wq_hold(&w->held, NULL) != 0)
-        return NULL;
-    d->waiting = w;
-    return w;
-}
-
-static void delete_them(wq_task *task)
-{
-    deletion *d = H2O_STRUCT_FROM_MEMBER(deletion, task, task);
+    deletion *d = user;
     const wq_params params = {d->server, d->document_set_id, d->api_token};
-    if (d->api_token != NULL) {
+    (void)task; /* what has been begun is brought to its end, also when nobody waits */
+    if (d->api_token != NULL)
         d->result = wq_output_delete(d->http->queue, &params, &d->error);
-        return;
-    }
-    d->result = wq_outputs_delete(d->http->queue, d->server, d->document_set_id, &d->n, &d->error);
-    atomic_store(&d->http->is_deleting, 0); /* whoever reads the answer may ask for the next */
+    else
+        d->result =
+            wq_outputs_delete(d->http->queue, d->server, d->document_set_id, &d->n, &d->error);
 }
 
-static void lose_deletion(wq_task *task)
+static void on_deleted(void *user, h2o_req_t *req)
 {
-    deletion *d = H2O_STRUCT_FROM_MEMBER(deletion, task, task);
+    deletion *d = user;
     if (d->api_token == NULL)
-        atomic_store(&d->http->is_deleting, 0);
+        atomic_store(&d->http->is_deleting, 0); /* who reads the answer may ask for the next */
+    if (req != NULL)
+        answer_deletion(req, d);
     free_deletion(d);
 }
 
@@ -339,13 +288,13 @@ static char *copy_or_null(const char *text, int *failed)
     return copy;
 }
 
+/* NULL: no memory. */
 static deletion *new_deletion(wq_http *http, const wq_fields *fields)
 {
     int failed = 0;
     deletion *d = calloc(1, sizeof *d);
     if (d == NULL)
         return NULL;
-    d->task = (wq_task){.post = {.arrive = on_deleted}, .work = delete_them, .lost = lose_deletion};
     d->http = http;
     d->server = copy_or_null(fields->server, &failed);
     d->document_set_id = copy_or_null(fields->document_set_id, &failed);
@@ -356,38 +305,29 @@ static deletion *new_deletion(wq_http *http, const wq_fields *fields)
     return NULL;
 }
 
-/* WQ_OK, and `d` is the thread's. */
-static int start(wq_http *http, h2o_req_t *req, deletion *d)
-{
-    int result, idle = 0;
-    if (d->api_token == NULL && !atomic_compare_exchange_strong(&http->is_deleting, &idle, 1))
-        return WQ_ERROR_FULL;
-    result = wq_task_start(http, req, &d->task);
-    if (result != WQ_OK && d->api_token == NULL)
-        atomic_store(&http->is_deleting, 0);
-    return result;
-}
-
 static int begin_deletion(wq_http *http, h2o_req_t *req, const wq_fields *fields)
 {
     static const wq_error busy = {
         WQ_ERROR_FULL, "other outputs are being deleted now, which is done one after the other"};
     wq_stats stats;
+    int idle = 0;
     if (is_stopping(http, &stats))
         return wq_problem_result(req, WQ_ERROR_CLOSING, NULL, 5);
+    if (fields->api_token == NULL &&
+        !atomic_compare_exchange_strong(&http->is_deleting, &idle, 1))
+        return wq_problem_result(req, WQ_ERROR_FULL, &busy, 1);
     deletion *d = new_deletion(http, fields);
-    if (d == NULL)
+    if (d == NULL) {
+        if (fields->api_token == NULL)
+            atomic_store(&http->is_deleting, 0);
         return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 5);
-    waiting *w = wait_for(d, req);
-    int result = w != NULL ? start(http, req, d) : WQ_ERROR_FULL;
-    if (result == WQ_OK)
+    }
+    if (wq_http_work(http, req, delete_them, on_deleted, d) == WQ_OK)
         return 0;
-    if (w != NULL)
-        part(w);
+    if (d->api_token == NULL)
+        atomic_store(&http->is_deleting, 0);
     free_deletion(d);
-    if (w == NULL)
-        return 0;
-    return wq_problem_result(req, result, result == WQ_ERROR_FULL ? &busy : NULL, 1);
+    return 0;
 }
 
 /* ---- DELETE /output -------------------------------------------------------------------------- */

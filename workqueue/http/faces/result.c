@@ -17,7 +17,9 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "workqueue/http/faces/conditions.h"
 #include "workqueue/http/faces/faces.h"
+#include "workqueue/http/hold/held.h"
 #include "workqueue/http/request/problem.h"
 #include "workqueue/http/hold/work.h"
 
@@ -33,14 +35,15 @@ typedef struct fetch fetch;
 typedef struct result {
     h2o_generator_t generator; /* first: h2o hands it back */
     wq_held held;
-    wq_output output;  /* its fd is ours, to the request's end */
-    fetch *fetch;      /* NULL: it has a descriptor */
-    uint64_t at, left; /* what remains to be sent of it */
-    char *buffer;      /* a chunk; NULL while there is none */
-    unsigned chunks;   /* sent so far */
-    int in_flight;     /* else it waits for its turn */
-    uint64_t acked;    /* bytes that the client's machine had taken when last looked at */
+    wq_output output; /* its fd is ours, to the request's end */
+    fetch *fetch;     /* NULL: it has a descriptor */
+    wq_part left;     /* what remains to be sent of it */
+    char *buffer;     /* a chunk; NULL while there is none */
+    unsigned chunks;  /* sent so far */
+    int in_flight;    /* else it waits for its turn */
+    uint64_t acked;   /* bytes that the client's machine had taken when last looked at */
     time_t modified;
+    int is_dated; /* the second in which it was published is over: no other has the same date */
     char etag[sizeof(((wq_output *)0)->tag) + 2];
     char modified_text[H2O_TIMESTR_RFC1123_LEN + 1];
     char age[24];
@@ -48,9 +51,8 @@ typedef struct result {
 } result;
 
 /* What threads do for a result: open the output, then read a chunk of it, again and again. The
- * loop's, but while a task is under way: then only `result` and `is_under_way` are. */
+ * loop's, but while work is under way: then only `result` and `is_under_way` are. */
 struct fetch {
-    wq_task task;
     wq_http *http;
     result *result; /* NULL: the request has ended */
     int is_under_way;
@@ -83,126 +85,6 @@ static void dispose(void *p)
         free_fetch(r->fetch);
 }
 
-/* ---- conditions (RFC 9110, 13) --------------------------------------------------------------- */
-
-/* Is our tag in one header's list? Its tags may be weak, or `*`. */
-static int lists_tag(h2o_iovec_t list, const char *etag, int weak_too)
-{
-    const char *at = list.base, *end = list.base + list.len, *close_quote;
-    while (at < end) {
-        if (*at == '*')
-            return 1;
-        int weak = end - at > 2 && at[0] == 'W' && at[1] == '/';
-        at += weak ? 2 : 0;
-        if (*at != '"') {
-            at++;
-            continue;
-        }
-        close_quote = memchr(at + 1, '"', (size_t)(end - at - 1));
-        if (close_quote == NULL)
-            return 0;
-        size_t n = (size_t)(close_quote + 1 - at);
-        if ((!weak || weak_too) && h2o_memis(at, n, etag, strlen(etag)))
-            return 1;
-        at = close_quote + 1;
-    }
-    return 0;
-}
-
-/* 1: the header has it; 0: it has not; -1: there is no such header. */
-static int has_tag(h2o_req_t *req, const h2o_token_t *name, const result *r, int weak_too)
-{
-    int has = -1;
-    for (ssize_t i = -1; has != 1 && (i = h2o_find_header(&req->headers, name, i)) != -1;)
-        has = lists_tag(req->headers.entries[i].value, r->etag, weak_too);
-    return has;
-}
-
-/* 1: the output has been modified since the header's date; 0: it has not; -1: there is no date. */
-static int modified_since(h2o_req_t *req, const h2o_token_t *name, const result *r)
-{
-    struct tm tm = {0};
-    ssize_t i = h2o_find_header(&req->headers, name, -1);
-    if (i == -1)
-        return -1;
-    h2o_iovec_t value = req->headers.entries[i].value;
-    if (h2o_time_parse_rfc1123(value.base, value.len, &tm) != 0)
-        return -1;
-    return r->modified > timegm(&tm);
-}
-
-/* The status that the request's conditions lead to: 200, 304 or 412. */
-static int check_conditions(h2o_req_t *req, const result *r)
-{
-    int has = has_tag(req, H2O_TOKEN_IF_MATCH, r, 0);
-    if (has == 0 || (has < 0 && modified_since(req, H2O_TOKEN_IF_UNMODIFIED_SINCE, r) == 1))
-        return 412;
-    has = has_tag(req, H2O_TOKEN_IF_NONE_MATCH, r, 1);
-    if (has == 1 || (has < 0 && modified_since(req, H2O_TOKEN_IF_MODIFIED_SINCE, r) == 0))
-        return 304;
-    return 200;
-}
-
-/* ---- ranges (RFC 9110, 14) ------------------------------------------------------------------- */
-
-/* 0, or -1 if there is no number; one too large for any file stays too large. */
-static int read_number(const char **at, const char *end, uint64_t *out)
-{
-    const char *begin = *at;
-    for (*out = 0; *at < end && **at >= '0' && **at <= '9'; ++*at)
-        *out = *out > UINT64_MAX / 10 - 1 ? *out : *out * 10 + (uint64_t)(**at - '0');
-    return *at > begin ? 0 : -1;
-}
-
-/* "bytes=FIRST-LAST", "bytes=FIRST-" or "bytes=-LENGTH": one range, to r->at and r->left. The
- * status it leads to; 200 also if it cannot be understood, or asks for several. */
-static int read_range(h2o_iovec_t value, result *r)
-{
-    const char *at = value.base, *end = at + value.len;
-    uint64_t size = r->output.size_bytes, first = 0, last = UINT64_MAX;
-    if (value.len < 6 || !h2o_lcstris(at, 6, H2O_STRLIT("bytes=")))
-        return 200;
-    at += 6;
-    int has_first = read_number(&at, end, &first) == 0;
-    if (at == end || *at++ != '-')
-        return 200;
-    int has_last = read_number(&at, end, &last) == 0;
-    if (!has_last)
-        last = UINT64_MAX;
-    if (at != end || (!has_first && !has_last) || (has_first && first > last))
-        return 200;
-    if (!has_first) { /* so many at the end */
-        first = last < size ? size - last : 0;
-        first = last > 0 ? first : size;
-        last = UINT64_MAX;
-    }
-    if (first >= size)
-        return 416;
-    r->at = first;
-    r->left = (last < size ? last + 1 : size) - first;
-    return 206;
-}
-
-/* May a part be sent? Not if the client has the rest of another version. */
-static int same_version(h2o_req_t *req, const result *r)
-{
-    h2o_iovec_t value = wq_request_header(req, "if-range");
-    return value.base == NULL || h2o_memis(value.base, value.len, r->etag, strlen(r->etag)) ||
-           h2o_memis(value.base, value.len, r->modified_text, H2O_TIMESTR_RFC1123_LEN);
-}
-
-/* What the request leads to: 200, 206, 304, 412 or 416. Only a GET can ask for a part, and only GET
- * and HEAD for conditions that we know. */
-static int choose_status(h2o_req_t *req, result *r)
-{
-    h2o_iovec_t range = wq_request_header(req, "range");
-    int get = wq_is_method(req, "GET");
-    int status = get || wq_is_method(req, "HEAD") ? check_conditions(req, r) : 200;
-    if (status != 200 || !get || range.base == NULL || !same_version(req, r))
-        return status;
-    return read_range(range, r);
-}
-
 /* ---- headers --------------------------------------------------------------------------------- */
 
 static void describe(result *r)
@@ -211,6 +93,7 @@ static void describe(result *r)
     struct tm tm;
     clock_gettime(CLOCK_REALTIME, &now);
     r->modified = (time_t)(r->output.made_at_ms / 1000);
+    r->is_dated = now.tv_sec > r->modified;
     snprintf(r->etag, sizeof r->etag, "\"%s\"", r->output.tag);
     snprintf(r->age, sizeof r->age, "%lld",
              now.tv_sec > r->modified ? (long long)(now.tv_sec - r->modified) : 0);
@@ -230,7 +113,8 @@ static void add_validators(h2o_req_t *req, const result *r)
     h2o_headers_t *headers = &req->res.headers;
     static const char how[] = "x-workqueue";
     add_text(req, H2O_TOKEN_ETAG, r->etag);
-    add_text(req, H2O_TOKEN_LAST_MODIFIED, r->modified_text);
+    if (r->is_dated)
+        add_text(req, H2O_TOKEN_LAST_MODIFIED, r->modified_text);
     add_text(req, H2O_TOKEN_CACHE_CONTROL, "private, no-cache");
     h2o_set_header(&req->pool, headers, H2O_TOKEN_AGE, r->age, strlen(r->age), 0);
     if (h2o_find_header_by_str(headers, how, sizeof how - 1, -1) == -1)
@@ -247,14 +131,14 @@ static void add_headers(wq_http *http, h2o_req_t *req, int status, result *r)
                           "X-Content-Type-Options", H2O_STRLIT("nosniff"));
     if (status == 206) {
         snprintf(r->content_range, sizeof r->content_range, "bytes %llu-%llu/%llu",
-                 (unsigned long long)r->at, (unsigned long long)(r->at + r->left - 1),
+                 (unsigned long long)r->left.at, (unsigned long long)(r->left.at + r->left.bytes - 1),
                  (unsigned long long)r->output.size_bytes);
         add_text(req, H2O_TOKEN_CONTENT_RANGE, r->content_range);
     }
     wq_cors(req);
     req->res.status = status;
     req->res.reason = wq_reason(status);
-    req->res.content_length = r->left;
+    req->res.content_length = r->left.bytes;
 }
 
 static int answer_unsatisfiable(h2o_req_t *req, result *r)
@@ -274,16 +158,16 @@ static int answer_unsatisfiable(h2o_req_t *req, result *r)
 static ssize_t read_some(result *r, size_t size)
 {
     ssize_t n;
-    size = size < r->left ? size : (size_t)r->left;
+    size = size < r->left.bytes ? size : (size_t)r->left.bytes;
     do
-        n = pread(r->output.fd, r->buffer, size, (off_t)r->at);
+        n = pread(r->output.fd, r->buffer, size, (off_t)r->left.at);
     while (n < 0 && errno == EINTR);
     if (n == 0)
         errno = ENODATA;
     if (n <= 0)
         return -1;
-    r->at += (uint64_t)n;
-    r->left -= (uint64_t)n;
+    r->left.at += (uint64_t)n;
+    r->left.bytes -= (uint64_t)n;
     return n;
 }
 
@@ -325,22 +209,21 @@ static void send_read(result *r, ssize_t n)
     h2o_send(r->held.req, &chunk, 1, H2O_SEND_STATE_IN_PROGRESS);
 }
 
-static int start_fetch(fetch *f, void (*work)(wq_task *task), void (*arrive)(wq_post *post))
+static int start_fetch(fetch *f, wq_http_work_fn work, wq_http_done_fn done)
 {
-    f->task.work = work;
-    f->task.post.arrive = arrive;
-    int started = wq_task_start(f->http, f->result->held.req, &f->task);
+    int started = wq_work_start(f->http, f->result->held.req, work, done, f);
     f->is_under_way = started == WQ_OK;
     return started;
 }
 
-static void read_chunk(wq_task *task)
+static void read_chunk(void *user, wq_http_task *task)
 {
-    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task, task);
+    fetch *f = user;
+    (void)task;
     f->n = wq_output_read(f->job, &f->output, f->at, f->buffer, f->size, &f->error);
 }
 
-/* The request it was for, or NULL: it has ended, and the fetch with it. */
+/* The result it was for; NULL: it has ended, and the fetch with it, or is about to. */
 static result *arrived(fetch *f)
 {
     f->is_under_way = 0;
@@ -353,16 +236,17 @@ static result *arrived(fetch *f)
     return NULL;
 }
 
-static void on_chunk(wq_post *post)
+static void on_chunk(void *user, h2o_req_t *req)
 {
-    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task.post, post);
+    fetch *f = user;
     result *r = arrived(f);
+    (void)req;
     if (r == NULL)
         return;
-    ssize_t n = f->n <= 0 || (uint64_t)f->n > r->left ? -1 : (ssize_t)f->n;
+    ssize_t n = f->n <= 0 || (uint64_t)f->n > r->left.bytes ? -1 : (ssize_t)f->n;
     if (n > 0) {
-        r->at += (uint64_t)n;
-        r->left -= (uint64_t)n;
+        r->left.at += (uint64_t)n;
+        r->left.bytes -= (uint64_t)n;
     }
     send_read(r, n);
 }
@@ -370,12 +254,12 @@ static void on_chunk(wq_post *post)
 static void send_chunk(result *r)
 {
     fetch *f = r->fetch;
-    if (r->left == 0 || f == NULL) {
-        send_read(r, r->left > 0 ? read_some(r, CHUNK_BYTES) : 0);
+    if (r->left.bytes == 0 || f == NULL) {
+        send_read(r, r->left.bytes > 0 ? read_some(r, CHUNK_BYTES) : 0);
         return;
     }
-    f->at = r->at;
-    f->size = r->left < FETCH_BYTES ? (size_t)r->left : FETCH_BYTES;
+    f->at = r->left.at;
+    f->size = r->left.bytes < FETCH_BYTES ? (size_t)r->left.bytes : FETCH_BYTES;
     r->buffer = f->buffer;
     r->in_flight = 0;
     if (start_fetch(f, read_chunk, on_chunk) != WQ_OK)
@@ -388,7 +272,7 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
     result *r = (result *)generator;
     (void)req;
     r->in_flight = 0;
-    if (r->left > 0 && r->chunks % CHUNKS_AT_ONCE == 0)
+    if (r->left.bytes > 0 && r->chunks % CHUNKS_AT_ONCE == 0)
         wq_held_deadline(&r->held, wq_loop_now());
     else
         send_chunk(r);
@@ -445,15 +329,15 @@ static int send_large(wq_http *http, h2o_req_t *req, int status, result *r)
 
 static int send_small(wq_http *http, h2o_req_t *req, int status, result *r)
 {
-    size_t size = (size_t)r->left, n = 0;
+    size_t size = (size_t)r->left.bytes, n = 0;
     char *body = h2o_mem_alloc_pool(&req->pool, size + 1);
     for (ssize_t more = 0; n < size; n += (size_t)more) {
         r->buffer = body + n;
         if ((more = read_some(r, size - n)) < 0)
             return wq_problem(req, 500, "The output cannot be read in full: %s.", strerror(errno));
     }
-    r->at -= size;
-    r->left = size;
+    r->left.at -= size;
+    r->left.bytes = size;
     add_headers(http, req, status, r);
     atomic_fetch_add(&http->bytes_sent, size);
     h2o_iovec_t buf = h2o_iovec_init(body, size);
@@ -475,7 +359,10 @@ static int send_head(wq_http *http, h2o_req_t *req, int status, result *r)
 
 static int send_output(wq_http *http, h2o_req_t *req, result *r)
 {
-    int status = choose_status(req, r);
+    const wq_output_version version = {r->etag, r->modified,
+                                       r->is_dated ? r->modified_text : NULL,
+                                       r->output.size_bytes};
+    int status = wq_check_conditions(req, &version, &r->left);
     switch (status) {
     case 304:
         add_validators(req, r);
@@ -488,7 +375,7 @@ static int send_output(wq_http *http, h2o_req_t *req, result *r)
     default:
         if (wq_is_method(req, "HEAD"))
             return send_head(http, req, status, r);
-        if (r->left > SMALL_BYTES || r->fetch != NULL)
+        if (r->left.bytes > SMALL_BYTES || r->fetch != NULL)
             return send_large(http, req, status, r);
         return send_small(http, req, status, r);
     }
@@ -504,7 +391,7 @@ static int answer_unopened(wq_http *http, h2o_req_t *req, int opened, const wq_e
 static int answer_opened(wq_http *http, h2o_req_t *req, const wq_output *output, result *r)
 {
     r->output = *output;
-    r->left = output->size_bytes;
+    r->left.bytes = output->size_bytes;
     describe(r);
     return send_output(http, req, r);
 }
@@ -532,34 +419,25 @@ static int redirect(h2o_req_t *req, const char *url)
                          NULL, NULL, 0);
 }
 
-static void open_output(wq_task *task)
+static void open_output(void *user, wq_http_task *task)
 {
-    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task, task);
+    fetch *f = user;
+    (void)task;
     f->n = wq_job_output(f->job, &f->output, &f->error);
 }
 
-static void lose_fetch(wq_task *task)
-{
-    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task, task);
-    if (f->result != NULL)
-        f->result->fetch = NULL;
-    free_fetch(f);
-}
-
 /* The client may have left; it is answered in any case, as what is held has to be. */
-static void on_opened(wq_post *post)
+static void on_opened(void *user, h2o_req_t *req)
 {
-    fetch *f = H2O_STRUCT_FROM_MEMBER(fetch, task.post, post);
+    fetch *f = user;
     result *r = arrived(f);
     if (r == NULL)
         return;
-    wq_http *http = f->http;
-    h2o_req_t *req = r->held.req;
     wq_release(&r->held);
     if (f->n == WQ_OK)
-        answer_opened(http, req, &f->output, r);
+        answer_opened(f->http, req, &f->output, r);
     else
-        answer_unopened(http, req, (int)f->n, &f->error);
+        answer_unopened(f->http, req, (int)f->n, &f->error);
 }
 
 /* Takes a reference of its own. */
@@ -571,7 +449,6 @@ static int answer_from_afar(wq_http *http, h2o_req_t *req, wq_job *job)
     fetch *f = calloc(1, sizeof *f + FETCH_BYTES);
     if (f == NULL)
         return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 5);
-    f->task.lost = lose_fetch;
     f->http = http;
     f->job = wq_job_ref(job);
     result *r = f->result = h2o_mem_alloc_shared(&req->pool, sizeof *r, dispose);

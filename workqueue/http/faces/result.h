@@ -2,7 +2,7 @@
 #ifndef WQ_RESULT_H
 #define WQ_RESULT_H
 
-#include "workqueue/http/hold/loop.h"
+#include "workqueue/http/http.h"
 
 /* Answers for a job that has ended; takes over the reference to `job`. Succeeded: 200 with the
  * output (ETag, Last-Modified, ranges, conditions, HEAD), 410 if it has been deleted since. Failed:

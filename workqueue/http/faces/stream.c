@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "workqueue/http/faces/job_record.h"
+#include "workqueue/http/hold/held.h"
 #include "workqueue/http/request/problem.h"
 
 #define TEXT(s)                                                                                    \

@@ -2,7 +2,7 @@
 #ifndef WQ_STREAM_H
 #define WQ_STREAM_H
 
-#include "workqueue/http/hold/loop.h"
+#include "workqueue/http/http.h"
 
 typedef struct wq_format {
     const char *media_type;

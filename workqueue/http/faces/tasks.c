@@ -3,8 +3,8 @@
  * A task is a job, and its id is the job's. What the protocol has besides is that a user, which is
  * whoever has the token, has one active request at a time; so there is a table of each user's
  * latest task. A POST claims its user's entry, asks the queue with no lock held, and settles the
- * entry. Others of the same user are parked in between, so that of many at once one begins a task
- * and the rest are told of it.
+ * entry. Others of the same user wait in between, as pending asks, so that of many at once one begins
+ * a task and the rest are told of it.
  *
  * The table's lock goes before those of the queue and the job; the queue's answer, which takes it,
  * comes without any. */
@@ -15,6 +15,7 @@
 #include <search.h>
 #include <stdlib.h>
 
+#include "workqueue/http/hold/timers.h"
 #include "workqueue/http/request/problem.h"
 
 enum { HASH_SIZE = 32, SWEEP = 4 };
@@ -26,8 +27,15 @@ typedef struct wq_user {
     char id[WQ_ID_SIZE]; /* of the latest task, unless claimed */
     int64_t since;       /* CLOCK_MONOTONIC ms: when that was asked for */
     int is_claimed;      /* a POST is under way: the entry is its own, */
-    wq_parked *waiting;  /* and these wait for it to be settled */
+    wq_request_ask *waiting; /* and these wait for it to be settled */
 } wq_user;
+
+/* What a POST asks for; in its request's memory. */
+typedef struct task_ask {
+    wq_params params;
+    int rebuild;
+    wq_user *user; /* claimed for it */
+} task_ask;
 
 struct wq_tasks {
     pthread_mutex_t lock;
@@ -113,52 +121,54 @@ static void sweep_locked(wq_http *http)
     }
 }
 
-static int wait_locked(wq_http *http, h2o_req_t *req, wq_user *user)
+static int wait_locked(wq_http *http, h2o_req_t *req, wq_user *user, wq_then then, task_ask *ask)
 {
-    wq_parked *waiting = wq_park(http, req, user->waiting);
+    wq_request_ask *waiting = wq_ask_wait(http, req, user->waiting, then, &ask->params, ask);
     if (waiting == NULL)
         return WQ_ERROR_NO_MEMORY;
     user->waiting = waiting;
     return WQ_PENDING;
 }
 
-static int claim_locked(wq_http *http, h2o_req_t *req, const unsigned char *hash, wq_user **user,
-                        char active[WQ_ID_SIZE])
+static int claim_locked(wq_http *http, h2o_req_t *req, const unsigned char *hash, wq_then then,
+                        task_ask *ask, char active[WQ_ID_SIZE])
 {
     wq_user **found = tfind(hash, &http->tasks->by_hash, compare_hashes);
-    *user = found != NULL ? *found : add_user_locked(http->tasks, hash);
-    if (*user == NULL)
+    wq_user *user = found != NULL ? *found : add_user_locked(http->tasks, hash);
+    if (user == NULL)
         return WQ_ERROR_NO_MEMORY;
-    if ((*user)->is_claimed)
-        return wait_locked(http, req, *user);
-    if (found != NULL && is_active_locked(http, *user)) {
-        memcpy(active, (*user)->id, WQ_ID_SIZE);
+    if (user->is_claimed)
+        return wait_locked(http, req, user, then, ask);
+    if (found != NULL && is_active_locked(http, user)) {
+        memcpy(active, user->id, WQ_ID_SIZE);
         return WQ_ATTACHED;
     }
-    (*user)->is_claimed = 1;
+    user->is_claimed = 1;
+    ask->user = user;
     return WQ_OK;
 }
 
-/* WQ_OK: the user's entry is claimed. WQ_ATTACHED: `active` is the id of the active task.
- * WQ_PENDING: the request waits, and its face is called again. Or WQ_ERROR_NO_MEMORY. */
-static int claim(wq_http *http, h2o_req_t *req, const char *token, wq_user **user,
-                 char active[WQ_ID_SIZE])
+/* WQ_OK: the user's entry, ask->user, is claimed. WQ_ATTACHED: `active` is the id of the active task.
+ * WQ_PENDING: `then` follows when another request of this user has settled. Or WQ_ERROR_NO_MEMORY. */
+static int claim_user(wq_http *http, h2o_req_t *req, wq_then then, task_ask *ask,
+                      char active[WQ_ID_SIZE])
 {
     unsigned char hash[EVP_MAX_MD_SIZE];
+    const char *token = ask->params.api_token;
     if (!EVP_Digest(token, strlen(token), hash, NULL, EVP_sha256(), NULL))
         return WQ_ERROR_NO_MEMORY;
     pthread_mutex_lock(&http->tasks->lock);
-    int result = claim_locked(http, req, hash, user, active);
+    int result = claim_locked(http, req, hash, then, ask, active);
     pthread_mutex_unlock(&http->tasks->lock);
     return result;
 }
 
 /* `id` is of the task that has begun; NULL: none has. */
-static void settle(wq_http *http, wq_user *user, const char *id)
+static void settle_user(wq_http *http, wq_user *user, const char *id)
 {
     struct wq_tasks *tasks = http->tasks;
     pthread_mutex_lock(&tasks->lock);
-    wq_parked *waiting = user->waiting;
+    wq_request_ask *waiting = user->waiting;
     user->waiting = NULL;
     if (id != NULL) {
         memcpy(user->id, id, WQ_ID_SIZE);
@@ -169,14 +179,14 @@ static void settle(wq_http *http, wq_user *user, const char *id)
         remove_user_locked(tasks, user);
     }
     pthread_mutex_unlock(&tasks->lock);
-    wq_unpark(waiting);
+    wq_ask_resume(waiting);
 }
 
 /* An output that is there is no task: nobody has to wait for it. */
-static void on_answer(wq_http *http, void *user, wq_job *job)
+static void settle_by_job(wq_http *http, void *user, wq_job *job)
 {
-    settle(http, user,
-           job != NULL && wq_state_of(job) < WQ_STATE_SUCCEEDED ? wq_job_id(job) : NULL);
+    settle_user(http, user,
+                job != NULL && wq_state_of(job) < WQ_STATE_SUCCEEDED ? wq_job_id(job) : NULL);
 }
 
 /* ---- bodies --------------------------------------------------------------------------------- */
@@ -272,32 +282,49 @@ static int send_begun(h2o_req_t *req, wq_job *job)
     return send_json(req, 200, body, (size_t)n);
 }
 
-static int begin(wq_http *http, h2o_req_t *req)
+static int on_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
+{
+    wq_tell_answer(req, answer);
+    return answer->result < 0 ? send_failure(http, req, answer->result, answer->params,
+                                             answer->error.message)
+                              : send_begun(req, answer->job);
+}
+
+static int ask_for_task(wq_http *http, h2o_req_t *req, task_ask *ask)
+{
+    unsigned flags = WQ_ENSURE_JOB | (ask->rebuild ? WQ_ENSURE_REBUILD : 0);
+    wq_answer refusal = {.params = &ask->params};
+    if (wq_ask_flags(http, req, &flags, &refusal) == 0)
+        return wq_ask_queue_observed(http, req, &ask->params, flags, settle_by_job, on_answer,
+                                     ask->user);
+    settle_user(http, ask->user, NULL);
+    return on_answer(http, req, &refusal);
+}
+
+/* Claims the user's entry first; also when another request of that user has settled. */
+static int begin_task(wq_http *http, h2o_req_t *req, const wq_answer *settled)
 {
     char active[WQ_ID_SIZE];
-    wq_request_fault fault;
-    wq_params params;
-    wq_error error;
-    wq_user *user = NULL;
-    wq_job *job;
-    int rebuild, result = WQ_OK;
-    if (wq_request_read(&http->limits, req, &params, &rebuild, &fault) != 0)
-        return send_fault(req, &fault);
-    const int is_first = !wq_is_resumed(http, req); /* else on_answer() has settled it */
-    if (is_first && (result = claim(http, req, params.api_token, &user, active)) == WQ_ATTACHED)
+    task_ask *ask = settled->context;
+    switch (claim_user(http, req, begin_task, ask, active)) {
+    case WQ_OK:
+        return ask_for_task(http, req, ask);
+    case WQ_ATTACHED:
         return send_active(req, active);
-    if (result == WQ_PENDING)
+    case WQ_PENDING:
         return 0;
-    if (result < 0)
+    default:
         return no_memory(http, req);
-    unsigned flags = WQ_ENSURE_JOB | (rebuild ? WQ_ENSURE_REBUILD : 0);
-    result = wq_ask(http, req, flags, &params, &(wq_told){on_answer, user}, &job, &error);
-    if (result == WQ_PENDING)
-        return 0;
-    if (is_first)
-        on_answer(http, user, job);
-    return result < 0 ? send_failure(http, req, result, &params, error.message)
-                      : send_begun(req, job);
+    }
+}
+
+static int begin(wq_http *http, h2o_req_t *req)
+{
+    wq_request_fault fault;
+    task_ask *ask = h2o_mem_alloc_pool(&req->pool, sizeof *ask);
+    if (wq_request_read(&http->limits, req, &ask->params, &ask->rebuild, &fault) != 0)
+        return send_fault(req, &fault);
+    return begin_task(http, req, &(wq_answer){.context = ask});
 }
 
 /* ---- GET ------------------------------------------------------------------------------------ */

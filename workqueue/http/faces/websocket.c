@@ -12,12 +12,13 @@
 #include "workqueue/http/faces/websocket.h"
 
 #include <h2o/http1.h>
-#include <openssl/sha.h>
 #include <sys/socket.h>
 #include <wslay/wslay.h>
 
 #include "workqueue/http/faces/faces.h"
-#include "workqueue/http/request/fields.h"
+#include "workqueue/http/faces/handshake.h"
+#include "workqueue/http/faces/late_token.h"
+#include "workqueue/http/hold/held.h"
 #include "workqueue/http/request/problem.h"
 
 enum {
@@ -28,8 +29,6 @@ enum {
     REASON_BYTES = 123,    /* of a close, RFC 6455 */
     TRY_AGAIN_LATER = 1013 /* registered after wslay was written */
 };
-
-typedef struct question question;
 
 typedef struct websocket {
     wq_held held;                  /* its req is dead once the upgrade has begun */
@@ -50,23 +49,13 @@ typedef struct websocket {
     char *out;        /* control frames */
     size_t n_out;
 
-    /* while the first message is to bring the token */
-    char *server, *document_set_id;
-    unsigned flags; /* for wq_ensure_run() */
-    int64_t token_by;
-    question *question; /* what it was asked with; NULL: nothing is under way */
+    wq_late_token *token; /* NULL: the job is known */
+    int64_t token_by;     /* when its message has to be there */
 
     /* the message that is coming in */
-    char *message; /* kept only if it is the first */
     size_t n_message;
     int is_control; /* the frame that is coming in */
 } websocket;
-
-/* The queue's answer comes when it has one; the websocket may have ended by then. */
-struct question {
-    wq_question super;
-    websocket *ws; /* the loop's; NULL: nobody waits for the answer */
-};
 
 static websocket *websocket_of(wq_held *held)
 {
@@ -75,7 +64,7 @@ static websocket *websocket_of(wq_held *held)
 
 static int wants_token(const websocket *ws)
 {
-    return ws->server != NULL;
+    return ws->token != NULL && !wq_late_token_is_asked(ws->token);
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
@@ -91,26 +80,16 @@ static void end_write(websocket *ws)
     ws->n_out = 0;
 }
 
-static void forget_target(websocket *ws)
+static void forget_token(websocket *ws)
 {
-    free(ws->server);
-    free(ws->document_set_id);
-    ws->server = ws->document_set_id = NULL;
-}
-
-static void forget_question(websocket *ws)
-{
-    if (ws->question != NULL)
-        ws->question->ws = NULL;
-    ws->question = NULL;
+    wq_late_token_free(ws->token);
+    ws->token = NULL;
 }
 
 static void free_websocket(websocket *ws)
 {
     end_write(ws);
-    forget_target(ws);
-    forget_question(ws);
-    free(ws->message);
+    forget_token(ws);
     wslay_event_context_free(ws->wslay);
     free(ws);
 }
@@ -130,8 +109,7 @@ static void end(websocket *ws)
 static void begin_close(websocket *ws)
 {
     ws->closing = 1;
-    forget_target(ws);
-    forget_question(ws);
+    forget_token(ws);
     wq_hold_leave(&ws->held);
 }
 
@@ -158,99 +136,21 @@ static void refuse(websocket *ws, int result, const char *reason)
 
 /* ---- messages from the client, called by wslay ----------------------------------------------- */
 
-static void *pool_alloc(void *pool, size_t size)
-{
-    return h2o_mem_alloc_pool(pool, size);
-}
+static void pump(websocket *ws);
 
-/* {"apiToken": "..."} or the token itself; NULL and *why if it is neither. */
-static const char *token_of(h2o_mem_pool_t *pool, const char *text, size_t n, const char **why)
+static void on_token_answer(void *user, int result, wq_job *job, const char *reason, int later)
 {
-    wq_fields fields = {0};
-    *why = "it must be {\"apiToken\": \"...\"} or the token";
-    if (n == 0 || memchr(text, '\0', n) != NULL)
-        return NULL;
-    if (*text != '{')
-        return h2o_strdup(pool, text, n).base;
-    if (wq_fields_json(&fields, (wq_arena){pool_alloc, pool}, text, n, why) != 0)
-        return NULL;
-    return fields.api_token;
-}
-
-static void take_answer(websocket *ws, question *q)
-{
-    const int result = q->super.result;
-    ws->question = NULL;
+    websocket *ws = user;
     if (result == WQ_DONE)
         say_goodbye(ws, WSLAY_CODE_NORMAL_CLOSURE, "The output is there already.");
     else if (result < 0)
-        refuse(ws, result, wq_strerror(result));
-    else if (wq_hold_join(&ws->held, q->super.job) != 0)
+        refuse(ws, result, reason);
+    else if (wq_hold_join(&ws->held, job) != 0)
         refuse(ws, WQ_ERROR_NO_MEMORY, wq_strerror(WQ_ERROR_NO_MEMORY));
-    free(q);
-}
-
-static void pump(websocket *ws);
-
-static void on_answer(wq_post *post)
-{
-    question *q = H2O_STRUCT_FROM_MEMBER(question, super.post, post);
-    websocket *ws = q->ws;
-    if (ws != NULL) {
-        take_answer(ws, q);
+    else
+        forget_token(ws);
+    if (later)
         pump(ws);
-        return;
-    }
-    wq_job_unref(q->super.job);
-    free(q);
-}
-
-static void on_lost(wq_question *super)
-{
-    wq_job_unref(super->job);
-    free(H2O_STRUCT_FROM_MEMBER(question, super, super));
-}
-
-static void ask(websocket *ws, const char *token)
-{
-    const wq_params params = {ws->server, ws->document_set_id, token};
-    wq_http *http = ws->held.http;
-    wq_error error;
-    int result = wq_params_check(&params, &error);
-    if (result != WQ_OK) {
-        refuse(ws, result, error.message);
-        return;
-    }
-    question *q = calloc(1, sizeof *q);
-    if (q == NULL || atomic_load(&http->stopping)) {
-        result = q == NULL ? WQ_ERROR_NO_MEMORY : WQ_ERROR_CLOSING;
-        refuse(ws, result, wq_strerror(result));
-        free(q);
-        return;
-    }
-    q->super = (wq_question){
-        .post = {.loop = ws->held.loop, .arrive = on_answer}, .lost = on_lost, .http = http};
-    q->ws = ws;
-    ws->question = q;
-    if (wq_question_ask(&q->super, ws->flags, &params) != WQ_PENDING)
-        take_answer(ws, q);
-    forget_target(ws);
-}
-
-static void take_token(websocket *ws)
-{
-    char reason[REASON_BYTES + 1];
-    const char *why;
-    h2o_mem_pool_t pool;
-    h2o_mem_init_pool(&pool);
-    const char *token = token_of(&pool, ws->message, ws->n_message, &why);
-    if (token != NULL) {
-        ask(ws, token);
-    } else {
-        snprintf(reason, sizeof reason, "No token in the first message: %s.", why);
-        refuse(ws, WQ_ERROR_INVALID_ARGUMENT, reason);
-    }
-    h2o_mem_clear_pool(&pool);
 }
 
 static void on_frame(wslay_event_context_ptr wslay,
@@ -273,14 +173,9 @@ static void on_chunk(wslay_event_context_ptr wslay,
         say_goodbye(ws, WSLAY_CODE_MESSAGE_TOO_BIG, "");
         return;
     }
-    if (wants_token(ws) && chunk->data_length > 0) {
-        char *message = realloc(ws->message, ws->n_message + chunk->data_length);
-        if (message == NULL) {
-            refuse(ws, WQ_ERROR_NO_MEMORY, wq_strerror(WQ_ERROR_NO_MEMORY));
-            return;
-        }
-        ws->message = message;
-        memcpy(ws->message + ws->n_message, chunk->data, chunk->data_length);
+    if (wants_token(ws) && wq_late_token_add(ws->token, chunk->data, chunk->data_length) != 0) {
+        refuse(ws, WQ_ERROR_NO_MEMORY, wq_strerror(WQ_ERROR_NO_MEMORY));
+        return;
     }
     ws->n_message += chunk->data_length;
 }
@@ -295,9 +190,7 @@ static void on_message(wslay_event_context_ptr wslay,
     if (message->opcode == WSLAY_BINARY_FRAME)
         say_goodbye(ws, WSLAY_CODE_UNSUPPORTED_DATA, "Text only.");
     else if (wants_token(ws))
-        take_token(ws);
-    free(ws->message);
-    ws->message = NULL;
+        wq_late_token_ask(ws->token, ws->held.loop, on_token_answer, ws);
     ws->n_message = 0;
 }
 
@@ -576,94 +469,11 @@ static void on_upgraded(void *user, h2o_socket_t *sock, size_t request_bytes)
     pump(ws);
 }
 
-/* ---- the handshake --------------------------------------------------------------------------- */
-
-static int asks_for_upgrade(h2o_req_t *req)
-{
-    return req->upgrade.base != NULL &&
-           h2o_contains_token(req->upgrade.base, req->upgrade.len, H2O_STRLIT("websocket"), ',');
-}
-
-int wq_websocket_wanted(h2o_req_t *req)
-{
-    return wq_is_method(req, "GET") &&
-           (asks_for_upgrade(req) || wq_request_header(req, "sec-websocket-key").base != NULL);
-}
-
-static int is_key(h2o_iovec_t key)
-{
-    if (key.len != 24 || memcmp(key.base + 22, "==", 2) != 0)
-        return 0;
-    for (size_t i = 0; i < 22; i++) {
-        const char c = key.base[i];
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-              c == '+' || c == '/'))
-            return 0;
-    }
-    return 1;
-}
-
-static void add_header(h2o_req_t *req, const char *name, const char *as_written, const char *value)
-{
-    h2o_add_header_by_str(&req->pool, &req->res.headers, name, strlen(name), 0, as_written, value,
-                          strlen(value));
-}
-
-static int needs_upgrade(h2o_req_t *req, const char *detail)
-{
-    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_UPGRADE, NULL, H2O_STRLIT("websocket"));
-    return wq_problem(req, 426, "%s", detail);
-}
-
-/* Whether the request is a handshake; else it has been answered. */
-static int is_handshake(h2o_req_t *req)
-{
-    const h2o_iovec_t version = wq_request_header(req, "sec-websocket-version");
-    const char *wrong = NULL;
-    if (!asks_for_upgrade(req) || req->version != 0x101)
-        wrong = "A WebSocket begins with a GET by HTTP/1.1 with \"Connection: Upgrade\" and "
-                "\"Upgrade: websocket\", which a proxy on the way may have removed.";
-    else if (!h2o_memis(version.base, version.len, H2O_STRLIT("13")))
-        wrong = "WebSockets are spoken here in version 13: \"Sec-WebSocket-Version: 13\".";
-    if (wrong == NULL && is_key(wq_request_header(req, "sec-websocket-key"))) {
-        if (wq_request_subprotocol(req, "token.").base == NULL ||
-            wq_request_subprotocol(req, "workqueue").base != NULL)
-            return 1;
-        wq_problem(req, 400,
-                   "Offer the subprotocol workqueue beside the one with the token: the answer has "
-                   "to select one, and does not repeat the token.");
-        return 0;
-    }
-    add_header(req, "sec-websocket-version", "Sec-WebSocket-Version", "13");
-    if (wrong != NULL)
-        needs_upgrade(req, wrong);
-    else
-        wq_problem(req, 400, "Sec-WebSocket-Key must be 16 bytes in base64.");
-    return 0;
-}
-
-static const char *accept_of(h2o_req_t *req)
-{
-    static const char magic[] = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-    const h2o_iovec_t key = wq_request_header(req, "sec-websocket-key");
-    unsigned char text[24 + sizeof magic - 1], hash[SHA_DIGEST_LENGTH];
-    char *out = h2o_mem_alloc_pool(&req->pool, 32);
-    memcpy(text, key.base, 24);
-    memcpy(text + 24, magic, sizeof magic - 1);
-    SHA1(text, sizeof text, hash);
-    h2o_base64_encode(out, hash, sizeof hash, 0);
-    out[28] = '\0';
-    return out;
-}
+/* ---- beginning ------------------------------------------------------------------------------- */
 
 static void switch_protocols(websocket *ws, h2o_req_t *req)
 {
-    req->res.status = 101;
-    req->res.reason = "Switching Protocols";
-    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_UPGRADE, NULL, H2O_STRLIT("websocket"));
-    add_header(req, "sec-websocket-accept", "Sec-WebSocket-Accept", accept_of(req));
-    if (wq_request_subprotocol(req, "workqueue").base != NULL)
-        add_header(req, "sec-websocket-protocol", "Sec-WebSocket-Protocol", "workqueue");
+    wq_handshake_accept(req);
     ws->since = wq_loop_now();
     ws->token_by = ws->since + (ws->held.http->options.stall_timeout_ms < TOKEN_MS
                                     ? ws->held.http->options.stall_timeout_ms
@@ -671,8 +481,6 @@ static void switch_protocols(websocket *ws, h2o_req_t *req)
     wq_held_deadline(&ws->held, next_deadline(ws));
     h2o_http1_upgrade(req, NULL, 0, on_upgraded, ws);
 }
-
-/* ---- beginning ------------------------------------------------------------------------------- */
 
 static websocket *new_websocket(wq_http *http, h2o_req_t *req)
 {
@@ -719,7 +527,7 @@ static int no_memory(h2o_req_t *req)
 
 int wq_websocket(wq_http *http, h2o_req_t *req, wq_job *job)
 {
-    if (!is_handshake(req)) {
+    if (!wq_handshake_check(req)) {
         wq_job_unref(job);
         return 0;
     }
@@ -738,10 +546,7 @@ static int begin_without_token(wq_http *http, h2o_req_t *req, const wq_params *p
     websocket *ws = new_websocket(http, req);
     if (ws == NULL)
         return no_memory(req);
-    ws->flags = flags;
-    ws->server = strdup(params->server);
-    ws->document_set_id = strdup(params->document_set_id);
-    if (ws->server != NULL && ws->document_set_id != NULL)
+    if ((ws->token = wq_late_token_new(params, flags)) != NULL)
         return begin(ws, req, NULL);
     free_websocket(ws);
     return no_memory(req);
@@ -756,22 +561,23 @@ static int begin_done(wq_http *http, h2o_req_t *req)
     return begin(ws, req, NULL);
 }
 
+static int on_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
+{
+    if (answer->result < 0)
+        return wq_problem_result(req, answer->result, &answer->error,
+                                 wq_result_retry_s(http->queue, answer->result, answer->params));
+    return answer->job != NULL ? wq_websocket(http, req, answer->job) : begin_done(http, req);
+}
+
 int wq_websocket_generate(wq_http *http, h2o_req_t *req)
 {
     wq_params params;
-    wq_error error;
-    wq_job *job;
     int rebuild;
-    if (!is_handshake(req) || wq_request_target(&http->limits, req, &params, &rebuild) != 0)
+    if (!wq_handshake_check(req) ||
+        wq_request_target(&http->limits, req, &params, &rebuild) != 0)
         return 0;
     unsigned flags = rebuild ? WQ_ENSURE_REBUILD : 0;
     if (params.api_token == NULL)
         return begin_without_token(http, req, &params, flags);
-    int result = wq_ask(http, req, flags, &params, NULL, &job, &error);
-    if (result == WQ_PENDING)
-        return 0;
-    if (result < 0)
-        return wq_problem_result(req, result, &error,
-                                 wq_result_retry_s(http->queue, result, &params));
-    return job != NULL ? wq_websocket(http, req, job) : begin_done(http, req);
+    return wq_ask(http, req, &params, flags, on_answer);
 }

@@ -14,13 +14,10 @@
  * server stops; 1002 against the protocol; 1003 a binary message; 1007 text that is no UTF-8; 1008
  * the token is refused, or did not come in time; 1009 a message too long; 1011 a failure of ours;
  * 1013 the queue is full, try again later. */
-#ifndef WQ_WEBSOCKET_H
-#define WQ_WEBSOCKET_H
+#ifndef WQ_HTTP_FACES_WEBSOCKET_H
+#define WQ_HTTP_FACES_WEBSOCKET_H
 
-#include "workqueue/http/hold/loop.h"
-
-/* Does the request ask for an upgrade to WebSocket (whether or not it does so properly)? */
-int wq_websocket_wanted(h2o_req_t *req);
+#include "workqueue/http/http.h"
 
 /* GET /generate with an upgrade: parameters from the query; the token from Authorization, the
  * subprotocol, the query, or the first message. Returns 0. */

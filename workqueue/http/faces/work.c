@@ -5,10 +5,12 @@
  * asks no more often than that. HEAD is never held: whoever asks so wants to know how it is now.
  */
 #include "workqueue/http/faces/faces.h"
+#include "workqueue/http/hold/held.h"
 #include "workqueue/http/request/fields.h"
 #include "workqueue/http/request/problem.h"
 #include "workqueue/http/faces/result.h"
 #include "workqueue/http/faces/stream.h"
+#include "workqueue/http/faces/handshake.h"
 #include "workqueue/http/faces/websocket.h"
 
 enum {
@@ -226,20 +228,9 @@ static int answer_events(wq_http *http, h2o_req_t *req, wq_job *job)
     return wq_stream(http, req, &wq_format_sse, job, seen);
 }
 
-/* Who asks, for the log: an address, without its port. */
-static void write_peer(h2o_req_t *req, char out[64])
-{
-    struct sockaddr_storage ss;
-    socklen_t len = req->conn->callbacks->get_peername(req->conn, (void *)&ss);
-    size_t n = len > 0 ? h2o_socket_getnumerichost((void *)&ss, len, out) : SIZE_MAX;
-    snprintf(out + (n < 60 ? n : 0), 4, "%s", n < 60 ? "" : "?");
-}
-
 int wq_answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
 {
-    char by[64];
-    write_peer(req, by);
-    if (wq_job_cancel_by(job, by) == WQ_OK)
+    if (wq_job_cancel(job) == WQ_OK)
         return wq_answer_cancelled(http, req, job);
     int state = wq_state_of(job);
     wq_job_unref(job);
@@ -253,14 +244,18 @@ int wq_answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
 
 /* ---- the faces ------------------------------------------------------------------------------- */
 
+static int on_begun(wq_http *http, h2o_req_t *req, const wq_answer *answer)
+{
+    (void)http;
+    return redirect(req, answer->job, wq_job_estimate_ms(answer->job));
+}
+
 int wq_face_start_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
-    wq_params params;
-    wq_job *job;
     (void)rest;
-    if (wq_method(req, "POST, OPTIONS") || wq_begin(http, req, WQ_ENSURE_JOB, &params, &job) < 0)
+    if (wq_method(req, "POST, OPTIONS"))
         return 0;
-    return redirect(req, job, wq_job_estimate_ms(job));
+    return wq_begin(http, req, WQ_ENSURE_JOB, on_begun);
 }
 
 int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
@@ -274,7 +269,7 @@ int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, NULL, H2O_STRLIT("Accept"));
     if (wq_is_method(req, "HEAD"))
         return answer(http, req, job);
-    if (wq_websocket_wanted(req))
+    if (wq_handshake_wanted(req))
         return wq_websocket(http, req, job);
     if (wants_events(http, req))
         return answer_events(http, req, job);

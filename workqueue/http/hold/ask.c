@@ -1,272 +1,229 @@
-/* parking.c - requests that wait, without keeping their loop from others: for the journal, for a
- * store across a network, or for another request.
+/* ask.c - pending asks: see ask.h.
  *
- * A face asks for a job by wq_begin() or wq_ask(). If the journal does not have the job yet, nobody
- * may be told of it, so the request is parked: wq_begin() says that it has been answered, the face
- * returns, and once the queue has answered, the face is called again, for the same request. This
- * time wq_begin() finds the answer waiting, and all goes on as if nothing had been in between. A
- * face therefore must not do anything lasting before it calls wq_begin(), or has to ask
- * wq_is_resumed().
- *
- * A request may end while it is parked; a note in its memory tells. Nothing here outlives the
+ * A request may end while its ask is pending; a guard in its memory tells. Nothing here outlives the
  * mounted faces: freeing them waits for the queue's answers. */
-#include "workqueue/http/faces/faces.h"
+#include "workqueue/http/hold/ask.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 
-/* In the memory of the request. */
-typedef struct note {
-    wq_parked *parked; /* NULL: it does not wait any more */
-} note;
+#include "workqueue/http/hold/loop.h"
 
-struct wq_parked {
-    wq_question question;       /* of one that waits for the queue; the post is everybody's */
-    wq_told told;               /* likewise */
-    LIST_ENTRY(wq_parked) link; /* while resumed; under the parking's lock */
-    wq_parked *next;            /* of those that wait for the same */
-    /* the loop's */
-    h2o_req_t *req; /* NULL: it has ended */
-    note *note;
-};
-
-struct wq_parking {
-    atomic_size_t n_resumed;
+struct wq_asks {
     pthread_mutex_t lock;
     /* under the lock */
     pthread_cond_t none;
-    size_t n;                       /* answers that are to come */
-    LIST_HEAD(, wq_parked) resumed; /* one a loop at most: the request whose face is called again */
+    size_t n; /* answers that are to come */
 };
 
-struct wq_parking *wq_parking_new(void)
+/* In the memory of the request. */
+typedef struct guard {
+    wq_request_ask *ask; /* NULL: there is none any more */
+} guard;
+
+struct wq_request_ask {
+    wq_pending_ask pending;
+    wq_request_ask *next; /* of those that wait for the same */
+    void (*observe)(wq_http *http, void *context, wq_job *job);
+    /* the loop's */
+    wq_then then;
+    h2o_req_t *req; /* NULL: it has ended */
+    guard *guard;
+};
+
+struct wq_asks *wq_asks_new(void)
 {
-    struct wq_parking *parking = calloc(1, sizeof *parking);
-    if (parking == NULL)
+    struct wq_asks *asks = calloc(1, sizeof *asks);
+    if (asks == NULL)
         return NULL;
-    pthread_mutex_init(&parking->lock, NULL);
-    pthread_cond_init(&parking->none, NULL);
-    LIST_INIT(&parking->resumed);
-    return parking;
+    pthread_mutex_init(&asks->lock, NULL);
+    pthread_cond_init(&asks->none, NULL);
+    return asks;
 }
 
-void wq_parking_free(struct wq_parking *parking)
+void wq_asks_free(struct wq_asks *asks)
 {
-    if (parking == NULL)
+    if (asks == NULL)
         return;
-    pthread_mutex_lock(&parking->lock);
-    while (parking->n > 0)
-        pthread_cond_wait(&parking->none, &parking->lock);
-    pthread_mutex_unlock(&parking->lock);
-    pthread_cond_destroy(&parking->none);
-    pthread_mutex_destroy(&parking->lock);
-    free(parking);
+    pthread_mutex_lock(&asks->lock);
+    while (asks->n > 0)
+        pthread_cond_wait(&asks->none, &asks->lock);
+    pthread_mutex_unlock(&asks->lock);
+    pthread_cond_destroy(&asks->none);
+    pthread_mutex_destroy(&asks->lock);
+    free(asks);
 }
 
-static void count(struct wq_parking *parking, int n)
+static void count_asks(struct wq_asks *asks, int n)
 {
-    pthread_mutex_lock(&parking->lock);
-    parking->n += (size_t)n;
-    if (parking->n == 0)
-        pthread_cond_signal(&parking->none);
-    pthread_mutex_unlock(&parking->lock);
+    pthread_mutex_lock(&asks->lock);
+    asks->n += (size_t)n;
+    if (asks->n == 0)
+        pthread_cond_signal(&asks->none);
+    pthread_mutex_unlock(&asks->lock);
 }
 
-/* ---- questions ------------------------------------------------------------------------------- */
+/* ---- the queue's answer ---------------------------------------------------------------------- */
 
 /* From a thread of the queue's. */
 static void on_answer(void *user, int result, wq_job *job, int64_t made_at_ms,
                       const wq_error *error)
 {
-    wq_question *q = user;
-    wq_http *http = q->http;
-    q->result = result;
-    q->job = job;
-    q->made_at_ms = made_at_ms;
+    wq_pending_ask *ask = user;
+    wq_http *http = ask->http;
+    ask->answer.result = result;
+    ask->answer.job = job;
+    ask->answer.made_at_ms = made_at_ms;
     if (error != NULL)
-        q->error = *error;
-    if (q->told != NULL)
-        q->told(q);
-    if (wq_post_send(http, &q->post) != 0)
-        q->lost(q);
-    count(http->parking, -1);
+        ask->answer.error = *error;
+    if (ask->observe != NULL)
+        ask->observe(ask);
+    if (wq_post_send(&http->inboxes, &ask->post) != 0)
+        ask->lost(ask);
+    count_asks(http->asks, -1);
 }
 
-int wq_question_ask(wq_question *q, unsigned flags, const wq_params *params)
+int wq_pending_ask_start(wq_pending_ask *ask, const wq_params *params, unsigned flags)
 {
-    wq_http *http = q->http;
-    count(http->parking, 1);
-    int result = wq_ensure_run_async(http->queue, params, flags, &q->job, &q->made_at_ms, on_answer,
-                                     q, &q->error);
+    wq_http *http = ask->http;
+    wq_answer *answer = &ask->answer;
+    count_asks(http->asks, 1);
+    int result = wq_ensure_run_async(http->queue, params, flags, &answer->job, &answer->made_at_ms,
+                                     on_answer, ask, &answer->error);
     if (result == WQ_PENDING)
         return result;
-    count(http->parking, -1);
-    return q->result = result;
+    count_asks(http->asks, -1);
+    return answer->result = result;
 }
 
-/* ---- there and back -------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
-static void free_parked(wq_parked *p)
+static void free_ask(wq_request_ask *ask)
 {
-    wq_job_unref(p->question.job);
-    free(p);
+    wq_job_unref(ask->pending.answer.job);
+    free(ask);
 }
 
 static void on_request_end(void *arg)
 {
-    note *n = arg;
-    if (n->parked != NULL)
-        n->parked->req = NULL;
+    guard *g = arg;
+    if (g->ask != NULL)
+        g->ask->req = NULL;
 }
 
-/* All our routes are alike; others may have handlers of theirs at the same path. */
-static void call_again(wq_http *http, h2o_req_t *req)
+static int call_then(wq_request_ask *ask)
 {
-    for (size_t i = 0; i < req->pathconf->handlers.size; i++) {
-        h2o_handler_t *handler = req->pathconf->handlers.entries[i];
-        if (handler->on_req == http->anchor->on_req) {
-            handler->on_req(handler, req);
-            return;
-        }
-    }
-}
-
-static wq_parked *find_resumed_locked(struct wq_parking *parking, const h2o_req_t *req)
-{
-    wq_parked *p;
-    LIST_FOREACH(p, &parking->resumed, link)
-    if (p->req == req)
-        break;
-    return p;
-}
-
-static wq_parked *take_resumed(struct wq_parking *parking, const h2o_req_t *req)
-{
-    if (atomic_load(&parking->n_resumed) == 0)
-        return NULL;
-    pthread_mutex_lock(&parking->lock);
-    wq_parked *p = find_resumed_locked(parking, req);
-    if (p != NULL)
-        LIST_REMOVE(p, link);
-    pthread_mutex_unlock(&parking->lock);
-    if (p != NULL)
-        atomic_fetch_sub(&parking->n_resumed, 1);
-    return p;
-}
-
-int wq_is_resumed(wq_http *http, const h2o_req_t *req)
-{
-    struct wq_parking *parking = http->parking;
-    if (atomic_load(&parking->n_resumed) == 0)
-        return 0;
-    pthread_mutex_lock(&parking->lock);
-    int is = find_resumed_locked(parking, req) != NULL;
-    pthread_mutex_unlock(&parking->lock);
-    return is;
-}
-
-/* An answer that its face has not asked for again is forgotten. */
-static void arrive_with_answer(wq_post *post)
-{
-    wq_parked *p = H2O_STRUCT_FROM_MEMBER(wq_parked, question.post, post);
-    struct wq_parking *parking = p->question.http->parking;
-    h2o_req_t *req = p->req;
-    if (req == NULL) {
-        free_parked(p);
-        return;
-    }
-    p->note->parked = NULL;
-    pthread_mutex_lock(&parking->lock);
-    LIST_INSERT_HEAD(&parking->resumed, p, link);
-    pthread_mutex_unlock(&parking->lock);
-    atomic_fetch_add(&parking->n_resumed, 1);
-    call_again(p->question.http, req);
-    if ((p = take_resumed(parking, req)) != NULL)
-        free_parked(p);
+    h2o_req_t *req = ask->req;
+    ask->guard->ask = NULL;
+    int result = ask->then(ask->pending.http, req, &ask->pending.answer);
+    ask->pending.answer.job = NULL;
+    free_ask(ask);
+    return result;
 }
 
 static void arrive(wq_post *post)
 {
-    wq_parked *p = H2O_STRUCT_FROM_MEMBER(wq_parked, question.post, post);
-    wq_http *http = p->question.http;
-    h2o_req_t *req = p->req;
-    if (req != NULL)
-        p->note->parked = NULL;
-    free_parked(p);
-    if (req != NULL)
-        call_again(http, req);
+    wq_request_ask *ask = H2O_STRUCT_FROM_MEMBER(wq_request_ask, pending.post, post);
+    if (ask->req != NULL)
+        call_then(ask);
+    else
+        free_ask(ask);
 }
 
-static void on_lost(wq_question *q)
+static void on_lost(wq_pending_ask *ask)
 {
-    free_parked(H2O_STRUCT_FROM_MEMBER(wq_parked, question, q));
+    free_ask(H2O_STRUCT_FROM_MEMBER(wq_request_ask, pending, ask));
 }
 
-static void on_told(wq_question *q)
+static void on_observe(wq_pending_ask *pending)
 {
-    const wq_parked *p = H2O_STRUCT_FROM_MEMBER(wq_parked, question, q);
-    if (p->told.tell != NULL)
-        p->told.tell(q->http, p->told.user, q->job);
+    const wq_request_ask *ask = H2O_STRUCT_FROM_MEMBER(wq_request_ask, pending, pending);
+    if (ask->observe != NULL)
+        ask->observe(pending->http, pending->answer.context, pending->answer.job);
 }
 
-static wq_parked *park(wq_http *http, h2o_req_t *req)
+static wq_request_ask *new_ask(wq_http *http, h2o_req_t *req, wq_then then, const wq_params *params,
+                               void *context)
 {
-    wq_parked *p = calloc(1, sizeof *p);
-    if (p == NULL)
+    wq_request_ask *ask = calloc(1, sizeof *ask);
+    if (ask == NULL)
         return NULL;
-    p->question = (wq_question){.post = {.loop = wq_loop_of(http, req), .arrive = arrive},
-                                .lost = on_lost,
-                                .told = on_told,
-                                .http = http};
-    p->req = req;
-    p->note = h2o_mem_alloc_shared(&req->pool, sizeof *p->note, on_request_end);
-    p->note->parked = p;
-    return p;
+    ask->pending = (wq_pending_ask){
+        .post = {.inbox = &wq_loop_of(http, req)->inbox, .arrive = arrive},
+        .lost = on_lost,
+        .observe = on_observe,
+        .http = http,
+        .answer = {.params = params, .context = context},
+    };
+    ask->then = then;
+    ask->req = req;
+    ask->guard = h2o_mem_alloc_shared(&req->pool, sizeof *ask->guard, on_request_end);
+    ask->guard->ask = ask;
+    return ask;
 }
 
-/* ---- for faces ------------------------------------------------------------------------------- */
-
-wq_parked *wq_park(wq_http *http, h2o_req_t *req, wq_parked *next)
+wq_request_ask *wq_ask_wait(wq_http *http, h2o_req_t *req, wq_request_ask *next, wq_then then,
+                            const wq_params *params, void *context)
 {
-    wq_parked *p = park(http, req);
-    if (p != NULL)
-        p->next = next;
-    return p;
+    wq_request_ask *ask = new_ask(http, req, then, params, context);
+    if (ask != NULL)
+        ask->next = next;
+    return ask;
 }
 
-void wq_unpark(wq_parked *chain)
+void wq_ask_resume(wq_request_ask *chain)
 {
     while (chain != NULL) {
-        wq_parked *p = chain;
-        chain = p->next; /* it is the loop's once it is sent */
-        if (wq_post_send(p->question.http, &p->question.post) != 0)
-            free_parked(p);
+        wq_request_ask *ask = chain;
+        chain = ask->next; /* it is the loop's once it is sent */
+        if (wq_post_send(&ask->pending.http->inboxes, &ask->pending.post) != 0)
+            free_ask(ask);
     }
 }
 
-int wq_park_for(wq_http *http, h2o_req_t *req, unsigned flags, const wq_params *params,
-                const wq_told *told, wq_job **job, int64_t *made_at_ms, wq_error *error)
+/* No thread but this one has a part in it. */
+static int ask_at_once(wq_http *http, h2o_req_t *req, const wq_params *params, unsigned flags,
+                       void (*observe)(wq_http *http, void *context, wq_job *job), wq_then then,
+                       void *context)
 {
-    wq_parked *p = take_resumed(http->parking, req);
-    if (p == NULL) {
-        if ((p = park(http, req)) == NULL) {
-            snprintf(error->message, sizeof error->message, "%s", wq_strerror(WQ_ERROR_NO_MEMORY));
-            return WQ_ERROR_NO_MEMORY;
-        }
-        if (told != NULL)
-            p->told = *told;
-        p->question.post.arrive = arrive_with_answer;
-        if (wq_question_ask(&p->question, flags, params) == WQ_PENDING)
-            return WQ_PENDING;
-        p->note->parked = NULL;
-    }
-    int result = p->question.result;
-    *made_at_ms = p->question.made_at_ms;
-    *error = p->question.error;
-    if (result >= 0) {
-        *job = p->question.job;
-        p->question.job = NULL;
-    }
-    free_parked(p);
-    return result;
+    wq_answer answer = {.params = params, .context = context};
+    answer.result = wq_ensure_run_aged(http->queue, params, flags, &answer.job, &answer.made_at_ms,
+                                       &answer.error);
+    if (observe != NULL)
+        observe(http, context, answer.job);
+    return then(http, req, &answer);
+}
+
+static int fail_ask(wq_http *http, h2o_req_t *req, const wq_params *params,
+                    void (*observe)(wq_http *http, void *context, wq_job *job), wq_then then,
+                    void *context)
+{
+    wq_answer answer = {.result = WQ_ERROR_NO_MEMORY, .params = params, .context = context};
+    answer.error.code = WQ_ERROR_NO_MEMORY;
+    snprintf(answer.error.message, sizeof answer.error.message, "%s",
+             wq_strerror(WQ_ERROR_NO_MEMORY));
+    if (observe != NULL)
+        observe(http, context, NULL);
+    return then(http, req, &answer);
+}
+
+int wq_ask_queue_observed(wq_http *http, h2o_req_t *req, const wq_params *params, unsigned flags,
+                          void (*observe)(wq_http *http, void *context, wq_job *job), wq_then then,
+                          void *context)
+{
+    if (!http->asks_block)
+        return ask_at_once(http, req, params, flags, observe, then, context);
+    wq_request_ask *ask = new_ask(http, req, then, params, context);
+    if (ask == NULL)
+        return fail_ask(http, req, params, observe, then, context);
+    ask->observe = observe;
+    if (wq_pending_ask_start(&ask->pending, params, flags) == WQ_PENDING)
+        return 0;
+    on_observe(&ask->pending);
+    return call_then(ask);
+}
+
+int wq_ask_queue(wq_http *http, h2o_req_t *req, const wq_params *params, unsigned flags, wq_then then,
+                 void *context)
+{
+    return wq_ask_queue_observed(http, req, params, flags, NULL, then, context);
 }

@@ -5,6 +5,7 @@
 #include "workqueue/http/request/url.h"
 #include "workqueue/http/faces/faces.h"
 #include "workqueue/http/request/problem.h"
+#include "workqueue/http/hold/contexts.h"
 #include "workqueue/http/hold/work.h"
 
 /* A path that ends in '/' stands for all below it; NULL: http->options.tasks_path. */
@@ -72,7 +73,7 @@ static void add_route(wq_http *http, h2o_hostconf_t *host, const char *name, wq_
     route->path = name;
     route->answer = answer;
     if (http->anchor == NULL)
-        wq_loops_attach(http, route);
+        wq_contexts_attach(http, route);
 }
 
 static void add_routes(wq_http *http, h2o_hostconf_t *host)
@@ -95,6 +96,7 @@ void wq_http_options_init(wq_http_options *options, size_t size)
     options->max_streams = 100000;
     options->max_body_bytes = 1 << 20;
     options->hold_ms = 25000;
+    options->lunkwill_patience_ms = 180000;
     options->tasks_window_ms = 300000;
     options->result_type = "application/octet-stream";
     options->tasks_path = "/api/tasks";
@@ -163,6 +165,7 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     http->limits.max_body_bytes = options->max_body_bytes;
     pthread_mutex_init(&http->lock, NULL);
     LIST_INIT(&http->loops);
+    wq_inboxes_init(&http->inboxes);
     int result = copy_options(http, options, error);
     if (result != WQ_OK) {
         wq_http_free(http);
@@ -171,11 +174,11 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     http->lunkwill = wq_lunkwill_new(http);
     http->tasks = wq_tasks_new();
     http->threads = wq_threads_new(http);
-    http->parking = wq_parking_new();
+    http->asks = wq_asks_new();
     wq_queue_stats(queue, &stats);
-    http->parks = stats.has_journal || wq_outputs_block(queue);
+    http->asks_block = stats.has_journal || wq_outputs_block(queue);
     if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL ||
-        http->parking == NULL) {
+        http->asks == NULL) {
         wq_http_free(http);
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
@@ -188,7 +191,7 @@ void wq_http_free(wq_http *http)
 {
     if (http == NULL)
         return;
-    wq_parking_free(http->parking); /* first: answers that come yet are told to tasks */
+    wq_asks_free(http->asks); /* first: answers that come yet are told to tasks */
     wq_lunkwill_free(http->lunkwill);
     wq_tasks_free(http->tasks);
     wq_threads_free(http->threads);
@@ -196,6 +199,7 @@ void wq_http_free(wq_http *http)
     free((char *)http->options.result_type);
     free((char *)http->options.tasks_path);
     free((char *)http->options.operator_secret);
+    wq_inboxes_destroy(&http->inboxes);
     pthread_mutex_destroy(&http->lock);
     free(http);
 }

@@ -17,7 +17,8 @@
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 
-#include "workqueue/http/hold/loop.h"
+#include "workqueue/http/hold/contexts.h"
+#include "workqueue/http/hold/timers.h"
 #include "workqueue/http/request/problem.h"
 
 enum {
@@ -182,7 +183,7 @@ static void on_stop(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messag
     loop->stop_by = wq_loop_now() + loop->server->linger_ms;
     close_listener(loop);
     each_connection(loop, shut_idle);
-    wq_loop_stop(loop->server->http, &loop->ctx);
+    wq_context_stop(loop->server->http, &loop->ctx);
 }
 
 static void run(server_loop *loop)
@@ -194,7 +195,7 @@ static void run(server_loop *loop)
         each_connection(loop, shut_idle); /* those that have become idle since */
     }
     each_connection(loop, shut_all);
-    wq_loop_cut(loop->server->http, &loop->ctx);
+    wq_context_cut(loop->server->http, &loop->ctx);
     for (int i = 0; i < 100 && loop->n_connections > 0; i++)
         h2o_evloop_run(loop->ctx.loop, 10);
 }
