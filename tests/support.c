@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
@@ -55,10 +56,16 @@ int remove_folder(const char *folder)
 
 int entries_of(const char *folder)
 {
+    static const char own[] = ".workqueue.", lock[] = ".workqueue.lock", temps[] = ".workqueue.tmp";
+    char path[PATH_MAX];
     int n = 0;
     DIR *d = opendir(folder);
-    while (d != NULL && readdir(d) != NULL)
-        n++;
+    for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
+        n += strncmp(e->d_name, own, strlen(own)) != 0 || strcmp(e->d_name, lock) == 0;
+        if (strcmp(e->d_name, temps) == 0 &&
+            snprintf(path, sizeof path, "%s/%s", folder, temps) < (int)sizeof path)
+            n += entries_of(path) - 2;
+    }
     if (d != NULL)
         closedir(d);
     return n;

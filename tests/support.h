@@ -43,7 +43,8 @@ int make_folder(char folder[FOLDER_SIZE], const char *name);
 /* With all that is in it, if it is there; 0 or -1. */
 int remove_folder(const char *folder);
 
-/* How many, with "." and "..". */
+/* How many, with "." and ".."; of a storage folder the lock's, the outputs, and what programs have
+ * begun or left. */
 int entries_of(const char *folder);
 
 /* From now on this call fails with `error` in this process and its children, as in a sandbox; with

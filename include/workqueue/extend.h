@@ -101,6 +101,8 @@ typedef struct wq_publish {
     const wq_params *params; /**< what it is of; the token must not be kept */
     int replace;           /**< nonzero: one that is in place is replaced, else it stays */
     const char *temp_path; /**< what `begin` gave */
+    const char *job_id;    /**< whose output it is, for its label; NULL: nobody's */
+    uint64_t ran_ms;       /**< how long that took; 0: not known */
     int result;            /**< out: WQ_OK, or a negative wq_result */
     wq_error error;        /**< out: the sentence, when result is negative */
 } wq_publish;
@@ -150,6 +152,9 @@ typedef struct wq_store {
     /** Deletes all of a server, or of one document set of it if that is not NULL. */
     int (*remove_set)(void *self, const char *server, const char *document_set_id, size_t *n,
                       wq_error *error);
+    /** Lists outputs: see wq_outputs_list(), whose arguments are checked. NULL: it cannot. */
+    int (*list)(void *self, const char *server, const char *document_set_id, char *position,
+                wq_output_info *out, size_t max, size_t *n, wq_error *error);
     /** Nonzero if publish waits for the disk, so that it is worth a thread and batches. */
     int waits;
     /**

@@ -192,6 +192,10 @@ typedef struct wq_options {
     /** All errors of ended jobs that are kept, together, in memory as in the journal: of the oldest
      * ones only the first 512 bytes are kept beyond that. Default 16777216 (16 MiB). */
     uint64_t max_error_bytes;
+
+    /** For so long wq_open() waits for another queue that has storage_dir to close it, once that
+     * stops (wq_stop()); if it has not begun to within a second: WQ_ERROR_LOCKED. Default 30000. */
+    unsigned storage_wait_ms;
 } wq_options;
 
 /**
@@ -567,6 +571,41 @@ WQ_API int wq_output_url(wq_job *job, char *url, size_t size, wq_error *error);
  * WQ_ERROR_NOT_FOUND, or another failure.
  */
 WQ_API int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error);
+
+/** What is known of an output in the store, from its label: see wq_outputs_list(). */
+typedef struct wq_output_info {
+    char key[WQ_KEY_SIZE];      /**< as in wq_params_key() */
+    char tag[48];               /**< as in wq_output */
+    char job_id[WQ_ID_SIZE];    /**< the job that made it; "" if not known, like the texts below */
+    char server[2049];          /**< the `server` it is of */
+    char document_set_id[257];  /**< the document set it is of */
+    char program[256];          /**< the program that made it; its end only if it is longer */
+    uint64_t size_bytes;        /**< its length */
+    int64_t made_at_ms;         /**< when it was published, Unix time */
+    uint64_t ran_ms;            /**< how long the program ran; 0 if not known */
+} wq_output_info;
+
+enum { WQ_POSITION_SIZE = 128 }; /**< a buffer for a position in a list, with its NUL */
+
+/**
+ * Lists outputs: at most `max` from `position` on, those of `server` and `document_set_id` only if
+ * these are not NULL (a document set needs its server). They come in an order of the store, that of
+ * a folder with the newest first. Begin with an empty text as `position` (a buffer of
+ * WQ_POSITION_SIZE); it becomes that of the next call, or empty again if there are no more. What is
+ * published or deleted between two calls may be missing or not; anything else is told once.
+ *
+ * `out` is an array of `max` of the caller's, `*n` how many have been filled in. Every output has a
+ * label with what wq_output_info tells, but never the API token: an extended attribute of the file,
+ * `user.workqueue`, or where the filesystem has none a file beside it. One that another program has
+ * put there, or an older version of this library, may have none.
+ *
+ * Reads the whole storage, so not for an event loop. Fails with WQ_ERROR_INVALID_ARGUMENT,
+ * WQ_ERROR_NOT_FOUND if the store cannot list, WQ_ERROR_AWAY, WQ_ERROR_SYSTEM or
+ * WQ_ERROR_NO_MEMORY, and then `position` is as it was.
+ */
+WQ_API int wq_outputs_list(wq_queue *queue, const char *server, const char *document_set_id,
+                           char *position, wq_output_info *out, size_t max, size_t *n,
+                           wq_error *error);
 
 /**
  * Deletes all outputs of `server`, or, if `document_set_id` is not NULL, those of that document set,

@@ -2164,13 +2164,9 @@ static int host_for_ever(const char *dir)
 
 static int leftovers(const char *dir)
 {
-    int n = 0;
-    DIR *d = opendir(dir);
-    for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;)
-        n += strstr(e->d_name, ".tmp") != NULL;
-    if (d != NULL)
-        closedir(d);
-    return n;
+    char temps[PATH_MAX];
+    snprintf(temps, sizeof temps, "%s/.workqueue.tmp", dir);
+    return entries_of(temps) - 2;
 }
 
 static void test_after_a_kill_nothing_is_left(void **state)

@@ -161,9 +161,10 @@ static void afar_close(wq_store *store)
 wq_store *afar_store(const char *folder, wq_error *error)
 {
     const wq_logger none = {0};
+    const wq_dir_options dir = {.path = folder};
     afar *a = calloc(1, sizeof *a);
     if (a == NULL || (a->folder = strdup(folder)) == NULL ||
-        wq_dir_open(&a->dir, folder, 0, &none, error) != WQ_OK)
+        wq_dir_open(&a->dir, &dir, &none, error) != WQ_OK)
         return NULL;
     a->store = (wq_store){
         .self = a,

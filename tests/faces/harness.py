@@ -495,8 +495,10 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stored(self):
-        """The names in the storage folder."""
-        return sorted(str(p.relative_to(self.storage)) for p in self.storage.rglob("*"))
+        """The names in the storage folder: the lock, outputs, and what programs have begun."""
+        names = (str(path.relative_to(self.storage)) for path in self.storage.rglob("*"))
+        return sorted(name for name in names
+                      if name not in (".workqueue.process", ".workqueue.tmp"))
 
     # -- its end ---------------------------------------------------------------------------------
 

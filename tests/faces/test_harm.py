@@ -81,8 +81,8 @@ class HarmTest(ServedTest):
                                  "--private-tmpdir")
         self.assertEqual(server.generate("set").last()["returncode"], 0)
         files = [p for p in (self.folder / "storage").iterdir() if len(p.name) == 64]
-        self.assertIn("/storage/.workqueue-", files[0].read_text())
-        self.assertEqual(list((self.folder / "storage").glob(".workqueue-*")), [])
+        self.assertIn("/storage/.workqueue.tmp/", files[0].read_text())
+        self.assertEqual(list((self.folder / "storage" / ".workqueue.tmp").iterdir()), [])
 
 
 class GivenTest(ServedTest):

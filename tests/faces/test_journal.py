@@ -153,7 +153,7 @@ class JournalTest(FaceTest):
 
     def test_a_cancel_outlives_a_crash(self):
         """204 is said when the end is in the journal, not when the program has been asked to end."""
-        program = self.script('trap "sleep 0.3; exit 1" TERM; echo >>"${4%/*/*}/runs"\n'
+        program = self.script('trap "sleep 0.3; exit 1" TERM; echo >>"${4%/*/*/*}/runs"\n'
                               'while :; do sleep 0.05; done')
         server, runs = self.serve(program), self.folder / "runs"
         path = self.post(server, "/start_work", "set")[0].get("location")

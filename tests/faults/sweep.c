@@ -281,7 +281,7 @@ static void library(void)
 
 /* ---- a job that outlives its queue ----------------------------------------------------------- */
 
-#define KEPT "[ -e \"${4%/*}/.go\" ] || exec sleep 1000; " GOOD
+#define KEPT "[ -e \"${4%/*/*}/.go\" ] || exec sleep 1000; " GOOD
 
 static void accept_kept(wq_queue *queue)
 {
@@ -550,10 +550,14 @@ static void expect_no_children(void)
 
 static void expect_clean_folder(void)
 {
+    char temps[128];
+    struct stat st;
+    snprintf(temps, sizeof temps, "%s/.workqueue.tmp", folder);
+    expect(stat(temps, &st) != 0 || rmdir(temps) == 0, "nothing to be left in %s", temps);
     DIR *entries = opendir(folder);
     for (struct dirent *e; (e = readdir(entries)) != NULL;)
         expect(strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
-                   strcmp(e->d_name, ".workqueue.lock") == 0 || strlen(e->d_name) == 64 ||
+                   strncmp(e->d_name, ".workqueue.", 11) == 0 || strlen(e->d_name) == 64 ||
                    strncmp(e->d_name, ".journal", 8) == 0 || strcmp(e->d_name, ".go") == 0,
                "no %s to be left", e->d_name);
     closedir(entries);

@@ -191,7 +191,7 @@ static void refuses(const place *p, int result, const char *words)
 
 /* ---- SIGKILL --------------------------------------------------------------------------------- */
 
-#define LOG_RUN "echo $2 >>\"${4%/*/*}/ran\"; "
+#define LOG_RUN "echo $2 >>\"${4%/*/*/*}/ran\"; "
 
 /* Two workers whose programs wait, three jobs behind them. */
 static void host_five(const place *p, FILE *say)
@@ -200,7 +200,7 @@ static void host_five(const place *p, FILE *say)
     wq_error error;
     char id[WQ_ID_SIZE], set[2] = "1";
     for (; set[0] <= '5'; set[0]++) {
-        if (begin(queue, set, LOG_RUN "[ -e \"${4%/*/*}/go\" ] || sleep 100; echo $2 >\"$4\"", 0,
+        if (begin(queue, set, LOG_RUN "[ -e \"${4%/*/*/*}/go\" ] || sleep 100; echo $2 >\"$4\"", 0,
                   id, &error) != WQ_OK)
             abort();
         fprintf(say, "%s\n", id);
@@ -421,7 +421,7 @@ static void test_stopped(void **state)
         wq_queue *queue = open_queue(p, 1);
         for (char set[2] = "1"; set[0] <= '3' && round == 0; set[0]++)
             assert_int_equal(begin(queue, set,
-                                   LOG_RUN "[ -e \"${4%/*/*}/go\" ] || sleep 100; echo $2 >\"$4\"",
+                                   LOG_RUN "[ -e \"${4%/*/*/*}/go\" ] || sleep 100; echo $2 >\"$4\"",
                                    0, ids[set[0] - '1'], &error),
                              WQ_OK);
         EVENTUALLY(read_file(p, "ran", ran, sizeof ran) == 2 * (size_t)(round + 1));
@@ -463,7 +463,7 @@ static void test_w1_programs_that_a_stop_ends_go_on(void **state)
     wq_queue *queue = open_queue(p, WAYS);
     for (int i = 0; i < WAYS; i++, set[0]++) {
         snprintf(command, sizeof command,
-                 "%s if [ -e \"${4%%/*/*}/go\" ]; then echo $2 >\"$4\"; exit; fi; %s", LOG_RUN,
+                 "%s if [ -e \"${4%%/*/*/*}/go\" ]; then echo $2 >\"$4\"; exit; fi; %s", LOG_RUN,
                  ways[i]);
         assert_int_equal(begin(queue, set, command, 0, ids[i], &error), WQ_OK);
     }
@@ -611,7 +611,7 @@ static void host_rebuild(const place *p, FILE *say)
 {
     wq_error error;
     char id[WQ_ID_SIZE];
-    const char *command = LOG_RUN "[ -e \"${4%/*/*}/go\" ] || sleep 100; echo x >\"$4\"";
+    const char *command = LOG_RUN "[ -e \"${4%/*/*/*}/go\" ] || sleep 100; echo x >\"$4\"";
     wq_queue *queue = open_queue(p, 2);
     begin(queue, "a", command, 0, id, &error);
     fprintf(say, "%s\n", id);
@@ -1097,7 +1097,7 @@ static void test_taken_away(void **state)
     snprintf(away, sizeof away, "%s/away", p->folder);
     wq_queue *queue = open_queue(p, 2);
     wq_job *running = begin_job(
-        queue, "runs", "until [ -e \"${4%/*/*}/go\" ]; do sleep 0.01; done; echo x >\"$4\"", 0);
+        queue, "runs", "until [ -e \"${4%/*/*/*}/go\" ]; do sleep 0.01; done; echo x >\"$4\"", 0);
     assert_int_equal(rename(p->journal, away), 0);
     refuses_new_jobs(queue, p);
     put_file(p->journal, "another");
@@ -1141,7 +1141,7 @@ static void host_full_disk(const place *p, FILE *say)
     if (wq_open(&queue, &o, &error) != WQ_OK)
         abort();
     wq_job *running = begin_job(queue, "runs",
-                                LOG_RUN "until [ -e \"${4%/*/*}/go\" ]; do sleep 0.01; "
+                                LOG_RUN "until [ -e \"${4%/*/*/*}/go\" ]; do sleep 0.01; "
                                         "done; echo x >\"$4\"",
                                 0);
     snprintf(filler, sizeof filler, "%s/journals/filler", p->folder);
@@ -1331,7 +1331,7 @@ static void host_full_at_the_end(const place *p, FILE *say)
     signal(SIGXFSZ, SIG_IGN);
     wq_queue *queue = open_queue(p, 1);
     wq_job *job =
-        begin_job(queue, "a", "until [ -e \"${4%/*/*}/go\" ]; do sleep 0.01; done; exit 3", 0);
+        begin_job(queue, "a", "until [ -e \"${4%/*/*/*}/go\" ]; do sleep 0.01; done; exit 3", 0);
     fprintf(say, "%s\n", wq_job_id(job));
     while (state_in(queue, wq_job_id(job)) != WQ_STATE_RUNNING)
         usleep(500);

@@ -487,7 +487,7 @@ static void test_a_private_tmpdir_goes_with_the_job(void **state)
         snprintf(command, sizeof command, "%s%s", fill, ok ? "echo done >\"$4\"" : "exit 1");
         run(&b, command);
         assert_int_equal(b.last.state, ok ? WQ_STATE_SUCCEEDED : WQ_STATE_FAILED);
-        snprintf(folder, sizeof folder, "700 %s/.workqueue-", b.folder);
+        snprintf(folder, sizeof folder, "700 %s/.workqueue.tmp/", b.folder);
         assert_memory_equal(b.last.message, folder, strlen(folder));
         assert_int_not_equal(access(b.last.message + 4, F_OK), 0);
         assert_int_equal(count_files(&b), 1);
@@ -508,7 +508,9 @@ static void test_a_tmpdir_left_by_a_crash_is_swept(void **state)
     bed b;
     char path[128];
     make_bed(&b);
-    snprintf(path, sizeof path, "%s/.workqueue-k-0.tmp.tmp", b.folder);
+    snprintf(path, sizeof path, "%s/.workqueue.tmp", b.folder);
+    assert_int_equal(mkdir(path, 0700), 0);
+    strcat(path, "/k-0.tmp.tmp");
     assert_int_equal(mkdir(path, 0700), 0);
     strcat(path, "/d");
     assert_int_equal(mkdir(path, 0700), 0);

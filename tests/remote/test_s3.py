@@ -80,8 +80,8 @@ class Store:
 
     def files(self):
         """What is in the folder of copies but for its lock."""
-        return sorted(p.name for p in (self.folder / "s3-copies").iterdir()
-                      if p.name != ".workqueue.lock")
+        return sorted(p.name for p in (self.folder / "s3-copies").rglob("*")
+                      if not p.name.startswith(".workqueue."))
 
 
 class Cases:
@@ -253,7 +253,7 @@ class Cases:
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
         copies = store.folder / "s3-copies"
-        wait_for(lambda: any(p.stat().st_size == n for p in copies.glob(".*.tmp")), "an output")
+        wait_for(lambda: any(p.stat().st_size == n for p in copies.glob(".workqueue.tmp/*")), "an output")
         gate = store.service.pid(self.GATE)
         os.kill(gate, signal.SIGSTOP)
         try:

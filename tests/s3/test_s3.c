@@ -211,13 +211,8 @@ static int publish(bed *b, const char *temp, int replace)
 static int count_files(bed *b)
 {
     char path[128];
-    int n = 0;
     snprintf(path, sizeof path, "%s/s3-copies", b->dir);
-    DIR *dir = opendir(path);
-    for (struct dirent *e; (e = readdir(dir)) != NULL;)
-        n += e->d_name[0] != '.' || strstr(e->d_name, ".tmp") != NULL;
-    closedir(dir);
-    return n;
+    return entries_of(path) - 3;
 }
 
 /* ---- text -------------------------------------------------------------------------------------

@@ -89,7 +89,8 @@ static void until_gone(const bed *b, const char *name)
 static void open_store(bed *b)
 {
     const wq_logger logger = {0};
-    assert_int_equal(wq_dir_open(&b->store, b->dir, 0, &logger, NULL), WQ_OK);
+    const wq_dir_options options = {.path = b->dir};
+    assert_int_equal(wq_dir_open(&b->store, &options, &logger, NULL), WQ_OK);
 }
 
 static void retain(bed *b, unsigned age_s, uint64_t bytes)
@@ -202,7 +203,7 @@ static void test_a_job_at_work_is_left_alone(void **state)
     char *temp;
     retain(b, 1, 1);
     assert_int_equal(b->store->begin(b->store->self, key_of(1), &temp, NULL), WQ_OK);
-    used_ago(b, strrchr(temp, '/') + 1, LONG_AGO_S);
+    used_ago(b, temp + strlen(b->dir) + 1, LONG_AGO_S);
     for (unsigned i = 2; i < 4; i++) {
         put(b, key_of(i), 10, LONG_AGO_S);
         until_gone(b, key_of(i));
@@ -359,7 +360,7 @@ static void test_a_disk_without_room_for_a_job(void **state)
 static void test_a_disk_that_is_full_when_outputs_are_published(void **state)
 {
     bed *b = *state;
-    const char *fill = "echo again >\"$4\"; f=${4%/*}/filler; [ -e \"$f\" ] || "
+    const char *fill = "echo again >\"$4\"; f=${4%/*/*}/filler; [ -e \"$f\" ] || "
                        "cat /dev/zero >\"$f\" 2>/dev/null; exit 0";
     const wq_params params = {fill, "1", "token"};
     wq_queue *queue = open_small(b, "size=256k");

@@ -17,7 +17,11 @@
 
 #define KEY_A "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 #define KEY_B "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
-#define LOCK ".workqueue.lock"
+#define OWN ".workqueue."
+#define LOCK OWN "lock"
+#define PROCESS OWN "process"
+#define TEMPS OWN "tmp"
+#define LABELS OWN "labels"
 
 /* An open store in a folder of its own. */
 typedef struct bed {
@@ -30,7 +34,8 @@ typedef struct bed {
 static int try_open(bed *b, const char *dir, wq_store **out, wq_error *error)
 {
     wq_logger logger = {on_log, &b->log};
-    return wq_dir_open(out, dir, b->sync, &logger, error);
+    const wq_dir_options options = {.path = dir, .program = "/usr/bin/make", .sync = b->sync};
+    return wq_dir_open(out, &options, &logger, error);
 }
 
 static void open_store(bed *b)
@@ -98,18 +103,27 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* The names in the folder but for the lock's, sorted, each followed by a space. */
+enum { MAX_NAMES = 64 };
+
+static size_t read_names(const char *dir, char **names, size_t n)
+{
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
+            strncmp(e->d_name, OWN, strlen(OWN)) != 0 && n < MAX_NAMES)
+            names[n++] = strdup(e->d_name);
+    if (d != NULL)
+        closedir(d);
+    return n;
+}
+
+/* The names in the folder and of what programs have begun, but for the store's own files, sorted,
+ * each followed by a space. */
 static void expect_names(const bed *b, const char *expected)
 {
-    char *names[64], got[4096] = "";
-    size_t n = 0;
-    DIR *d = opendir(b->dir);
-    assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d)) != NULL;)
-        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 &&
-            strcmp(e->d_name, LOCK) != 0 && n < 64)
-            names[n++] = strdup(e->d_name);
-    closedir(d);
+    char *names[MAX_NAMES], got[8192] = "";
+    size_t n = read_names(b->dir, names, 0);
+    n = read_names(in_dir(b, TEMPS), names, n);
     qsort(names, n, sizeof *names, by_name);
     for (size_t i = 0; i < n; i++) {
         strcat(strcat(got, names[i]), " ");
@@ -540,6 +554,7 @@ static void test_the_folder_is_replaced(void **state)
     snprintf(away, sizeof away, "%s.away", b->dir);
     assert_int_equal(rename(b->dir, away), 0);
     assert_int_equal(mkdir(b->dir, 0700), 0);
+    assert_int_equal(mkdir(in_dir(b, TEMPS), 0700), 0);
     put_file(temp, "made");
     wq_publish item = publish(b, KEY_A, temp);
     assert_int_equal(item.result, WQ_ERROR_SYSTEM);
@@ -549,7 +564,7 @@ static void test_the_folder_is_replaced(void **state)
     assert_non_null(strstr(error.message, b->dir));
     assert_null(none);
     expect_names(b, "");
-    assert_int_equal(rmdir(b->dir), 0);
+    assert_int_equal(remove_folder(b->dir), 0);
     assert_int_equal(rename(away, b->dir), 0);
     assert_int_equal(put(b, KEY_B, "made"), WQ_OK);
     free(temp);
@@ -599,7 +614,7 @@ static void test_out_of_descriptors_is_said(void **state)
 static void test_a_set_that_cannot_be_removed_whole(void **state)
 {
     bed *b = *state;
-    char label[64];
+    char label[4096];
     size_t n = 0;
     wq_error error = {0};
     char *temp = begin(b, KEY_A);
@@ -619,6 +634,127 @@ static void test_a_set_that_cannot_be_removed_whole(void **state)
     expect_names(b, KEY_B " ");
     assert_int_equal(rmdir(in_dir(b, KEY_B)), 0);
     assert_int_equal(b->store->remove_set(b->store->self, params.server, NULL, &n, &error), WQ_OK);
+}
+
+/* ---- labels ---------------------------------------------------------------------------------- */
+
+static void put_of(bed *b, const char *key, const char *server, const char *set)
+{
+    const wq_params of = {server, set, params.api_token};
+    wq_publish item = {.key = key, .params = &of, .job_id = "the-job", .ran_ms = 1234};
+    char *temp = begin(b, key);
+    item.temp_path = temp;
+    put_file(temp, "whole");
+    b->store->publish(b->store->self, &item, 1);
+    assert_int_equal(item.result, WQ_OK);
+    free(temp);
+}
+
+static size_t list(bed *b, const char *server, const char *set, char *position, wq_output_info *out,
+                   size_t max)
+{
+    size_t n = 12345;
+    assert_int_equal(b->store->list(b->store->self, server, set, position, out, max, &n, NULL),
+                     WQ_OK);
+    return n;
+}
+
+static void expect_label(bed *b)
+{
+    char position[WQ_POSITION_SIZE] = "";
+    static wq_output_info info[2];
+    wq_output out;
+    assert_int_equal(list(b, NULL, NULL, position, info, 2), 1);
+    assert_string_equal(position, "");
+    assert_string_equal(info->key, KEY_A);
+    assert_string_equal(info->server, params.server);
+    assert_string_equal(info->document_set_id, params.document_set_id);
+    assert_string_equal(info->job_id, "the-job");
+    assert_string_equal(info->program, "/usr/bin/make");
+    assert_int_equal(info->ran_ms, 1234);
+    assert_int_equal(info->size_bytes, 5);
+    assert_int_equal(b->store->open(b->store->self, KEY_A, &out, NULL), WQ_OK);
+    close(out.fd);
+    assert_string_equal(info->tag, out.tag);
+    assert_int_equal(info->made_at_ms, out.made_at_ms);
+}
+
+static void test_a_label_tells_what_an_output_is_of(void **state)
+{
+    bed *b = *state;
+    char label[4096];
+    put_of(b, KEY_A, params.server, params.document_set_id);
+    expect_label(b);
+    ssize_t n = getxattr(in_dir(b, KEY_A), "user.workqueue", label, sizeof label - 1);
+    if (n < 0)
+        skip(); /* not on this filesystem */
+    label[n] = '\0';
+    assert_non_null(strstr(label, "\nserver=http://localhost\n"));
+    assert_null(strstr(label, params.api_token));
+}
+
+/* As an old tmpfs, or FAT: the label is in a file, which comes and goes with the output. */
+static void test_labels_without_attributes(void **state)
+{
+    bed *b = *state;
+    char label[4096];
+    int status;
+    close_store(b);
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (forbid_call(SYS_fsetxattr, ENOTSUP) != 0 || forbid_call(SYS_lsetxattr, ENOTSUP) != 0)
+            _exit(1);
+        open_store(b);
+        put_of(b, KEY_A, params.server, params.document_set_id);
+        put_of(b, KEY_B, "http://other", "2");
+        size_t n = 0;
+        assert_int_equal(b->store->remove_set(b->store->self, "http://other", NULL, &n, NULL),
+                         WQ_OK);
+        assert_int_equal(n, 1);
+        expect_label(b);
+        close_store(b);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    open_store(b);
+    expect_label(b);
+    assert_int_equal(access(in_dir(b, LABELS "/" KEY_B), F_OK), -1);
+    assert_true(get_file(in_dir(b, LABELS "/" KEY_A), label, sizeof label) > 0);
+    assert_null(strstr(label, params.api_token));
+    assert_int_equal(b->store->remove(b->store->self, KEY_A, NULL), WQ_OK);
+    assert_int_equal(access(in_dir(b, LABELS "/" KEY_A), F_OK), -1);
+}
+
+static void test_a_list_page_by_page(void **state)
+{
+    enum { N = 25, PAGE = 7 };
+    bed *b = *state;
+    static wq_output_info page[PAGE];
+    char key[WQ_KEY_SIZE], position[WQ_POSITION_SIZE] = "", seen[N] = {0};
+    size_t n, all = 0;
+    int64_t last = INT64_MAX;
+    for (unsigned i = 0; i < N; i++) {
+        snprintf(key, sizeof key, "%064x", i);
+        put_of(b, key, i % 5 ? "http://one" : "http://two", i % 2 ? "odd" : "even");
+    }
+    do {
+        n = list(b, NULL, NULL, position, page, PAGE);
+        for (size_t i = 0; i < n; i++, all++) {
+            assert_int_equal(seen[strtoul(page[i].key, NULL, 16)]++, 0);
+            assert_true(page[i].made_at_ms <= last);
+            last = page[i].made_at_ms;
+        }
+    } while (*position != '\0');
+    assert_int_equal(all, N);
+    assert_int_equal(list(b, "http://two", NULL, position, page, PAGE), 5);
+    assert_int_equal(list(b, "http://two", "odd", position, page, PAGE), 2);
+    assert_string_equal(page[0].server, "http://two");
+    assert_int_equal(list(b, "http://three", NULL, position, page, PAGE), 0);
+    wq_error error = {0};
+    assert_int_equal(
+        b->store->list(b->store->self, NULL, NULL, (char[]){"nonsense"}, page, PAGE, &n, &error),
+        WQ_ERROR_INVALID_ARGUMENT);
 }
 
 int main(void)
@@ -645,6 +781,9 @@ int main(void)
         BOTH(test_the_folder_is_replaced),
         BOTH(test_out_of_descriptors_is_said),
         BOTH(test_a_set_that_cannot_be_removed_whole),
+        BOTH(test_a_label_tells_what_an_output_is_of),
+        BOTH(test_labels_without_attributes),
+        BOTH(test_a_list_page_by_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -191,6 +191,29 @@ int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error)
     return wq_life_count_store_result(queue, result);
 }
 
+int wq_outputs_list(wq_queue *queue, const char *server, const char *document_set_id,
+                    char *position, wq_output_info *out, size_t max, size_t *n, wq_error *error)
+{
+    if (queue == NULL || position == NULL || n == NULL || out == NULL || max == 0)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                       "queue, position, out, max or n is missing");
+    if (document_set_id != NULL && server == NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                       "a document set is one of a server: name that, too");
+    if (memchr(position, '\0', WQ_POSITION_SIZE) == NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                       "position: take what the call before has given, or an empty text");
+    wq_store *store = enter_store(queue, error);
+    if (store == NULL)
+        return WQ_ERROR_CLOSING;
+    int result =
+        store->list != NULL
+            ? store->list(store->self, server, document_set_id, position, out, max, n, error)
+            : wq_fail(error, WQ_ERROR_NOT_FOUND, "this store cannot list its outputs");
+    leave_store(queue);
+    return result;
+}
+
 int wq_outputs_delete(wq_queue *queue, const char *server, const char *document_set_id, size_t *n,
                       wq_error *error)
 {

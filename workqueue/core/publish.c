@@ -132,7 +132,9 @@ static void publish_batch(wq_publisher *p, wq_publish *items, wq_parcel **parcel
         items[with_file] = (wq_publish){.key = parcel->key,
                                         .params = parcel->params,
                                         .replace = parcel->replace,
-                                        .temp_path = parcel->temp_path};
+                                        .temp_path = parcel->temp_path,
+                                        .job_id = parcel->job_id,
+                                        .ran_ms = parcel->ran_ms};
         parcels[with_file++] = parcel;
     }
     if (with_file > 0)

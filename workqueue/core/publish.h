@@ -23,6 +23,8 @@ typedef struct wq_parcel {
     const char *key; /* borrowed from the owner, like the parameters */
     const wq_params *params;
     char *temp_path; /* owned; NULL: the output is in the store already, and is only looked for */
+    const char *job_id; /* borrowed: whose output it is, and how long its program ran */
+    uint64_t ran_ms;
     int replace;
     int is_put_off; /* the store was away when it was last tried */
     /* the publisher's */

@@ -198,6 +198,10 @@ static wq_parcel *new_parcel(wq_job *job, char *temp_path)
                               .key = job->key,
                               .params = &job->params,
                               .temp_path = temp_path,
+                              .job_id = job->id,
+                              .ran_ms = job->started_mono > 0
+                                            ? (uint64_t)(wq_monotonic_ms() - job->started_mono)
+                                            : 0,
                               .replace = job->rebuild};
     return parcel;
 }

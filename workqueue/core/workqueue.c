@@ -76,6 +76,7 @@ static const wq_options defaults = {
     .retain_ended_ms = 3600 * 1000,
     .max_attempts = 3,
     .max_error_bytes = 16 << 20,
+    .storage_wait_ms = 30000,
 };
 
 static int is_known_size(size_t size)
@@ -150,22 +151,6 @@ static int read_options(wq_options *own, const wq_options *given, wq_error *erro
 
 /* ---- parts ----------------------------------------------------------------------------------- */
 
-static int open_store(wq_queue *queue, const wq_options *o, wq_error *error)
-{
-    if (o->store != NULL) {
-        queue->store = o->store;
-        return WQ_OK;
-    }
-    wq_store *store;
-    int result = wq_dir_open(&store, o->storage_dir, o->sync, &queue->logger, error);
-    if (result == WQ_OK && (o->retain_age_s > 0 || o->retain_bytes > 0) &&
-        (result = wq_dir_retain(store, o->retain_age_s, o->retain_bytes, error)) != WQ_OK)
-        store->close(store);
-    if (result == WQ_OK)
-        queue->store = store;
-    return result;
-}
-
 /* From the root, as the host may change its folder. Links stay links: there are programs that do
  * what the name says by which they are started. */
 static char *from_root(const char *path)
@@ -176,6 +161,34 @@ static char *from_root(const char *path)
     if (getcwd(here, sizeof here) == NULL || asprintf(&whole, "%s/%s", here, path) < 0)
         return NULL;
     return whole;
+}
+
+static int open_folder(wq_store **out, wq_queue *queue, const wq_options *o, wq_error *error)
+{
+    char *program = o->runner == NULL ? from_root(o->program) : NULL;
+    const wq_dir_options dir = {.path = o->storage_dir,
+                                .program = program,
+                                .sync = o->sync,
+                                .stop_ms = o->storage_wait_ms};
+    int result = wq_dir_open(out, &dir, &queue->logger, error);
+    free(program);
+    return result;
+}
+
+static int open_store(wq_queue *queue, const wq_options *o, wq_error *error)
+{
+    if (o->store != NULL) {
+        queue->store = o->store;
+        return WQ_OK;
+    }
+    wq_store *store;
+    int result = open_folder(&store, queue, o, error);
+    if (result == WQ_OK && (o->retain_age_s > 0 || o->retain_bytes > 0) &&
+        (result = wq_dir_retain(store, o->retain_age_s, o->retain_bytes, error)) != WQ_OK)
+        store->close(store);
+    if (result == WQ_OK)
+        queue->store = store;
+    return result;
 }
 
 static int open_runner(wq_runner **out, wq_queue *queue, const wq_options *o, wq_error *error)

@@ -31,7 +31,10 @@
 
 #define COPIES "s3-copies"
 
-enum { PIECE = 16 << 20 }; /* of a download: what is lost if the connection breaks */
+enum {
+    PIECE = 16 << 20,     /* of a download: what is lost if the connection breaks */
+    LOCK_WAIT_MS = 30000, /* while a server that has the cache folder stops */
+};
 
 static int no_memory(wq_error *error)
 {
@@ -373,7 +376,8 @@ static int open_local(s3 *s, const wq_s3_options *o, wq_error *error)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "S3 options: cache_dir is too long");
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return wq_fail(error, WQ_ERROR_SYSTEM, "create the folder %s: %s", path, strerror(errno));
-    int result = wq_dir_open(&s->local, path, 0, &s->logger, error);
+    const wq_dir_options local = {.path = path, .stop_ms = LOCK_WAIT_MS};
+    int result = wq_dir_open(&s->local, &local, &s->logger, error);
     if (result == WQ_OK && o->cache_bytes > 0)
         result = wq_dir_retain(s->local, 0, o->cache_bytes, error);
     return result;

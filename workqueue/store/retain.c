@@ -7,7 +7,7 @@
  * used within the last RECENT_MS goes only by age, so that the one who has waited for an output can
  * fetch it, however small the limit of bytes.
  *
- * The wall clock may jump; see wall.h. What lies in the future is not old, but not recent either,
+ * The wall clock may jump; see clocks.h. What lies in the future is not old, but not recent either,
  * once it lies a minute ahead.
  *
  * The thread reads the folder a CHUNK at a time and then pauses for longer than that took, so that
@@ -43,8 +43,7 @@ typedef struct output {
 } output;
 
 struct wq_retain {
-    int dir_fd;
-    const char *path;
+    const wq_labels *labels; /* with the folder's descriptor and path */
     int64_t age_ms, fine_ms, period_ms;
     uint64_t bytes;
     wq_logger logger;
@@ -84,16 +83,13 @@ void wq_retain_used(wq_retain *retain, const char *name, int fd, const struct st
     if (fd >= 0)
         futimens(fd, now);
     else
-        utimensat(retain->dir_fd, name, now, AT_SYMLINK_NOFOLLOW);
+        utimensat(retain->labels->folder_fd, name, now, AT_SYMLINK_NOFOLLOW);
 }
 
-void wq_retain_begin_place(wq_retain *retain, const char *temp)
+void wq_retain_begin_place(wq_retain *retain)
 {
-    const struct timespec now[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_OMIT}};
-    if (retain == NULL)
-        return;
-    utimensat(retain->dir_fd, temp, now, AT_SYMLINK_NOFOLLOW);
-    pthread_mutex_lock(&retain->names);
+    if (retain != NULL)
+        pthread_mutex_lock(&retain->names);
 }
 
 void wq_retain_end_place(wq_retain *retain, const char *name)
@@ -102,7 +98,8 @@ void wq_retain_end_place(wq_retain *retain, const char *name)
     if (retain == NULL)
         return;
     pthread_mutex_unlock(&retain->names);
-    if (retain->bytes == 0 || fstatat(retain->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+    if (retain->bytes == 0 ||
+        fstatat(retain->labels->folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
         return;
     pthread_mutex_lock(&retain->lock);
     retain->total += (uint64_t)st.st_size;
@@ -111,24 +108,22 @@ void wq_retain_end_place(wq_retain *retain, const char *name)
     pthread_mutex_unlock(&retain->lock);
 }
 
-/* ---- what is old ----------------------------------------------------------------------------- */
+/* ---- what is old -----------------------------------------------------------------------------
+ *
+ * The last use may have been up to fine_ms later than what is noted. */
 
 static int is_old(const wq_retain *r, int64_t used)
 {
-    return r->age_ms > 0 && r->for_age.early - used >= r->age_ms;
+    return r->age_ms > 0 && r->for_age.early - used >= r->age_ms + r->fine_ms;
 }
 
 static int is_recent(const wq_retain *r, int64_t used)
 {
-    return used > r->for_bytes.early - RECENT_MS && used < r->for_bytes.late + RECENT_MS;
+    return used > r->for_bytes.early - RECENT_MS - r->fine_ms &&
+           used < r->for_bytes.late + RECENT_MS;
 }
 
 /* ---- one scan -------------------------------------------------------------------------------- */
-
-static int is_output(const char *name)
-{
-    return strlen(name) == WQ_KEY_SIZE - 1 && strspn(name, "0123456789abcdef") == WQ_KEY_SIZE - 1;
-}
 
 /* Waits until `until`, or until there is too much; nonzero: it is time to end. */
 static int wait_until(wq_retain *r, int64_t until_ms, int also_for_bytes)
@@ -150,11 +145,13 @@ static int remove_output(wq_retain *r, const output *o)
     struct stat st;
     int removed = 0;
     pthread_mutex_lock(&r->names);
-    int fd = openat(r->dir_fd, o->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    int fd = openat(r->labels->folder_fd, o->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     /* the lock first: who uses it by name holds one while setting the time */
     if (fd >= 0 && (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) &&
         fstat(fd, &st) == 0 && used_ms(&st) == o->used_ms)
-        removed = unlinkat(r->dir_fd, o->name, 0) == 0;
+        removed = unlinkat(r->labels->folder_fd, o->name, 0) == 0;
+    if (removed && !r->labels->has_attributes)
+        wq_label_remove(r->labels, o->name);
     pthread_mutex_unlock(&r->names);
     if (fd >= 0)
         close(fd);
@@ -181,7 +178,7 @@ static uint64_t look_at(wq_retain *r, const char *name, size_t *n_removed)
 {
     struct stat st;
     output o;
-    if (!is_output(name) || fstatat(r->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) != 0 ||
+    if (!wq_is_key(name) || fstatat(r->labels->folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) != 0 ||
         !S_ISREG(st.st_mode))
         return 0;
     memcpy(o.name, name, sizeof o.name);
@@ -199,11 +196,11 @@ static uint64_t look_at(wq_retain *r, const char *name, size_t *n_removed)
 /* Reads the folder; -1: it cannot be read, or it is time to end. */
 static int read_folder(wq_retain *r, uint64_t *total, size_t *n_removed)
 {
-    int fd = openat(r->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), result = 0;
+    int fd = openat(r->labels->folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), result = 0;
     DIR *entries = fd < 0 ? NULL : fdopendir(fd);
     int64_t began = wq_monotonic_ms();
     if (entries == NULL) {
-        wq_log(&r->logger, WQ_LOG_WARNING, "read %s: %s", r->path, strerror(errno));
+        wq_log(&r->logger, WQ_LOG_WARNING, "read %s: %s", r->labels->path, strerror(errno));
         if (fd >= 0)
             close(fd);
         return -1;
@@ -259,7 +256,7 @@ static int scan(wq_retain *r)
     if (n_removed + n_oldest > 0)
         wq_log(&r->logger, WQ_LOG_INFO,
                "removed %zu outputs of a certain age and %zu to save space from %s", n_removed,
-               n_oldest, r->path);
+               n_oldest, r->labels->path);
     return r->bytes > 0 && n_oldest >= OLDEST && total > r->bytes;
 }
 
@@ -286,7 +283,7 @@ static void set_times(wq_retain *r, unsigned age_s)
     r->period_ms = age_s > 0 && r->age_ms / 8 < PERIOD_MS ? r->age_ms / 8 : PERIOD_MS;
 }
 
-int wq_retain_start(wq_retain **out, int dir_fd, const char *path, unsigned age_s, uint64_t bytes,
+int wq_retain_start(wq_retain **out, const wq_labels *labels, unsigned age_s, uint64_t bytes,
                     const wq_logger *logger, wq_error *error)
 {
     wq_retain *r = calloc(1, sizeof *r);
@@ -294,8 +291,7 @@ int wq_retain_start(wq_retain **out, int dir_fd, const char *path, unsigned age_
         free(r);
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
-    r->dir_fd = dir_fd;
-    r->path = path;
+    r->labels = labels;
     r->bytes = bytes;
     r->logger = *logger;
     set_times(r, age_s);
