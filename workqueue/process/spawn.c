@@ -32,6 +32,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "workqueue/process/guard.h"
@@ -63,7 +64,7 @@ extern int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 #if defined(__x86_64__) && defined(__LP64__)
 #define WQ_BARE_CALLS 1
 
-/* The result, or the error as a negative number. */
+/* The result, or the error as a negative number. On each machine. */
 WQ_IN_CHILD static inline long bare_call(long number, long a, long b, long c, long d, long e)
 {
     long result;
@@ -72,6 +73,20 @@ WQ_IN_CHILD static inline long bare_call(long number, long a, long b, long c, lo
                      : "=a"(result)
                      : "0"(number), "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
                      : "rcx", "r11", "memory");
+    return result;
+}
+#elif defined(__aarch64__) && defined(__LP64__)
+#define WQ_BARE_CALLS 1
+
+WQ_IN_CHILD static inline long bare_call(long number, long a, long b, long c, long d, long e)
+{
+    register long result __asm__("x0") = a, second __asm__("x1") = b, third __asm__("x2") = c,
+                         fourth __asm__("x3") = d, fifth __asm__("x4") = e,
+                         call __asm__("x8") = number;
+    __asm__ volatile("svc #0"
+                     : "+r"(result)
+                     : "r"(call), "r"(second), "r"(third), "r"(fourth), "r"(fifth)
+                     : "cc", "memory");
     return result;
 }
 #else
@@ -252,20 +267,12 @@ static unsigned flags_of(const wq_spawn_plan *p)
            (unsigned)(p->waits ? CLONE_VFORK : 0);
 }
 
-/* Like clone(), but into the control group. The C library has no call for this; as with clone(),
- * the child must not return to where the parent goes on, whose stack it has not. -1 with errno,
- * ENOSYS also where this is not written for the machine. */
-static pid_t clone_into(wq_spawn_plan *p, char *stack, int *pidfd)
+/* clone3(), and in the child child_main(), which does not return: it must not go on where the
+ * parent does, whose stack it has not. The pid, or the error as a negative number. */
+#if WQ_BARE_CALLS && defined(__x86_64__)
+static long bare_clone3(struct clone_args *args, wq_spawn_plan *p)
 {
-#if defined(__x86_64__) && defined(__LP64__) && defined(SYS_clone3) && defined(CLONE_INTO_CGROUP)
-    struct clone_args args = {.flags = flags_of(p) | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND,
-                              .pidfd = (uintptr_t)pidfd,
-                              .exit_signal = SIGCHLD,
-                              .stack = (uintptr_t)stack,
-                              .stack_size = STACK_GUARD_BYTES + STACK_BYTES,
-                              .cgroup = (unsigned)p->group->dir};
     long result;
-    p->handles_none = 1;
     __asm__ volatile("syscall\n\t"
                      "test %%rax, %%rax\n\t"
                      "jnz 1f\n\t"
@@ -274,9 +281,42 @@ static pid_t clone_into(wq_spawn_plan *p, char *stack, int *pidfd)
                      "hlt\n"
                      "1:"
                      : "=a"(result)
-                     : "0"((long)SYS_clone3), "D"(&args),
-                       "S"(sizeof args), [main] "r"(child_main), [plan] "r"(p)
+                     : "0"((long)SYS_clone3), "D"(args),
+                       "S"(sizeof *args), [main] "r"(child_main), [plan] "r"(p)
                      : "rcx", "r11", "cc", "memory");
+    return result;
+}
+#elif WQ_BARE_CALLS && defined(__aarch64__)
+static long bare_clone3(struct clone_args *args, wq_spawn_plan *p)
+{
+    register long result __asm__("x0") = (long)args, size __asm__("x1") = sizeof *args,
+                         call __asm__("x8") = SYS_clone3;
+    __asm__ volatile("svc #0\n\t"
+                     "cbnz x0, 1f\n\t"
+                     "mov x0, %[plan]\n\t"
+                     "blr %[main]\n\t"
+                     "brk #1\n"
+                     "1:"
+                     : "+r"(result)
+                     : "r"(call), "r"(size), [main] "r"(child_main), [plan] "r"(p)
+                     : "cc", "memory");
+    return result;
+}
+#endif
+
+/* Like clone(), but into the control group, for which the C library has no call. -1 with errno,
+ * ENOSYS also where this is not written for the machine. */
+static pid_t clone_into(wq_spawn_plan *p, char *stack, int *pidfd)
+{
+#if WQ_BARE_CALLS && defined(SYS_clone3) && defined(CLONE_INTO_CGROUP)
+    struct clone_args args = {.flags = flags_of(p) | CLONE_INTO_CGROUP | CLONE_CLEAR_SIGHAND,
+                              .pidfd = (uintptr_t)pidfd,
+                              .exit_signal = SIGCHLD,
+                              .stack = (uintptr_t)stack,
+                              .stack_size = STACK_GUARD_BYTES + STACK_BYTES,
+                              .cgroup = (unsigned)p->group->dir};
+    p->handles_none = 1;
+    long result = bare_clone3(&args, p);
     if (result >= 0)
         return (pid_t)result;
     errno = (int)-result;
@@ -284,6 +324,26 @@ static pid_t clone_into(wq_spawn_plan *p, char *stack, int *pidfd)
     (void)p, (void)stack, (void)pidfd;
     errno = ENOSYS;
 #endif
+    return -1;
+}
+
+/* With clone() itself; where no pidfd comes with it, as in an emulator of another machine, the
+ * child gets one right after, as nobody else may reap it. */
+static pid_t clone_plainly(wq_spawn_plan *p, char *stack, int *pidfd)
+{
+    char *top = stack + STACK_GUARD_BYTES + STACK_BYTES;
+    int flags = (int)flags_of(p) | SIGCHLD;
+    pid_t pid = clone(child_main, top, flags, p, pidfd);
+    if (pid >= 0 || errno != EINVAL)
+        return pid;
+    pid = clone(child_main, top, flags & ~CLONE_PIDFD, p);
+    *pidfd = pid >= 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    if (pid < 0 || *pidfd >= 0)
+        return pid;
+    int saved = errno;
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    errno = saved;
     return -1;
 }
 
@@ -300,8 +360,7 @@ static pid_t clone_child(wq_spawn_plan *p, char *stack, int *pidfd)
     }
     p->enter = p->group != NULL ? p->group->procs : -1;
     p->handles_none = 0;
-    return clone(child_main, stack + STACK_GUARD_BYTES + STACK_BYTES, (int)flags_of(p) | SIGCHLD, p,
-                 pidfd);
+    return clone_plainly(p, stack, pidfd);
 }
 
 int wq_spawn_ignores_realtime(void)
