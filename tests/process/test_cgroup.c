@@ -311,7 +311,7 @@ static void test_a_program_that_freezes_its_group(void **state)
     need_groups();
     bed b;
     make_bed(&b);
-    b.options.run_timeout_ms = 300;
+    b.options.run_timeout_ms = 3000;
     open_bed(&b);
     expect_end(ask(&b, OWN_GROUP "echo 1 >$g/cgroup.freeze; echo x >$4"), WQ_STATE_FAILED);
     expect_end(ask(&b, "echo x >$4"), WQ_STATE_SUCCEEDED);
