@@ -62,6 +62,7 @@ class Snapshot(Structure):
                 ("items_done", c_uint64), ("items_total", c_uint64), ("has_returncode", c_int),
                 ("returncode", c_int),
                 ("message", c_char_p), ("error", c_char_p), ("queued_at_ms", c_int64),
+                ("heard_at_ms", c_int64), ("watching", c_size_t),
                 ("started_at_ms", c_int64), ("ended_at_ms", c_int64), ("resumes", c_int), ("waited_ms", c_uint64),
                 ("ran_ms", c_uint64), ("held", c_void_p * 2)]
 

@@ -416,6 +416,8 @@ typedef struct wq_snapshot {
     const char *message;       /**< UTF-8 or what the program wrote; NULL if none; part of the snapshot */
     const char *error;         /**< why the job ended badly; NULL otherwise; part of the snapshot */
     int64_t queued_at_ms;      /**< Unix time */
+    int64_t heard_at_ms;       /**< when the program last reported progress, Unix time; 0: never */
+    size_t watching;           /**< watches of it, and calls that wait for its end */
     int64_t started_at_ms;     /**< Unix time; 0 if never started */
     int64_t ended_at_ms;       /**< Unix time; 0 until ended */
     /** Nonzero: that is no end. The queue stops, and this job, which is seen as WQ_STATE_CANCELLED
@@ -488,6 +490,29 @@ WQ_API uint64_t wq_user_estimate_ms(wq_queue *queue, const wq_params *params);
  */
 WQ_API int wq_job_wait(wq_job *job, int64_t timeout_ms);
 
+/**
+ * wq_job_cancel(), and the log says who asked for it: `by`, a word such as an address, at most 63
+ * characters of it.
+ */
+WQ_API int wq_job_cancel_by(wq_job *job, const char *by);
+
+/** Which jobs are meant; zeroed: all. */
+typedef struct wq_jobs_filter {
+    unsigned states;             /**< a sum of 1 << wq_state; 0: any */
+    const char *server;          /**< as it is spelt; NULL: any */
+    const char *document_set_id; /**< NULL: any */
+} wq_jobs_filter;
+
+/**
+ * Lists jobs that wait, run, or have ended and are still known, in the order of their ids: at most
+ * `most` of them (no more than 1000 at a time), those behind the id `after`; NULL: from the first one.
+ * The next piece begins behind the last id of this one. Writes to out[0] to out[*n - 1]; each is
+ * owned, wq_job_unref(). `filter` may be NULL. It goes through all jobs that are known, for about a
+ * millisecond in ten thousand. WQ_OK or WQ_ERROR_INVALID_ARGUMENT.
+ */
+WQ_API int wq_jobs(wq_queue *queue, const wq_jobs_filter *filter, const char *after, wq_job **out,
+                   size_t most, size_t *n);
+
 /* ---- news ------------------------------------------------------------------------------------ */
 
 /**
@@ -510,6 +535,20 @@ WQ_API int wq_job_watch(wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
  * WQ_ERROR_NO_MEMORY.
  */
 WQ_API int wq_queue_watch(wq_queue *queue, wq_watch_cb cb, void *user, wq_watch **out);
+
+typedef struct wq_jobs_watch wq_jobs_watch; /**< one registration for news of all jobs */
+
+/** As wq_watch_cb, but told which job the news is of, borrowed for the call. */
+typedef void (*wq_job_news_cb)(void *user, wq_job *job);
+
+/**
+ * Calls `cb(user, job)` at each change of any job, also when it has just been accepted. `*out` is
+ * owned: wq_jobs_watch_cancel(), before wq_close(). WQ_OK or WQ_ERROR_NO_MEMORY.
+ */
+WQ_API int wq_jobs_watch_all(wq_queue *queue, wq_job_news_cb cb, void *user, wq_jobs_watch **out);
+
+/** Ends it. When it returns, the callback does not run and will not. NULL is allowed. */
+WQ_API void wq_jobs_watch_cancel(wq_jobs_watch *watch);
 
 /** Ends a watch. When it returns, the callback does not run and will not. NULL is allowed. */
 WQ_API void wq_watch_cancel(wq_watch *watch);

@@ -11,7 +11,9 @@ NAMES = ["id", "state", "server", "document_set_id", "n_ahead_in_queue", "waits_
          "attempt", "output"]
 
 
-class JobsTest(FaceTest):
+class JobTest(FaceTest):
+    """What the tests here share."""
+
     def create(self, server, document_set, **fields):
         body = {"server": "http://overview.example", "documentSetId": document_set, **fields}
         head, body = server.ask("POST", "/jobs", {"Content-Type": "application/json",
@@ -27,6 +29,8 @@ class JobsTest(FaceTest):
     def wait_until(self, server, job_id, state):
         return wait_for(lambda: (j := self.job(server, job_id))["state"] == state and j, state)
 
+
+class ResourceTest(JobTest):
     def test_from_begin_to_end(self):
         server = self.serve(self.script('echo "1/4\thalf of half"; read x <"$0.go"; echo made >"$4"'))
 
@@ -93,3 +97,76 @@ class JobsTest(FaceTest):
         server = self.serve()
         head, body = server.ask("GET", "/jobs/x", {"Accept": "text/html"})
         self.assertEqual(head.status, 404, "the plugin has no pages for jobs")
+
+
+class OperatorTest(JobTest):
+    SECRET = {"Authorization": "Bearer s3cret"}
+
+    def operated(self, program=None, **options):
+        secret = self.folder / "secret"
+        secret.write_text("s3cret\n")
+        secret.chmod(0o600)
+        return self.serve(program, operator_secret_file=secret, **options)
+
+    def list(self, server, query=""):
+        head, body = server.ask("GET", f"/jobs{query}", self.SECRET)
+        self.assertEqual(head.status, 200, body)
+        return json.loads(body)
+
+    def test_only_the_operator_lists(self):
+        server = self.operated()
+        self.assert_problem(server.ask("GET", "/jobs"), 401)
+        self.assert_problem(server.ask("GET", "/jobs", {"Authorization": "Bearer nearly"}), 401)
+        self.assert_problem(server.ask("DELETE", "/jobs?state=queued"), 401)
+        self.assert_problem(self.serve(storage=self.folder / "other").ask("GET", "/jobs"), 403)
+
+    def test_pages_have_each_job_once(self):
+        server = self.operated(self.script("sleep 60"), workers=2)
+        ids = {self.create(server, str(i))[1]["id"] for i in range(25)}
+        seen, after = [], ""
+        while after is not None:
+            page = self.list(server, f"?limit=10{after and '&after=' + after}")
+            seen += [job["id"] for job in page["jobs"]]
+            after = page["next"]
+        self.assertEqual(sorted(seen), sorted(ids))
+        self.assertEqual(len(self.list(server, "?state=running")["jobs"]), 2)
+        self.assertEqual(len(self.list(server, "?state=running,queued&server=http%3A%2F%2Foverview.example")["jobs"]), 25)
+        self.assertEqual(self.list(server, "?server=http%3A%2F%2Fx.example")["jobs"], [])
+        self.assertNotIn(TOKEN, json.dumps(self.list(server)))
+        for query in ("?state=lost", "?limit=0", "?limit=many"):
+            self.assert_problem(server.ask("GET", f"/jobs{query}", self.SECRET), 400)
+
+    def test_cancel_all_that_match(self):
+        server = self.operated(self.script("sleep 60"), workers=1, grace_ms=100)
+        for i in range(12):
+            self.create(server, str(i))
+        self.assert_problem(server.ask("DELETE", "/jobs", self.SECRET), 400)
+        head, body = server.ask("DELETE", "/jobs?state=queued", self.SECRET)
+        self.assertEqual(json.loads(body), {"cancelled": 11})
+        self.assertEqual(len(self.list(server, "?state=running")["jobs"]), 1)
+        head, body = server.ask("DELETE", "/jobs?server=http%3A%2F%2Foverview.example", self.SECRET)
+        self.assertEqual(json.loads(body), {"cancelled": 1})
+        wait_for(lambda: len(self.list(server, "?state=cancelled")["jobs"]) == 12, "all cancelled")
+
+    def test_events_of_all_jobs(self):
+        server = self.operated(self.script('echo 0.5; sleep 0.2; echo x >"$4"'))
+        client = server.request("GET", "/jobs", {**self.SECRET, "Accept": "text/event-stream"})
+        client.read_head()
+        ids = {self.create(server, str(i))[1]["id"] for i in range(5)}
+        ended = set()
+        while ended != ids:
+            job = json.loads(client.event()["data"])
+            if job["state"] == "succeeded":
+                ended.add(job["id"])
+        client.close()
+        self.create(server, "after")
+
+    def test_events_end_when_the_server_stops(self):
+        server = self.operated(self.script("sleep 60"))
+        client = server.request("GET", "/jobs", {**self.SECRET, "Accept": "text/event-stream"})
+        client.read_head()
+        self.create(server, "1")
+        client.event()
+        server.terminate()
+        server.wait()
+        client.close()

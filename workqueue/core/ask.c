@@ -3,9 +3,11 @@
  * A question is answered at once, or when the journal or a store that blocks has answered: then it
  * is a pending ask, which is told by its callback. */
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "workqueue/core/event_log.h"
 #include "workqueue/core/life.h"
 #include "workqueue/core/lookup.h"
 #include "workqueue/core/params.h"
@@ -140,6 +142,8 @@ static int ensure_run(wq_queue *queue, const wq_params *params, const char *key,
         }
         result = join_or_begin(queue, new, flags, generation, ask, out, error);
     } while (result == WQ_DONE);
+    if (result < 0)
+        wq_event_refused(&queue->logger, params, error ? error->message : wq_strerror(result));
     wq_job_unref(new);
     return result;
 }
@@ -333,6 +337,19 @@ int wq_job_cancel(wq_job *job)
 {
     int result = check_wish(job);
     return result == WQ_OK ? wq_life_cancel(job->queue, job) : result;
+}
+
+int wq_job_cancel_by(wq_job *job, const char *by)
+{
+    int result = by != NULL ? check_wish(job) : WQ_ERROR_INVALID_ARGUMENT;
+    if (result != WQ_OK)
+        return result;
+    pthread_mutex_lock(&job->lock);
+    if (job->state < WQ_STATE_SUCCEEDED && *job->cancelled_by == '\0')
+        snprintf(job->cancelled_by, sizeof job->cancelled_by, "%.*s", (int)strcspn(by, " \"\\"),
+                 by);
+    pthread_mutex_unlock(&job->lock);
+    return wq_life_cancel(job->queue, job);
 }
 
 int wq_job_abandon(wq_job *job)

@@ -191,8 +191,6 @@ int wq_job_report(wq_job *job, const char *line, size_t len, int far)
     }
     pthread_mutex_unlock(&job->lock);
     wq_text_unref(old);
-    if (!ended)
-        wq_watchers_tell(&job->watchers);
     return 0;
 }
 

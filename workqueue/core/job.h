@@ -115,6 +115,7 @@ struct wq_job {
     struct wq_run_state *run; /* the run that is under way */
     uint64_t estimate_ms;     /* what its runner expects it to take; 0: nothing */
 
+    atomic_int logged;          /* 1 and the state that the log has of it; 0: nothing yet */
     atomic_int n_ignored;       /* lines of stdout that make no sense */
     atomic_uint n_watching;     /* watches and waits; for asynchronous runners */
     atomic_llong interest_mono; /* when its runner was last told that somebody looks; 0: never */
@@ -124,6 +125,7 @@ struct wq_job {
     pthread_cond_t has_ended;
     int state; /* a wq_state; life.c's to write */
     int resumes;
+    char cancelled_by[64]; /* who has asked for that; "": nobody has said */
     uint64_t version;
     double fraction;
     int has_items, returncode;
@@ -144,8 +146,8 @@ STAILQ_HEAD(wq_jobs_to_tell, wq_job);
  * queue, which the last wq_job_unref() gives back by `queue_unref`. */
 wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key);
 
-/* Takes in a line of progress and tells the watchers; a fraction never goes back if the runner is
- * `far`. 0, or -1 if the line is malformed. No lock is held by the caller. */
+/* Takes in a line of progress, which is the caller's to tell; a fraction never goes back if the runner
+ * is `far`. 0, or -1 if the line is malformed. No lock is held by the caller. */
 int wq_job_report(wq_job *job, const char *line, size_t len, int far);
 
 /* When the program last reported; 0: never. */

@@ -113,11 +113,11 @@ void wq_effects_carry_out(wq_queue *q, wq_effects *fx)
         wq_log(&q->logger, WQ_LOG_WARNING, "%s", fx->warning);
     answer_asks(fx);
     if (fx->job != NULL)
-        wq_watchers_tell(&fx->job->watchers);
+        wq_job_news_tell(&q->news, fx->job);
     wq_job_unref(fx->job);
     while ((job = STAILQ_FIRST(&fx->more)) != NULL) {
         STAILQ_REMOVE_HEAD(&fx->more, to_tell);
-        wq_watchers_tell(&job->watchers);
+        wq_job_news_tell(&q->news, job);
         wq_job_unref(job);
     }
     if (fx->positions)
@@ -476,6 +476,7 @@ int wq_life_admit_locked(wq_queue *q, wq_job *job, wq_ask *ask, wq_effects *fx, 
     q->next_seq++;
     if (q->recorder.self == NULL) {
         line_up_locked(q, job);
+        tell_locked(fx, job);
         fx->positions |= q->fair; /* it may have come in front of others */
         return WQ_OK;
     }
@@ -596,7 +597,7 @@ wq_job *wq_life_take(wq_queue *q, wq_run_state *run, int wait)
         q->recorder.flush_soon(q->recorder.self);
     pthread_mutex_unlock(&q->lock);
     if (job != NULL)
-        wq_watchers_tell(&job->watchers);
+        wq_job_news_tell(&q->news, job);
     return job;
 }
 
@@ -692,6 +693,7 @@ static void refuse_locked(wq_queue *q, wq_job *job, const wq_error *error, wq_ef
 static void accept_locked(wq_queue *q, wq_job *job, int rebuild, wq_effects *fx)
 {
     answer_locked(fx, job, job, rebuild);
+    tell_locked(fx, job);
     line_up_locked(q, job);
     if (q->stopping && job->wish == WQ_WISH_NONE)
         job->wish = WQ_WISH_STOP;
@@ -777,6 +779,7 @@ int wq_life_restore(wq_queue *q, wq_job *job, const wq_journal_row *row, wq_erro
     job->entry.seq = row->seq;
     job->entry.slot = row->slot;
     job->entry.have = row->has_ended ? WQ_WANT_ENDED : WQ_WANT_WAITING;
+    atomic_store(&job->logged, 1 + (row->has_ended ? row->end.state : WQ_STATE_QUEUED));
     pthread_mutex_lock(&q->lock);
     if (row->has_ended) {
         result = restore_ended_locked(q, job, row);
@@ -978,6 +981,7 @@ int wq_life_init(wq_queue *q, const wq_options *o)
     q->max_attempts = o->max_attempts;
     q->next_seq = 1;
     wq_watchers_init(&q->watchers);
+    wq_job_news_init(&q->news, &q->logger, &q->store);
     pthread_mutex_init(&q->lock, NULL);
     pthread_cond_init(&q->work, NULL);
     wq_cond_init(&q->stopped);
@@ -999,6 +1003,7 @@ void wq_life_dispose(wq_queue *q)
     pthread_cond_destroy(&q->unused);
     pthread_mutex_destroy(&q->lock);
     wq_watchers_dispose(&q->watchers);
+    wq_job_news_dispose(&q->news);
     wq_table_clear(&q->by_key);
     wq_known_dispose(&q->known);
 }

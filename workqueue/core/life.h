@@ -26,6 +26,7 @@
 
 #include "workqueue/core/job.h"
 #include "workqueue/core/known.h"
+#include "workqueue/core/news.h"
 #include "workqueue/core/owner.h"
 #include "workqueue/core/stats.h"
 #include "workqueue/util/clocks.h"
@@ -73,6 +74,7 @@ struct wq_queue {
     void (*interest)(wq_job *job); /* somebody looks at it; NULL: nobody wants to know */
     wq_recorder recorder;
     wq_watchers watchers; /* of positions */
+    wq_job_news news;         /* of jobs */
     atomic_ullong store_errors;
     atomic_size_t n_ready; /* jobs that could be taken; written under the lock */
 

@@ -51,8 +51,11 @@ static void hide_token_in_error(char *error, const char *token)
 void wq_run_report(wq_job *job, const char *line, size_t len)
 {
     char complaint[WQ_COMPLAINT_BYTES];
-    if (wq_job_report(job, line, len, job->queue->asynchronous) == 0 ||
-        wq_progress_is_blank(line, len) || atomic_fetch_add(&job->n_ignored, 1) > 0)
+    if (wq_job_report(job, line, len, job->queue->asynchronous) == 0) {
+        wq_job_news_tell(&job->queue->news, job);
+        return;
+    }
+    if (wq_progress_is_blank(line, len) || atomic_fetch_add(&job->n_ignored, 1) > 0)
         return;
     char *text = malloc(len + 1); /* hidden before it is cut, lest half a token shows */
     if (text == NULL)

@@ -96,6 +96,8 @@ static void read_job_locked(wq_job *job, wq_snapshot *out)
         .message = message ? message->bytes : NULL,
         .error = error ? error->bytes : without_words(job->state),
         .queued_at_ms = job->queued_at_ms,
+        .heard_at_ms = job->heard_at_ms,
+        .watching = atomic_load(&job->n_watching),
         .started_at_ms = job->started_at_ms,
         .ended_at_ms = job->ended_at_ms,
         .resumes = job->resumes,

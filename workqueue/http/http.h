@@ -18,6 +18,7 @@ typedef enum wq_face {
     WQ_FACE_RESULT, /* an output on its way to a client */
     WQ_FACE_DELETION,
     WQ_FACE_WORK, /* what a thread does for a request */
+    WQ_FACE_LIST, /* the news of all jobs */
     WQ_FACES
 } wq_face;
 

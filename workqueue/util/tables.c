@@ -122,6 +122,16 @@ int wq_table_remove(wq_table *table, const char *text)
     return 0;
 }
 
+const char *wq_table_next(const wq_table *table, size_t *at)
+{
+    while (*at < table->size) {
+        const char *text = table->slots[(*at)++].text;
+        if (text != NULL)
+            return text;
+    }
+    return NULL;
+}
+
 void wq_table_clear(wq_table *table)
 {
     free(table->slots);

@@ -23,6 +23,10 @@ int wq_table_remove(wq_table *table, const char *text);
 /* The text in it that is equal, or NULL. */
 const char *wq_table_find(const wq_table *table, const char *text);
 
+/* The next text at or behind `*at`, which begins with 0 and is moved; NULL: there is none more. In no
+ * order; nothing may be added or removed in between. */
+const char *wq_table_next(const wq_table *table, size_t *at);
+
 /* Frees what it has; texts may be in it still. */
 void wq_table_clear(wq_table *table);
 

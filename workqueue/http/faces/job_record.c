@@ -106,9 +106,10 @@ h2o_iovec_t wq_job_record(wq_http *http, wq_job *job, const wq_snapshot *s)
     at = put_time(at, "started_at", s->started_at_ms);
     at = put_time(at, "published_at", s->state == WQ_STATE_SUCCEEDED ? s->ended_at_ms : 0);
     at = put_time(at, "ended_at", s->ended_at_ms);
-    at = put_time(at, "heard_at", 0);
+    at = put_time(at, "heard_at", s->heard_at_ms);
     at += sprintf(at, ", \"estimate_ms\": %llu", (unsigned long long)wq_job_estimate_ms(job));
-    at += sprintf(at, ", \"watching\": null, \"memory_bytes\": null, \"attempt\": null");
+    at +=
+        sprintf(at, ", \"watching\": %zu, \"memory_bytes\": null, \"attempt\": null", s->watching);
     at = put_output(at, http, job, s);
     at += sprintf(at, "}");
     return h2o_iovec_init(text, (size_t)(at - text));

@@ -1,6 +1,7 @@
 /* jobs.c - a job as a resource: POST /jobs, and GET and DELETE /jobs/{id}, which is for whoever
  * knows the id. */
 #include "workqueue/http/faces/faces.h"
+#include "workqueue/http/faces/job_list.h"
 #include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/faces/stream.h"
 #include "workqueue/http/request/fields.h"
@@ -84,6 +85,18 @@ static int answer_resource(wq_http *http, h2o_req_t *req, h2o_iovec_t id)
     return wq_stream(http, req, &wq_format_job_events, job, last == job ? seen : 0);
 }
 
+/* All of them are the operator's; one may be begun by anybody. */
+static int answer_list(wq_http *http, h2o_req_t *req)
+{
+    if (wq_is_method(req, "POST"))
+        return create_job(http, req);
+    if (!wq_is_operator(http, req))
+        return 0;
+    if (wq_is_method(req, "DELETE"))
+        return wq_answer_cancel_all(http, req);
+    return wants_job_events(req) ? wq_answer_job_events(http, req) : wq_answer_job_list(http, req);
+}
+
 int wq_face_jobs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
     const wq_http_options *options = &http->options;
@@ -91,10 +104,10 @@ int wq_face_jobs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, H2O_STRLIT("Accept"), 1);
     if (options->page != NULL && options->page(options->page_user, req) == 0)
         return 0;
-    if (wq_method(req, is_list ? "POST, OPTIONS" : "GET, HEAD, POST, DELETE, OPTIONS"))
+    if (wq_method(req, "GET, HEAD, POST, DELETE, OPTIONS"))
         return 0;
     if (is_list)
-        return create_job(http, req);
+        return answer_list(http, req);
     if (wq_is_method(req, "POST"))
         return repeat_job(http, req, rest);
     return answer_resource(http, req, rest);

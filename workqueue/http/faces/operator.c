@@ -119,6 +119,7 @@ static void put_faces(page *p, wq_http *http)
         [WQ_FACE_STREAM] = "stream", [WQ_FACE_WEBSOCKET] = "websocket",
         [WQ_FACE_POLL] = "poll",     [WQ_FACE_RUN] = "run",
         [WQ_FACE_RESULT] = "result", [WQ_FACE_DELETION] = "deletion", [WQ_FACE_WORK] = "work",
+        [WQ_FACE_LIST] = "list",
     };
     put_about(p, "held_responses", "gauge", "Responses that wait for a job or their client.");
     for (int i = 0; i < WQ_FACES; i++)

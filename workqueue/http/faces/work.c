@@ -228,9 +228,20 @@ static int answer_events(wq_http *http, h2o_req_t *req, wq_job *job)
     return wq_stream(http, req, &wq_format_sse, job, seen);
 }
 
+/* Who asks, for the log: an address, without its port. */
+static void write_peer(h2o_req_t *req, char out[64])
+{
+    struct sockaddr_storage ss;
+    socklen_t len = req->conn->callbacks->get_peername(req->conn, (void *)&ss);
+    size_t n = len > 0 ? h2o_socket_getnumerichost((void *)&ss, len, out) : SIZE_MAX;
+    snprintf(out + (n < 60 ? n : 0), 4, "%s", n < 60 ? "" : "?");
+}
+
 int wq_answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
 {
-    if (wq_job_cancel(job) == WQ_OK)
+    char by[64];
+    write_peer(req, by);
+    if (wq_job_cancel_by(job, by) == WQ_OK)
         return wq_answer_cancelled(http, req, job);
     int state = wq_state_of(job);
     wq_job_unref(job);

@@ -1,0 +1,302 @@
+/* job_events.c - GET /jobs as an event stream: the news of every job.
+ *
+ *   a thread of the queue's             the loop of the stream
+ *   on_job_news(job):                   arrive(): a send, unless one is under way or was shortly
+ *     lock; note the job, once;           before; then the deadline brings it
+ *     nobody posted yet: post           send_changed(): takes some of the noted jobs and sends each
+ *     unlock                              as it is now: latest-only, however many changes there
+ * were
+ *
+ * What is noted is bounded by the number of jobs that are known; if a table of that size has no
+ * room the stream says "event: reload", and the page lists all anew. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "workqueue/http/faces/job_list.h"
+#include "workqueue/http/faces/job_record.h"
+#include "workqueue/http/hold/held.h"
+#include "workqueue/http/request/problem.h"
+
+enum {
+    SLOTS = 1 << 15, /* twice as many as jobs that may be noted */
+    MOST_NOTED = SLOTS / 2,
+    JOBS_PER_SEND = 200,
+    SEND_EVERY_MS = 250,
+    LOOK_EVERY_MS = 1000, /* whether the server stops */
+};
+
+typedef struct job_stream {
+    h2o_generator_t generator; /* first: h2o hands it back */
+    wq_held held;
+    wq_post post;
+    wq_jobs_watch *watch;
+    atomic_int refs; /* the request's, and that of a post on its way */
+    /* the loop's */
+    int in_flight, over;
+    int64_t sent_at, beat_at;
+    char *text; /* in flight, from malloc */
+    /* under the lock */
+    pthread_mutex_t lock;
+    int is_told;    /* the loop will look: nobody needs to post */
+    int in_transit; /* the post is on its way */
+    int overflowed;
+    size_t n;
+    wq_job *noted[SLOTS];     /* counted; a table by their addresses */
+    wq_job *left[MOST_NOTED]; /* while gaps are closed */
+} job_stream;
+
+static void unref_stream(job_stream *s)
+{
+    if (atomic_fetch_sub(&s->refs, 1) > 1)
+        return;
+    for (size_t i = 0; i < SLOTS; i++)
+        wq_job_unref(s->noted[i]);
+    pthread_mutex_destroy(&s->lock);
+    free(s->text);
+    free(s);
+}
+
+/* ---- from any thread ------------------------------------------------------------------------- */
+
+static void note_job_locked(job_stream *s, wq_job *job)
+{
+    size_t at = ((uintptr_t)job >> 4) * 0x9e3779b97f4a7c15U >> (64 - 15);
+    while (s->noted[at] != NULL && s->noted[at] != job)
+        at = (at + 1) % SLOTS;
+    if (s->noted[at] == job)
+        return;
+    if (s->n == MOST_NOTED) {
+        s->overflowed = 1;
+        return;
+    }
+    s->noted[at] = wq_job_ref(job);
+    s->n++;
+}
+
+static void on_job_news(void *user, wq_job *job)
+{
+    job_stream *s = user;
+    pthread_mutex_lock(&s->lock);
+    note_job_locked(s, job);
+    int posts = !s->is_told;
+    s->is_told = 1;
+    s->in_transit |= posts;
+    pthread_mutex_unlock(&s->lock);
+    if (!posts)
+        return;
+    atomic_fetch_add(&s->refs, 1);
+    if (wq_post_send(&s->held.http->inboxes, &s->post) != 0)
+        unref_stream(s);
+}
+
+/* ---- sending --------------------------------------------------------------------------------- */
+
+/* What is left is put in anew: a gap would hide one behind it. */
+static void close_gaps_locked(job_stream *s)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < SLOTS; i++)
+        if (s->noted[i] != NULL) {
+            s->left[n++] = s->noted[i];
+            s->noted[i] = NULL;
+        }
+    s->n = 0;
+    for (size_t i = 0; i < n; i++) {
+        note_job_locked(s, s->left[i]);
+        wq_job_unref(s->left[i]);
+    }
+}
+
+/* Takes some of what is noted. */
+static size_t take_noted(job_stream *s, wq_job **out, size_t most, int *overflowed)
+{
+    size_t n = 0;
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < SLOTS && s->n > 0; i++)
+        if (s->noted[i] != NULL) {
+            out[n++] = s->noted[i];
+            s->noted[i] = NULL;
+            s->n--;
+            if (n == most)
+                break;
+        }
+    *overflowed = s->overflowed;
+    s->overflowed = 0;
+    if (s->n > 0)
+        close_gaps_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    return n;
+}
+
+static void send_text(job_stream *s, const char *text, size_t n)
+{
+    h2o_iovec_t buf = h2o_iovec_init(text, n);
+    s->in_flight = 1;
+    s->sent_at = wq_loop_now();
+    atomic_fetch_add(&s->held.http->bytes_sent, n);
+    wq_held_deadline(&s->held, s->sent_at + s->held.http->options.stall_timeout_ms);
+    h2o_send(s->held.req, &buf, 1, H2O_SEND_STATE_IN_PROGRESS);
+}
+
+/* Nonzero if there was something to send. */
+static int send_changed(job_stream *s)
+{
+    wq_job *jobs[JOBS_PER_SEND];
+    size_t size;
+    int overflowed;
+    size_t n = take_noted(s, jobs, JOBS_PER_SEND, &overflowed);
+    if (n == 0 && !overflowed)
+        return 0;
+    FILE *out = open_memstream(&s->text, &size);
+    for (size_t i = 0; i < n; i++) {
+        h2o_iovec_t record = wq_job_record_now(s->held.http, jobs[i]);
+        if (out != NULL)
+            fprintf(out, "data: %.*s\n\n", (int)record.len, record.base);
+        h2o_mem_release_shared(record.base);
+        wq_job_unref(jobs[i]);
+    }
+    if (out != NULL && overflowed)
+        fputs("event: reload\ndata: {}\n\n", out);
+    if (out == NULL || fclose(out) != 0)
+        return 0;
+    send_text(s, s->text, size);
+    return 1;
+}
+
+static void end_stream(job_stream *s, h2o_send_state_t how)
+{
+    if (s->over)
+        return;
+    s->over = 1;
+    wq_jobs_watch_cancel(s->watch);
+    wq_release(&s->held);
+    if (how != H2O_SEND_STATE_IN_PROGRESS) {
+        s->held.req->http1_is_persistent = 0;
+        h2o_send(s->held.req, NULL, 0, how);
+    }
+}
+
+/* What there is to do, when nothing is in flight. */
+static void go_on(job_stream *s)
+{
+    int64_t now = wq_loop_now(), due = s->sent_at + SEND_EVERY_MS;
+    unsigned beat_ms = s->held.http->options.heartbeat_ms;
+    if (atomic_load(&s->held.http->stopping) || s->held.req->conn->ctx->shutdown_requested) {
+        end_stream(s, H2O_SEND_STATE_FINAL);
+        return;
+    }
+    if (now >= due) {
+        pthread_mutex_lock(&s->lock);
+        s->is_told = s->in_transit;
+        pthread_mutex_unlock(&s->lock);
+        if (send_changed(s)) {
+            s->beat_at = now + beat_ms;
+            return;
+        }
+        due = now + LOOK_EVERY_MS;
+    }
+    if (beat_ms != 0 && now >= s->beat_at) {
+        s->beat_at = now + beat_ms;
+        send_text(s, ":\n\n", 3);
+        return;
+    }
+    wq_held_deadline(&s->held, due < now + LOOK_EVERY_MS ? due : now + LOOK_EVERY_MS);
+}
+
+/* ---- what happens to it ---------------------------------------------------------------------- */
+
+static void on_post(wq_post *post)
+{
+    job_stream *s = H2O_STRUCT_FROM_MEMBER(job_stream, post, post);
+    pthread_mutex_lock(&s->lock);
+    s->in_transit = 0;
+    pthread_mutex_unlock(&s->lock);
+    if (!s->over && !s->in_flight)
+        go_on(s);
+    unref_stream(s);
+}
+
+static void on_timeout(wq_held *held)
+{
+    job_stream *s = H2O_STRUCT_FROM_MEMBER(job_stream, held, held);
+    if (!s->in_flight) {
+        go_on(s);
+        return;
+    }
+    atomic_fetch_add(&held->http->clients_stalled, 1);
+    shutdown(held->fd, SHUT_RDWR); /* it takes nothing: the send fails, `stop` follows */
+}
+
+static void on_gone(wq_held *held)
+{
+    job_stream *s = H2O_STRUCT_FROM_MEMBER(job_stream, held, held);
+    if (s->in_flight)
+        shutdown(held->fd, SHUT_RDWR);
+    else
+        end_stream(s, H2O_SEND_STATE_ERROR);
+}
+
+static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
+{
+    job_stream *s = (job_stream *)generator;
+    (void)req;
+    s->in_flight = 0;
+    free(s->text);
+    s->text = NULL;
+    go_on(s);
+}
+
+static void on_stop(h2o_generator_t *generator, h2o_req_t *req)
+{
+    job_stream *s = (job_stream *)generator;
+    (void)req;
+    end_stream(s, H2O_SEND_STATE_IN_PROGRESS);
+}
+
+static void on_request_end(void *arg)
+{
+    unref_stream(*(job_stream **)arg);
+}
+
+static job_stream *new_stream(wq_http *http, h2o_req_t *req)
+{
+    job_stream *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return NULL;
+    s->generator = (h2o_generator_t){on_proceed, on_stop};
+    s->held = (wq_held){
+        .http = http, .face = WQ_FACE_LIST, .req = req, .timeout = on_timeout, .gone = on_gone};
+    s->post = (wq_post){.inbox = &wq_loop_of(http, req)->inbox, .arrive = on_post};
+    pthread_mutex_init(&s->lock, NULL);
+    atomic_store(&s->refs, 1);
+    return s;
+}
+
+int wq_answer_job_events(wq_http *http, h2o_req_t *req)
+{
+    job_stream *s = new_stream(http, req);
+    if (s == NULL)
+        return wq_problem(req, 500, "There is no memory for a stream.");
+    *(job_stream **)h2o_mem_alloc_shared(&req->pool, sizeof s, on_request_end) = s;
+    if (wq_hold(&s->held, NULL) != 0)
+        return 0;
+    if (wq_jobs_watch_all(http->queue, on_job_news, s, &s->watch) != WQ_OK) {
+        wq_release(&s->held);
+        return wq_problem(req, 500, "There is no memory for a stream.");
+    }
+    req->res.status = 200;
+    req->res.reason = "OK";
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL,
+                   H2O_STRLIT("text/event-stream"));
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
+                   H2O_STRLIT("no-store, no-transform"));
+    h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("x-accel-buffering"), 0,
+                          "X-Accel-Buffering", H2O_STRLIT("no"));
+    if (req->version < 0x101)
+        req->http1_is_persistent = 0; /* without chunks, only the close tells the end */
+    s->beat_at = wq_loop_now() + http->options.heartbeat_ms;
+    h2o_start_response(req, &s->generator);
+    send_text(s, ":\n\n", 3); /* something must carry the headers */
+    return 0;
+}

@@ -1,0 +1,151 @@
+/* job_list.c - GET and DELETE /jobs: what the operator sees of all jobs, and ends of them.
+ *
+ * A page of the list may look at a thousand jobs, so a thread makes it. */
+#include "workqueue/http/faces/job_list.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "workqueue/http/faces/job_record.h"
+#include "workqueue/http/faces/off_loop.h"
+#include "workqueue/http/request/problem.h"
+
+enum { DEFAULT_LIMIT = 100, MOST_JOBS = 1000, SERVER_BYTES = 2049, SET_BYTES = 257 };
+
+typedef struct list_ask {
+    unsigned states;
+    size_t limit;
+    int has_server, has_set, has_after;
+    char server[SERVER_BYTES], set[SET_BYTES], after[WQ_ID_SIZE];
+} list_ask;
+
+/* ---- reading the question -------------------------------------------------------------------- */
+
+/* "running,queued" to a sum of states; 0: one of them is none. */
+static unsigned read_states(const char *text)
+{
+    static const char *const names[] = {"queued",    "running", "publishing",
+                                        "succeeded", "failed",  "cancelled"};
+    unsigned states = 0;
+    while (*text != '\0') {
+        size_t n = strcspn(text, ","), i = 0;
+        while (i < 6 && (strlen(names[i]) != n || memcmp(names[i], text, n) != 0))
+            i++;
+        if (i == 6)
+            return 0;
+        states |= 1u << i;
+        text += n + (text[n] == ',');
+    }
+    return states;
+}
+
+static int copy_field(h2o_req_t *req, const char *name, char *out, size_t size, int *has)
+{
+    const char *value = wq_http_query(req, name);
+    *has = value != NULL && *value != '\0';
+    if (!*has)
+        return 0;
+    return snprintf(out, size, "%s", value) < (int)size ? 0 : -1;
+}
+
+/* 0, or -1 and it has been answered. */
+static int read_list_ask(h2o_req_t *req, list_ask *ask)
+{
+    const char *states = wq_http_query(req, "state"), *limit = wq_http_query(req, "limit");
+    *ask = (list_ask){.limit = DEFAULT_LIMIT};
+    if (states != NULL && *states != '\0' && (ask->states = read_states(states)) == 0)
+        return wq_problem(req, 400,
+                          "The state is one of queued, running, publishing, succeeded, "
+                          "failed and cancelled, or several with commas between."),
+               -1;
+    if (limit != NULL) {
+        ask->limit = h2o_strtosize(limit, strlen(limit));
+        if (ask->limit == 0 || ask->limit > MOST_JOBS)
+            return wq_problem(req, 400, "The limit is a number from 1 to 1000."), -1;
+    }
+    if (copy_field(req, "server", ask->server, sizeof ask->server, &ask->has_server) != 0 ||
+        copy_field(req, "document_set_id", ask->set, sizeof ask->set, &ask->has_set) != 0 ||
+        copy_field(req, "after", ask->after, sizeof ask->after, &ask->has_after) != 0)
+        return wq_problem(req, 400, "A field of the query is too long."), -1;
+    return 0;
+}
+
+static wq_jobs_filter filter_of(const list_ask *ask)
+{
+    return (wq_jobs_filter){.states = ask->states,
+                            .server = ask->has_server ? ask->server : NULL,
+                            .document_set_id = ask->has_set ? ask->set : NULL};
+}
+
+/* ---- the list -------------------------------------------------------------------------------- */
+
+/* One more than is asked for tells whether there are more. */
+static int make_list(wq_http *http, const void *asked, FILE *out)
+{
+    const list_ask *ask = asked;
+    const wq_jobs_filter filter = filter_of(ask);
+    size_t n = 0;
+    wq_job **jobs = malloc((ask->limit + 1) * sizeof *jobs);
+    if (jobs == NULL)
+        return 500;
+    wq_jobs(http->queue, &filter, ask->has_after ? ask->after : NULL, jobs, ask->limit, &n);
+    fputs("{\"jobs\": [", out);
+    for (size_t i = 0; i < n; i++) {
+        h2o_iovec_t record = wq_job_record_now(http, jobs[i]);
+        fprintf(out, "%s\n%.*s", i > 0 ? "," : "", (int)record.len, record.base);
+        h2o_mem_release_shared(record.base);
+    }
+    if (n == ask->limit)
+        fprintf(out, "\n], \"next\": \"%s\"}\n", wq_job_id(jobs[n - 1]));
+    else
+        fputs("\n], \"next\": null}\n", out);
+    for (size_t i = 0; i < n; i++)
+        wq_job_unref(jobs[i]);
+    free(jobs);
+    return 200;
+}
+
+int wq_answer_job_list(wq_http *http, h2o_req_t *req)
+{
+    list_ask ask;
+    return read_list_ask(req, &ask) != 0
+               ? 0
+               : wq_answer_off_loop(http, req, make_list, &ask, sizeof ask);
+}
+
+/* ---- cancelling ------------------------------------------------------------------------------ */
+
+/* Those that have not ended, piece by piece. */
+static int cancel_matching(wq_http *http, const void *asked, FILE *out)
+{
+    const list_ask *ask = asked;
+    wq_jobs_filter filter = filter_of(ask);
+    const unsigned alive = 1u << WQ_STATE_QUEUED | 1u << WQ_STATE_RUNNING;
+    char after[WQ_ID_SIZE] = "";
+    wq_job *jobs[DEFAULT_LIMIT];
+    size_t n, cancelled = 0;
+    filter.states = filter.states ? filter.states & alive : alive;
+    do {
+        n = 0;
+        if (filter.states != 0)
+            wq_jobs(http->queue, &filter, *after ? after : NULL, jobs, DEFAULT_LIMIT, &n);
+        for (size_t i = 0; i < n; i++) {
+            snprintf(after, sizeof after, "%s", wq_job_id(jobs[i]));
+            cancelled += wq_job_cancel_by(jobs[i], "operator") == WQ_OK;
+            wq_job_unref(jobs[i]);
+        }
+    } while (n > 0);
+    fprintf(out, "{\"cancelled\": %zu}\n", cancelled);
+    return 200;
+}
+
+int wq_answer_cancel_all(wq_http *http, h2o_req_t *req)
+{
+    list_ask ask;
+    if (read_list_ask(req, &ask) != 0)
+        return 0;
+    if (ask.states == 0 && !ask.has_server && !ask.has_set)
+        return wq_problem(req, 400, "Say which jobs: state, server or document_set_id.");
+    return wq_answer_off_loop(http, req, cancel_matching, &ask, sizeof ask);
+}
