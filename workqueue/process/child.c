@@ -400,7 +400,7 @@ void wq_child_run(wq_child *child, const wq_run *run, wq_outcome *outcome)
 {
     live l = {.child = child, .run = run, .pidfd = -1, .deadline = -1};
     siginfo_t info;
-    *outcome = (wq_outcome){.returncode = WQ_ENDING_OURS};
+    *outcome = (wq_outcome){.returncode = WQ_RETURNCODE_OWN};
     for (int i = 0; i < N_FDS; i++)
         l.fds[i] = (struct pollfd){.fd = -1, .events = POLLIN};
     l.fds[CANCEL].fd = run->cancel_fd;

@@ -66,7 +66,7 @@ void wq_ending_of_no_start(wq_outcome *outcome, const char *program, const char 
             hint_no_interpreter(hint, program);
         call = "";
     }
-    outcome->returncode = WQ_ENDING_OURS;
+    outcome->returncode = WQ_RETURNCODE_OWN;
     if (asprintf(&outcome->error, "Failed to start %s: %s%s%s%s", program, call,
                  *call != '\0' ? ": " : "", strerror_r(error, text, sizeof text), hint) < 0)
         outcome->error = NULL;
@@ -123,7 +123,7 @@ static void complain_of_output(const wq_ending *e, wq_outcome *outcome)
         "ended, and was killed: it must wait for it";
     if (e->complaint == NULL)
         return;
-    outcome->returncode = WQ_ENDING_OURS;
+    outcome->returncode = WQ_RETURNCODE_OWN;
     if (e->left_somebody && asprintf(&outcome->error, "%s%s", e->complaint, hint) >= 0)
         free(e->complaint);
     else
@@ -227,7 +227,7 @@ void wq_ending_describe(const wq_ending *e, wq_outcome *outcome)
     log_kept_back(e);
     outcome->error = describe_limit(e);
     if (outcome->error != NULL)
-        outcome->returncode = WQ_ENDING_OURS;
+        outcome->returncode = WQ_RETURNCODE_OWN;
     else
         outcome->error = describe_exit(e);
 }

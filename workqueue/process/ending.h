@@ -7,9 +7,6 @@
 #include "workqueue/process/config.h"
 #include "workqueue/process/tail.h"
 
-/* The returncode of an end that is not the program's own. */
-enum { WQ_ENDING_OURS = -999 };
-
 typedef struct wq_ending {
     const wq_child_config *config;
     const wq_run *run;

@@ -20,7 +20,7 @@ static size_t name_length(const char *variable)
 }
 
 /* Does an entry of the list mean this variable? One that sets it does, too. */
-static int means(const char *entry, const char *variable)
+static int entry_means(const char *entry, const char *variable)
 {
     size_t n = name_length(entry), length = name_length(variable);
     if (entry[n] == '\0' && n > 0 && entry[n - 1] == '*')
@@ -28,19 +28,19 @@ static int means(const char *entry, const char *variable)
     return n == length && strncmp(entry, variable, n) == 0;
 }
 
-static int listed(const char *const *list, const char *variable)
+static int is_listed(const char *const *list, const char *variable)
 {
     for (; *list != NULL; list++)
-        if (means(*list, variable))
+        if (entry_means(*list, variable))
             return 1;
     return 0;
 }
 
 /* Is it set by the list itself, so that the host's value does not count? */
-static int replaced(const char *const *list, const char *variable)
+static int is_replaced(const char *const *list, const char *variable)
 {
     for (; *list != NULL; list++)
-        if (strchr(*list, '=') != NULL && means(*list, variable))
+        if (strchr(*list, '=') != NULL && entry_means(*list, variable))
             return 1;
     return 0;
 }
@@ -51,17 +51,18 @@ static int replaced(const char *const *list, const char *variable)
 static int is_named(const char *const *list, const char *variable)
 {
     for (; *list != NULL; list++)
-        if (strchr(*list, '*') == NULL && means(*list, variable))
+        if (strchr(*list, '*') == NULL && entry_means(*list, variable))
             return 1;
     return 0;
 }
 
 static int is_inherited(const char *const *allow, const char *const *without, const char *variable)
 {
-    return listed(allow, variable) && !replaced(allow, variable) && !listed(without, variable);
+    return is_listed(allow, variable) && !is_replaced(allow, variable) &&
+           !is_listed(without, variable);
 }
 
-static void collect_one(const char **out, size_t max, size_t *n, const char *variable)
+static void add_variable(const char **out, size_t max, size_t *n, const char *variable)
 {
     if (out != NULL && *n < max)
         out[*n] = variable;
@@ -69,21 +70,21 @@ static void collect_one(const char **out, size_t max, size_t *n, const char *var
 }
 
 /* Collects pointers, at most `max`; `out` NULL: only counts them. */
-static size_t collect(const char **out, size_t max, const char *const *allow,
-                      const char *const *without)
+static size_t collect_given(const char **out, size_t max, const char *const *allow,
+                            const char *const *without)
 {
     size_t n = 0;
     int is_set = is_named(allow, UNBUFFERED);
     for (char **v = environ; v != NULL && *v != NULL; v++)
         if (is_inherited(allow, without, *v)) {
-            collect_one(out, max, &n, *v);
-            is_set |= means(UNBUFFERED, *v);
+            add_variable(out, max, &n, *v);
+            is_set |= entry_means(UNBUFFERED, *v);
         }
     for (const char *const *entry = allow; *entry != NULL; entry++)
-        if (strchr(*entry, '=') != NULL && !listed(without, *entry))
-            collect_one(out, max, &n, *entry);
+        if (strchr(*entry, '=') != NULL && !is_listed(without, *entry))
+            add_variable(out, max, &n, *entry);
     if (!is_set)
-        collect_one(out, max, &n, UNBUFFERED);
+        add_variable(out, max, &n, UNBUFFERED);
     return n;
 }
 
@@ -92,8 +93,8 @@ static size_t collect_kept_back(const char **out, size_t max, const char *const 
 {
     size_t n = 0;
     for (char **v = environ; v != NULL && *v != NULL; v++)
-        if (!listed(allow, *v) && !listed(without, *v) && strchr(*v, '=') != NULL)
-            collect_one(out, max, &n, *v);
+        if (!is_listed(allow, *v) && !is_listed(without, *v) && strchr(*v, '=') != NULL)
+            add_variable(out, max, &n, *v);
     return n;
 }
 
@@ -131,7 +132,7 @@ static char **copy_collected(size_t (*collect_all)(const char **, size_t, const 
 
 char **wq_environment_new(const char *const *allow, const char *const *without)
 {
-    return copy_collected(collect, strlen, allow, without);
+    return copy_collected(collect_given, strlen, allow, without);
 }
 
 char **wq_environment_kept_back(const char *const *allow, const char *const *without)

@@ -28,7 +28,7 @@ typedef struct local {
     unsigned workers;   /* those that are initialised */
 } local;
 
-static const char *reason(int error, char *text, size_t size)
+static const char *name_error(int error, char *text, size_t size)
 {
     return strerror_r(error, text, size);
 }
@@ -41,14 +41,14 @@ static int check_program(const char *program, wq_error *error)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "No program to run was given");
     if (stat(program, &st) != 0)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "The program %.300s cannot be run: %s",
-                       program, reason(errno, text, sizeof text));
+                       program, name_error(errno, text, sizeof text));
     if (!S_ISREG(st.st_mode))
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
                        "The program %.300s cannot be run: it is not a regular file", program);
     if (faccessat(AT_FDCWD, program, X_OK, AT_EACCESS) != 0)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
                        "The program %.300s cannot be run: %s (is it executable?)", program,
-                       reason(errno, text, sizeof text));
+                       name_error(errno, text, sizeof text));
     return WQ_OK;
 }
 
@@ -131,7 +131,7 @@ static void warn_of_missing_guard(const wq_logger *logger, const char *path, con
     wq_log(logger, WQ_LOG_WARNING,
            "there is no guard process (%s: %s: %s): should this process be killed by SIGKILL, "
            "processes that a job's program has started may survive it",
-           path, failed, reason(errno, text, sizeof text));
+           path, failed, name_error(errno, text, sizeof text));
 }
 
 /* Jobs run without it, too, unless somebody has said where it is; what is lost is told once. */
@@ -143,7 +143,7 @@ static int start_guard(local *l, const wq_local_options *options, wq_error *erro
         failed = wq_guard_open(&l->guard, path, options->workers, l->groups.dir);
     else if (options->guard_path != NULL)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "options: guard_path %.300s: %s", path,
-                       reason(errno, text, sizeof text));
+                       name_error(errno, text, sizeof text));
     if (failed != NULL)
         warn_of_missing_guard(&options->logger, path, failed);
     for (unsigned i = 0; i < l->workers; i++)
@@ -183,14 +183,14 @@ int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *er
     l->config.null_fd = wq_fd_move(open("/dev/null", O_RDONLY | O_CLOEXEC), 3);
     if (l->config.null_fd < 0) {
         result = wq_fail(error, WQ_ERROR_SYSTEM, "Failed to open /dev/null: %s",
-                         reason(errno, text, sizeof text));
+                         name_error(errno, text, sizeof text));
         goto fail;
     }
     for (; l->workers < options->workers; l->workers++) /* first: low numbers make cheap births */
         if (wq_child_init(&l->children[l->workers], &l->config) != 0) {
             result = wq_fail(error, errno == ENOMEM ? WQ_ERROR_NO_MEMORY : WQ_ERROR_SYSTEM,
                              "Failed to prepare worker %u of %u: %s", l->workers + 1,
-                             options->workers, reason(errno, text, sizeof text));
+                             options->workers, name_error(errno, text, sizeof text));
             goto fail;
         }
     if ((result = open_groups(l, options, error)) != WQ_OK ||

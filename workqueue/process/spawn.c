@@ -104,7 +104,7 @@ WQ_IN_CHILD static inline long bare_call(long number, long a, long b, long c, lo
     bare_call((number), (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
 #define CALL(...) PAD_CALL(__VA_ARGS__, 0, 0, 0, 0, 0, 0)
 
-WQ_IN_CHILD static inline const char *fail(wq_spawn_plan *p, const char *call, long result)
+WQ_IN_CHILD static inline const char *note_failure(wq_spawn_plan *p, const char *call, long result)
 {
     p->error = (int)-result;
     return call;
@@ -174,10 +174,10 @@ WQ_IN_CHILD static inline const char *take_files(wq_spawn_plan *p)
 {
     long r;
     if (p->shares_files && (r = unshare_files(p)) != 0)
-        return fail(p, "close_range", r);
+        return note_failure(p, "close_range", r);
     for (int i = 0; i < 3; i++)
         if ((r = CALL(SYS_dup3, p->fds[i], i, 0)) < 0)
-            return fail(p, "dup3", r);
+            return note_failure(p, "dup3", r);
     if (CALL(SYS_close_range, 3, ~0U, 0) != 0)
         close_one_by_one();
     return NULL;
@@ -200,43 +200,43 @@ WQ_IN_CHILD static inline const char *restrict_self(wq_spawn_plan *p)
     long r;
     for (unsigned i = 0; i < p->n_limits; i++)
         if ((r = set_limit(p->limits[i].resource, p->limits[i].limit)) != 0)
-            return fail(p, "prlimit", r);
+            return note_failure(p, "prlimit", r);
     if (!p->allow_new_privileges && (r = CALL(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1)) != 0)
-        return fail(p, "prctl", r);
+        return note_failure(p, "prctl", r);
     CALL(SYS_umask, UMASK);
     CALL(SYS_setpriority, PRIO_PROCESS, 0, 0); /* not everybody may become less nice */
     return NULL;
 }
 
-WQ_IN_CHILD static inline const char *become(wq_spawn_plan *p)
+WQ_IN_CHILD static inline const char *become_program(wq_spawn_plan *p)
 {
     long r;
     reset_signals(p);
     if ((r = CALL(SYS_setpgid)) != 0)
-        return fail(p, "setpgid", r);
+        return note_failure(p, "setpgid", r);
     if (p->guard_line != NULL)
         wq_guard_set(p->guard_line, (pid_t)CALL(SYS_getpid));
     if (p->enter >= 0 && (r = CALL(SYS_write, p->enter, "0", 1)) != 1)
-        return fail(p, "cgroup.procs", r);
+        return note_failure(p, "cgroup.procs", r);
     if ((r = CALL(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL)) != 0)
-        return fail(p, "prctl", r);
+        return note_failure(p, "prctl", r);
     /* If the host died before that, nobody would kill us. */
     if (CALL(SYS_getppid) != p->host)
-        return fail(p, "getppid", -ESRCH);
+        return note_failure(p, "getppid", -ESRCH);
     const char *failed = take_files(p);
     if (failed == NULL)
         failed = restrict_self(p);
     if (failed != NULL)
         return failed;
     CALL(SYS_rt_sigprocmask, SIG_SETMASK, &no_signals, NULL, KERNEL_SIGSET_BYTES);
-    return fail(p, "execve", CALL(SYS_execve, p->program, p->argv, p->envp));
+    return note_failure(p, "execve", CALL(SYS_execve, p->program, p->argv, p->envp));
 }
 
 WQ_IN_CHILD static int child_main(void *arg)
 {
     wq_spawn_plan *p = arg;
     p->has_begun = 1;
-    p->failed = become(p);
+    p->failed = become_program(p);
     CALL(SYS_exit_group, 127);
     return 127;
 }

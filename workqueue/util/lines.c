@@ -38,7 +38,7 @@ static int reserve(wq_lines *lines, size_t needed)
 
 static void hand_out(const wq_lines *lines, const char *line, size_t len, wq_line_cb cb, void *user)
 {
-    cb(user, line, len < lines->max_bytes ? len : lines->max_bytes);
+    cb(user, line != NULL ? line : "", len < lines->max_bytes ? len : lines->max_bytes);
 }
 
 /* From here on the present line is of no more interest. */
