@@ -188,7 +188,16 @@ run_demo() {
     rm -r "$work/storage" "$work/sample" "$work/address"
 }
 
+# The guard that was installed is the one that is started; without it, jobs run, and the log says so.
+guard=$(find "$work/shared" -name workqueue-guard -type f)
+[ -x "$guard" ] || fail "no workqueue-guard among what was installed"
 run_demo
+! grep -q "there is no guard process" "$work/log" || fail "demo-plugin: $(cat "$work/log")"
+mv "$guard" "$guard.away"
+run_demo
+grep -q "there is no guard process.*workqueue-guard: find: No such file" "$work/log" ||
+    fail "demo-plugin says nothing of a guard that is missing: $(cat "$work/log")"
+mv "$guard.away" "$guard"
 for kind in shared static; do
     build_all "$kind"
     [ "$kind" = static ] || {
