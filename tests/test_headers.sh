@@ -10,17 +10,20 @@ source=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-strict="-Wall -Wextra -pedantic -Werror -I$source/include -fsyntax-only"
+# strict COMPILER ARGUMENT... - the folder may have a blank in its name.
+strict() {
+    "$@" -Wall -Wextra -pedantic -Werror "-I$source/include" -fsyntax-only
+}
 for header in "$source"/include/workqueue/*.h; do
     printf '#include <workqueue/%s>\n' "${header##*/}" >"$work/alone.c"
     cp "$work/alone.c" "$work/alone.cc"
     for compiler in gcc clang; do
         command -v $compiler >/dev/null || continue
-        $compiler -std=c11 $strict "$work/alone.c"
+        strict $compiler -std=c11 "$work/alone.c"
     done
     for standard in c++98 c++11 c++17; do
         # long long is not in C++98, yet stdint.h has it.
-        g++ -std=$standard $strict -Wno-long-long "$work/alone.cc"
+        strict g++ -std=$standard -Wno-long-long "$work/alone.cc"
     done
 done
 

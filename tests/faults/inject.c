@@ -36,11 +36,13 @@ inject_control *inject = &own;
 
 const char *const inject_names[INJECT_KINDS] = {
     "nothing", "alloc", "open", "write", "read",   "sync",   "rename", "stat",   "label", "lock",
-    "map",     "spawn", "fds",  "poll",  "socket", "accept", "thread", "random", "sqlite"};
+    "map",     "spawn", "fds",  "poll",  "socket", "accept", "thread", "random", "sqlite",
+    "folder", "links", "unlocked", "inode"};
 
 const int inject_errors[INJECT_KINDS] = {0,          ENOMEM, EMFILE, ENOSPC, EIO,    EIO,    EACCES,
                                          EIO,        ENOSPC, ENOLCK, ENOMEM, EAGAIN, EMFILE, ENOMEM,
-                                         EADDRINUSE, EMFILE, EAGAIN, EAGAIN, 10 /* SQLITE_IOERR */};
+                                         EADDRINUSE, EMFILE, EAGAIN, EAGAIN, 10 /* SQLITE_IOERR */,
+                                         EINVAL,     EPERM,  0,      0};
 
 /* ---- whose call is it? ----------------------------------------------------------------------- */
 
@@ -275,18 +277,58 @@ WRAP(WRITE, int, inject_errors[INJECT_WRITE], posix_fallocate, (int fd, off_t at
 WRAP(READ, ssize_t, -1, pread, (int fd, void *buf, size_t n, off_t at), (fd, buf, n, at))
 WRAP(READ, ssize_t, -1, pread64, (int fd, void *buf, size_t n, off64_t at), (fd, buf, n, at))
 
-WRAP(SYNC, int, -1, fsync, (int fd), (fd))
+static int is_folder(int fd)
+{
+    struct statx st;
+    REAL(statx)
+    return real(fd, "", AT_EMPTY_PATH, STATX_TYPE, &st) == 0 && S_ISDIR(st.stx_mode);
+}
+
+int fsync(int fd)
+{
+    REAL(fsync)
+    return fails(INJECT_SYNC) || (is_folder(fd) && fails(INJECT_FOLDER)) ? -1 : real(fd);
+}
+
 WRAP(SYNC, int, -1, fdatasync, (int fd), (fd))
 WRAP(SYNC, int, -1, syncfs, (int fd), (fd))
+WRAP(SYNC, int, -1, sync_file_range, (int fd, off64_t at, off64_t n, unsigned flags),
+     (fd, at, n, flags))
 WRAP(RENAME, int, -1, rename, (const char *old, const char *new), (old, new))
 WRAP(RENAME, int, -1, renameat, (int a, const char *old, int b, const char *new), (a, old, b, new))
-WRAP(RENAME, int, -1, renameat2, (int a, const char *old, int b, const char *new, unsigned flags),
+
+int renameat2(int a, const char *old, int b, const char *new, unsigned flags)
+{
+    REAL(renameat2)
+    return fails(INJECT_RENAME) || (flags != 0 && fails(INJECT_LINKS))
+               ? -1
+               : real(a, old, b, new, flags);
+}
+
+WRAP(LINKS, int, -1, linkat, (int a, const char *old, int b, const char *new, int flags),
      (a, old, b, new, flags))
-WRAP(STAT, int, -1, stat, (const char *path, struct stat *st), (path, st))
-WRAP(STAT, int, -1, lstat, (const char *path, struct stat *st), (path, st))
-WRAP(STAT, int, -1, fstat, (int fd, struct stat *st), (fd, st))
-WRAP(STAT, int, -1, fstatat, (int at, const char *path, struct stat *st, int flags),
-     (at, path, st, flags))
+
+/* As if the inode of every file were that of another before. */
+static int same_inode(int result, struct stat *st)
+{
+    if (result == 0 && S_ISREG(st->st_mode) && fails(INJECT_INODE)) {
+        st->st_ino = 12;
+        st->st_mtim = st->st_ctim = (struct timespec){.tv_sec = 978307200};
+    }
+    return result;
+}
+
+#define WRAP_STAT(name, parameters, arguments)                                                     \
+    int name parameters                                                                            \
+    {                                                                                              \
+        REAL(name)                                                                                 \
+        return fails(INJECT_STAT) ? -1 : same_inode(real arguments, st);                           \
+    }
+
+WRAP_STAT(stat, (const char *path, struct stat *st), (path, st))
+WRAP_STAT(lstat, (const char *path, struct stat *st), (path, st))
+WRAP_STAT(fstat, (int fd, struct stat *st), (fd, st))
+WRAP_STAT(fstatat, (int at, const char *path, struct stat *st, int flags), (at, path, st, flags))
 WRAP(STAT, int, -1, stat64, (const char *path, struct stat64 *st), (path, st))
 WRAP(STAT, int, -1, lstat64, (const char *path, struct stat64 *st), (path, st))
 WRAP(STAT, int, -1, fstat64, (int fd, struct stat64 *st), (fd, st))
@@ -299,7 +341,27 @@ WRAP(LABEL, int, -1, lsetxattr,
      (path, name, value, n, flags))
 WRAP(LABEL, int, -1, fsetxattr, (int fd, const char *name, const void *value, size_t n, int flags),
      (fd, name, value, n, flags))
-WRAP(LOCK, int, -1, flock, (int fd, int operation), (fd, operation))
+
+static void remove_open_file(int fd)
+{
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = '\0';
+    if (n > 0 && !is_folder(fd))
+        unlink(path);
+}
+
+int flock(int fd, int operation)
+{
+    REAL(flock)
+    int result = fails(INJECT_LOCK) ? -1 : real(fd, operation);
+    if (result == 0 && (operation & LOCK_EX) != 0 && fails(INJECT_UNLOCKED)) {
+        remove_open_file(fd);
+        errno = 0;
+    }
+    return result;
+}
 
 WRAP(MAP, void *, MAP_FAILED, mmap, (void *at, size_t n, int prot, int flags, int fd, off_t from),
      (at, n, prot, flags, fd, from))

@@ -28,6 +28,10 @@ enum inject_kind {
     INJECT_THREAD,
     INJECT_RANDOM,
     INJECT_SQLITE,
+    INJECT_FOLDER,    /* an fsync of a folder, which this filesystem cannot */
+    INJECT_LINKS,     /* a link, or a rename that looks: likewise */
+    INJECT_UNLOCKED,  /* a lock file is removed, as soon as it is locked; nothing fails */
+    INJECT_INODE,     /* stat tells of the same inode and times for each file; nothing fails */
     INJECT_KINDS
 };
 

@@ -671,7 +671,8 @@ static int can_last(int kind)
 {
     return kind == INJECT_ALLOC || kind == INJECT_OPEN || kind == INJECT_WRITE ||
            kind == INJECT_SYNC || kind == INJECT_RENAME || kind == INJECT_SPAWN ||
-           kind == INJECT_FDS || kind == INJECT_SQLITE;
+           kind == INJECT_FDS || kind == INJECT_SQLITE || kind == INJECT_FOLDER ||
+           kind == INJECT_LINKS || kind == INJECT_INODE;
 }
 
 static int number_of(const char *name, int kinds)

@@ -197,6 +197,24 @@ static void test_nothing_goes_while_it_is_read(void **state)
     until_gone(b, key_of(1));
 }
 
+/* C11: a use is noted once a minute, or less often, so that the last one may have been a second ago. */
+static void test_c11_a_use_that_was_not_noted(void **state)
+{
+    bed *b = *state;
+    put(b, key_of(1), 10, 90);  /* noted 90 s ago, used up to 30 s ago */
+    put(b, key_of(2), 10, 130); /* noted 130 s ago, used at least 70 s ago */
+    retain(b, 0, 1);
+    until_gone(b, key_of(2));
+    assert_true(is_there(b, key_of(1)));
+    b->store->close(b->store);
+    open_store(b);
+    put(b, key_of(3), 10, 8);
+    put(b, key_of(4), 10, 10);
+    retain(b, 8, 0);
+    until_gone(b, key_of(4));
+    assert_true(is_there(b, key_of(3)));
+}
+
 static void test_a_job_at_work_is_left_alone(void **state)
 {
     bed *b = *state;
@@ -398,6 +416,7 @@ int main(void)
         TEST(test_a_new_output_is_new),
         TEST(test_unused_for_a_second),
         TEST(test_nothing_goes_while_it_is_read),
+        TEST(test_c11_a_use_that_was_not_noted),
         TEST(test_a_job_at_work_is_left_alone),
         TEST(test_the_least_recently_used_go_first),
         TEST(test_publishing_makes_room),
