@@ -109,7 +109,7 @@ static void expect_told(void)
     const int kind = inject->kind;
     if (failures == 0 || inject->at == 0 || inject->hits < inject->at)
         return;
-    if (kind == INJECT_SQLITE) /* which knows nothing of it */
+    if (kind == INJECT_SQLITE || inject_errors[kind] == 0) /* which know nothing of it */
         return;
     expect(is_told(strerror(inject_errors[kind])) || is_told("memory") || is_told_by_sqlite() ||
                (kind == INJECT_ALLOC && is_told(strerror(EAGAIN))), /* a thread's */
