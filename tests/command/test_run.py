@@ -76,7 +76,7 @@ class RunTest(CommandTest):
         result = self.run_program(
             "#!/usr/bin/python3 -E\nimport os, sys, time\n"
             "sys.stdout = os.fdopen(1, 'w', 65536)\n"
-            "for i in range(4):\n    print(i / 4)\n    time.sleep(0.4)\n"
+            "for i in range(4):\n    print(i / 4)\n    time.sleep(0.8)\n"
             "open(sys.argv[4], 'w').write('x')\n")
         self.assert_found(result, "buffer", "flush")
 

@@ -16,7 +16,7 @@
 #include "workqueue/command/words.h"
 
 enum {
-    LONG_ENOUGH_MS = 1000, /* a run, to tell whether progress comes as it is made */
+    LONG_ENOUGH_MS = 2500, /* a run, to tell whether progress comes as it is made; an interpreter may start slowly */
     AT_ONCE_MS = 200,      /* so shortly before the end it is no progress any more */
 };
 
