@@ -71,6 +71,13 @@ class QueueTest(Folder):
         self.assertEqual(json.loads(output)["documentSet"], "7")
         self.assertEqual(self.run_example("queue", *arguments), output)  # it is there
 
+    def test_a_runner_and_a_store_of_ones_own(self):
+        arguments = self.storage, "http://o.example", "7", "token"
+        said = self.run_example("own_parts", *arguments)
+        self.assertEqual(said.splitlines()[-1], "line 5 for document set 7")
+        self.assertEqual(self.run_example("own_parts", *arguments), said)  # it is there
+        self.assertEqual([path.suffix for path in self.storage.iterdir()], [".txt"])
+
     def test_glib_watches_to_the_end(self):
         if not (BUILT / "example-glib").exists():
             self.skipTest("libglib2.0-dev is not installed")
