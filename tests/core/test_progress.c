@@ -387,17 +387,24 @@ static void test_records(void **state)
     expect_json(&s, "{\"n_ahead_in_queue\": 0, \"fraction\": 1.0, \"message\": \"indexing\", "
                     "\"returncode\": 0, \"error\": null}");
     s.message = NULL;
-    s.returncode = -999;
+    s.returncode = 7;
     s.error = "Exited with code 7\nstderr:\noh \"no\"\n";
     expect_json(&s, "{\"n_ahead_in_queue\": 0, \"fraction\": 1.0, \"message\": null, "
-                    "\"returncode\": -999, \"error\": \"Exited with code 7\\nstderr:\\n"
+                    "\"returncode\": 7, \"error\": \"Exited with code 7\\nstderr:\\n"
                     "oh \\\"no\\\"\\n\"}");
+    /* S5: also where the program is not to blame */
+    s.returncode = -999;
+    s.error = "timed out";
+    expect_json(&s, "{\"n_ahead_in_queue\": 0, \"fraction\": 1.0, \"message\": null, "
+                    "\"returncode\": -999, \"error\": \"Exited with code -999\\nstderr:\\n"
+                    "timed out\"}");
     s.n_ahead_in_queue = UINT64_MAX;
     s.fraction = 1e-05;
     s.returncode = INT32_MIN;
     s.error = "";
     expect_json(&s, "{\"n_ahead_in_queue\": 18446744073709551615, \"fraction\": 1e-05, "
-                    "\"message\": null, \"returncode\": -2147483648, \"error\": \"\"}");
+                    "\"message\": null, \"returncode\": -2147483648, \"error\": "
+                    "\"Exited with code -2147483648\\nstderr:\\n\"}");
 }
 
 typedef struct escaped {
@@ -434,12 +441,12 @@ static void test_escapes(void **state)
     (void)state;
     for (size_t i = 0; i < sizeof escapes / sizeof *escapes; i++) {
         wq_snapshot s;
-        char expected[256];
+        char expected[320];
         memset(&s, 0, sizeof s);
         s.message = s.error = escapes[i].message;
         snprintf(expected, sizeof expected,
                  "{\"n_ahead_in_queue\": 0, \"fraction\": 0.0, \"message\": \"%s\", "
-                 "\"returncode\": null, \"error\": \"%s\"}",
+                 "\"returncode\": null, \"error\": \"Exited with code 0\\nstderr:\\n%s\"}",
                  escapes[i].json, escapes[i].json);
         expect_json(&s, expected);
     }

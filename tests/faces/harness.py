@@ -35,6 +35,7 @@ SANITIZED = SLOW != 1
 DEADLINE = 20 * SLOW  # one that is not reached costs nothing
 TOKEN = "tok3nofthetest"
 SERVER = "http://overview.example"
+OWN = "Exited with code -999\nstderr:\n"  # in front of an error that is not the program's
 FIELDS = ["n_ahead_in_queue", "fraction", "message", "returncode", "error"]
 
 plain_only = unittest.skipIf(SANITIZED, "too heavy under a sanitizer")
@@ -593,6 +594,9 @@ class FaceTest(unittest.TestCase):
         else:
             self.assertEqual(record["fraction"], 1.0, record)
             self.assertEqual(record["error"] is None, record["returncode"] == 0, record)
+            if record["error"] is not None:  # S5: in one form, whoever is to blame
+                head = f"Exited with code {record['returncode']}\nstderr:\n"
+                self.assertTrue(record["error"].startswith(head), record)
 
     def assert_problem(self, answer, status, *words):
         """A problem document with this status, whose detail has these words; returns its head."""

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlencode
 
-from harness import DEADLINE, SANITIZED, SERVER, TOKEN, FaceTest, Told, basic, wait_for
+from harness import DEADLINE, OWN, SANITIZED, SERVER, TOKEN, FaceTest, Told, basic, wait_for
 
 PARAMS = {"server": SERVER, "documentSetId": "set", "apiToken": TOKEN}
 FORM = {"Authorization": basic(), "Content-Type": "application/x-www-form-urlencoded"}
@@ -48,9 +48,10 @@ def from_record(record):
     """None: the stream had nothing to tell, for the output is there already."""
     if record is None:
         return {"state": "succeeded"}
-    cancelled = (record["error"] or "").startswith("cancelled")
+    error = record["error"] and record["error"].removeprefix(OWN)
+    cancelled = (error or "").startswith("cancelled")
     state = "succeeded" if record["returncode"] == 0 else "cancelled" if cancelled else "failed"
-    return {"state": state, "record": record, "error": record["error"]}
+    return {"state": state, "record": record, "error": error}
 
 
 def from_answer(client):
@@ -350,7 +351,8 @@ class AgreeTest(FaceTest):
     def agree(self, end, state, returncode, error, message=None, output=None, alone=True,
               together=True, **options):
         record = {"n_ahead_in_queue": 0, "fraction": 1.0, "message": message,
-                  "returncode": returncode, "error": error}
+                  "returncode": returncode,
+                  "error": OWN + error if returncode == -999 else error}
         expected = {"state": state, "record": record, "error": error, "output": output}
         for name, face in FACES.items() if alone else ():
             with self.subTest(name, alone=True):

@@ -6,7 +6,7 @@ import os
 import resource
 from unittest import SkipTest
 
-from harness import BUILD, TOKEN, FaceTest, demo_command, is_running, serve_http, wait_for
+from harness import BUILD, OWN, TOKEN, FaceTest, demo_command, is_running, serve_http, wait_for
 
 PROCESS_DOCSET = BUILD / "demo-plugin" / "process-docset"
 SET = (b'{"selectionId":"x","pagination":{"offset":0,"limit":9,"total":1},"items":['
@@ -25,7 +25,7 @@ class HarmTest(ServedTest):
         server = self.serve_with(self.script(text), grace_ms=300, **options)
         last = server.generate("set").last()
         self.assert_record(last)
-        self.assertEqual((last["returncode"], last["error"]), (-999, error))
+        self.assertEqual((last["returncode"], last["error"]), (-999, OWN + error))
 
     def test_run_time(self):
         self.assert_ends("echo 0.5; exec sleep 1000", "timed out after 300 ms", run_timeout_ms=300)
@@ -41,7 +41,7 @@ class HarmTest(ServedTest):
         first.until(lambda r: r["n_ahead_in_queue"] == 0, "the first one's run")
         last = server.generate("second").last()
         self.assertEqual((last["returncode"], last["error"]),
-                         (-999, "waited longer than 1000 ms in the queue"))
+                         (-999, OWN + "waited longer than 1000 ms in the queue"))
 
     def test_output(self):
         self.assert_ends("head -c 2000 /dev/zero >$4; exit 0",

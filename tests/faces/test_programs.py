@@ -6,7 +6,7 @@ import re
 import signal
 import time
 
-from harness import DEADLINE, SLOW, TOKEN, FaceTest, demo_command, is_running, plain_only, wait_for
+from harness import DEADLINE, OWN, SLOW, TOKEN, FaceTest, demo_command, is_running, plain_only, wait_for
 
 
 class EndTest(FaceTest):
@@ -21,7 +21,7 @@ class EndTest(FaceTest):
 
     def failed(self, last, code, error):
         self.assertEqual((last["returncode"], last["fraction"]), (code, 1.0))
-        self.assertEqual(last["error"], error)
+        self.assertEqual(last["error"], OWN + error if code == -999 else error)
 
     def test_exit_code(self):
         last, server = self.run_to_end("echo 0.5; echo so and so >&2; exit 42")
@@ -48,7 +48,7 @@ class EndTest(FaceTest):
     def test_removed_output(self):
         last, _ = self.run_to_end('rm "$4"')
         self.assertEqual(last["returncode"], -999)
-        self.assertTrue(last["error"].startswith("Failed to stat output file: "), last)
+        self.assertTrue(last["error"].startswith(OWN + "Failed to stat output file: "), last)
 
     def test_output_made_anew(self):
         """Programs write a file beside it and rename it, as SQLite's VACUUM INTO does."""

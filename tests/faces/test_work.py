@@ -13,7 +13,7 @@ import time
 import unittest
 from email.utils import formatdate, parsedate_to_datetime
 
-from harness import (DEADLINE, SERVER, SLOW, TOKEN, FaceTest, basic, plain_only, request_bytes,
+from harness import (DEADLINE, OWN, SERVER, SLOW, TOKEN, FaceTest, basic, plain_only, request_bytes,
                      wait_for)
 from test_limits import LibraryTest
 from test_websocket import WebSocket
@@ -593,7 +593,7 @@ class DeleteTest(WorkTest):
         self.assertEqual(self.delete(server, path)[0].status, 204)
         client.read_all()
         self.assert_problem((client.head, client.body), 410, "cancelled")
-        self.assertEqual(stream.last()["error"], "cancelled")
+        self.assertEqual(stream.last()["error"], OWN + "cancelled")
         self.assert_problem(server.ask("GET", path), 410, "cancelled")
         self.assertEqual(self.delete(server, path)[0].status, 204)
         self.assertNotEqual(self.begin(server), path)  # it runs afresh

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import services
 from far import SECONDS, Listener, Packager, Runner
-from harness import BUILD, SERVER, TOKEN, FaceTest, basic, is_running, wait_for
+from harness import BUILD, OWN, SERVER, TOKEN, FaceTest, basic, is_running, wait_for
 from services import service
 import test_agree
 
@@ -148,7 +148,7 @@ class Cases:
                 stream = self.follow(server, name)
                 packager.get_set(name).say(said, **headers)
                 last = stream.last(SECONDS)
-                self.assertEqual([last["returncode"], last["error"].strip()], [code, error])
+                self.assertEqual([last["returncode"], last["error"].removeprefix(OWN).strip()], [code, error])
         self.assertNotIn(TOKEN, server.log())
 
     def test_places_in_the_row(self):
@@ -200,7 +200,7 @@ class Cases:
         self.assertEqual(delete.read_head().status, 204)
         delete.close()
         last = stream.last(SECONDS)
-        self.assertEqual([last["returncode"], last["error"]], [-999, "cancelled"])
+        self.assertEqual([last["returncode"], last["error"]], [-999, OWN + "cancelled"])
         self.assertEqual(self.wait_result(server, path)[0].status, 410)
 
     def test_a_cancel_that_nobody_answers(self):
@@ -213,7 +213,7 @@ class Cases:
         self.assertEqual(packager.notices.get(timeout=SECONDS), f"Cancel: {job.id}\n")
         job.accept()  # who says so has not heard
         self.assertEqual(packager.notices.get(timeout=SECONDS), f"Cancel: {job.id}\n")
-        self.assertEqual(stream.last(SECONDS)["error"], "cancelled")
+        self.assertEqual(stream.last(SECONDS)["error"], OWN + "cancelled")
         job.complete()  # too late
 
     def test_a_cancel_before_it_is_taken(self):
@@ -228,7 +228,7 @@ class Cases:
         job.accept()
         self.assertEqual(packager.notices.get(timeout=SECONDS), f"Cancel: {job.id}\n")
         job.say("Cancelled")
-        self.assertEqual(stream.last(SECONDS)["error"], "timed out after 300 ms")
+        self.assertEqual(stream.last(SECONDS)["error"], OWN + "timed out after 300 ms")
 
     # -- silence
 
@@ -460,7 +460,7 @@ class StoreTest(RemoteTest):
         path, stream = self.start(server), self.follow(server)
         pid, _ = told.wait_started()
         server.ask("DELETE", path)
-        self.assertEqual(stream.last(SECONDS)["error"], "cancelled")
+        self.assertEqual(stream.last(SECONDS)["error"], OWN + "cancelled")
         wait_for(lambda: not is_running(pid), "the program's end")
 
     def test_every_way_to_the_output(self):

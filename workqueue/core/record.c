@@ -56,14 +56,9 @@ static void put_escaped(writer *w, const char *s, size_t len)
 }
 
 /* Everything outside printable ASCII is escaped: clients in use decode chunk by chunk. */
-static void put_string(writer *w, const char *s)
+static void put_contents(writer *w, const char *s)
 {
-    if (s == NULL) {
-        put_text(w, "null");
-        return;
-    }
     size_t n = strlen(s);
-    put(w, "\"", 1);
     for (size_t i = 0; i < n;) {
         size_t plain = 0;
         while (s[i + plain] >= 0x20 && s[i + plain] < 0x7f && s[i + plain] != '"' &&
@@ -77,6 +72,32 @@ static void put_string(writer *w, const char *s)
         put_escaped(w, len ? s + i : "\xef\xbf\xbd", len ? len : 3);
         i += len ? len : 1;
     }
+}
+
+static void put_string(writer *w, const char *s)
+{
+    if (s == NULL) {
+        put_text(w, "null");
+        return;
+    }
+    put(w, "\"", 1);
+    put_contents(w, s);
+    put(w, "\"", 1);
+}
+
+/* Clients read an error in one form, whoever is to blame. */
+static void put_error(writer *w, const wq_snapshot *snapshot)
+{
+    char head[40];
+    if (snapshot->error == NULL) {
+        put_text(w, "null");
+        return;
+    }
+    int n = snprintf(head, sizeof head, "Exited with code %d\nstderr:\n", snapshot->returncode);
+    put(w, "\"", 1);
+    if (strncmp(snapshot->error, head, (size_t)n) != 0)
+        put_contents(w, head);
+    put_contents(w, snapshot->error);
     put(w, "\"", 1);
 }
 
@@ -148,7 +169,7 @@ size_t wq_snapshot_json(const wq_snapshot *snapshot, char *buf, size_t size)
         snprintf(number, sizeof number, ", \"returncode\": null");
     put_text(&w, number);
     put_text(&w, ", \"error\": ");
-    put_string(&w, snapshot->error);
+    put_error(&w, snapshot);
     put(&w, "}", 1);
     if (size > 0)
         buf[w.len < size ? w.len : size - 1] = '\0';

@@ -14,6 +14,7 @@ import ctypes.util
 import json
 import logging
 import os
+import re
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,6 @@ __all__ = ["Job", "OverviewViewParams", "Progress", "WorkQueue", "WorkQueueError
 logger = logging.getLogger("workqueue")
 
 _DONE, _TIMEOUT = 1, -8
-_LEVELS = {0: logging.ERROR, 1: logging.WARNING}
 _LogCallback = CFUNCTYPE(None, c_void_p, c_int, c_char_p)
 _WatchCallback = CFUNCTYPE(None, c_void_p)
 
@@ -120,13 +120,18 @@ def _library() -> ctypes.CDLL:
 
 
 def _log(_user, level, message):
-    """A line of the library; the package logged the program's faults without saying whose they are."""
+    """A line of the library. The package logged a program's faults as warnings, in these very words and
+    without saying whose they are; what the library says besides is for who asks for more."""
     text = message.decode("ascii", "replace")
     at = text.find("invalid program: ")
-    if at >= 0:
-        logger.warning("%s", text[at:])
-    else:
-        logger.log(_LEVELS.get(level, logging.INFO) if level == 0 else logging.INFO, "%s", text)
+    if at < 0:
+        logger.log(logging.ERROR if level == 0 else logging.INFO, "%s", text)
+        return
+    # What it says behind these words, a hint, is for the one who reads the other record.
+    line = re.match(r"invalid program: stdout must look like '0\.25<TAB>message'; got '.*?'(?=;|$)", text[at:])
+    fault = line[0].replace("<TAB>", "\\t", 1) if line else text[at:].split("; ")[0]
+    logger.warning("%s", fault)
+    logger.info("%s", text)
 
 
 _log_callback = _LogCallback(_log)
@@ -165,7 +170,13 @@ class Job:
         text = ctypes.create_string_buffer(size)
         lib.wq_snapshot_json(snapshot, text, size)
         lib.wq_snapshot_clear(snapshot)
-        return Progress(**json.loads(text.value))
+        progress = Progress(**json.loads(text.value))
+        if progress.error is not None:  # as Python's own exception would say it
+            progress = progress._replace(error=progress.error.replace(
+                "Failed to stat output file: No such", "Failed to stat output file: [Errno 2] No such"))
+            if "[Errno 2] No such file or directory" in progress.error:
+                progress = progress._replace(error=progress.error + ": the output file")
+        return progress
 
     def cancel(self) -> bool:
         """Ends the job early; False if that came too late."""
