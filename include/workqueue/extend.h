@@ -43,6 +43,10 @@ typedef struct wq_run {
      * progress never goes backwards: a smaller fraction than the last counts as the last. */
     void (*report)(void *user, const char *line, size_t len);
 
+    /** Hands up bytes that the program has written to stderr, for those who follow the job. Optional.
+     * NULL for `start`. */
+    void (*told_stderr)(void *user, const char *bytes, size_t len);
+
     /* The rest is NULL for `run`. */
 
     /** The program runs now (until then the job waits); it will take about so long, 0: not known.

@@ -284,6 +284,27 @@ typedef struct wq_stats {
 /** Writes the numbers to `*out`. */
 WQ_API void wq_queue_stats(wq_queue *queue, wq_stats *out);
 
+enum { WQ_MINUTES = 60 };
+
+/** What happened in one minute. Percentiles are exact to a tenth; 0 where nothing was counted. */
+typedef struct wq_minute {
+    int64_t begin_ms;      /**< its beginning, Unix time; it may lie before wq_open() */
+    uint64_t succeeded;    /**< jobs that ended so in it */
+    uint64_t failed;       /**< likewise */
+    uint64_t cancelled;    /**< likewise */
+    size_t waiting;        /**< jobs that waited, as many as at any one time */
+    uint64_t started;      /**< jobs whose program began in it */
+    uint64_t start_p50_ms; /**< how long half of those waited at most */
+    uint64_t start_p95_ms; /**< likewise, 95 of 100 */
+    uint64_t ran;          /**< programs that ended in it */
+    uint64_t run_p50_ms;   /**< how long half of those ran at most */
+    uint64_t run_p95_ms;   /**< likewise, 95 of 100 */
+} wq_minute;
+
+/** Writes the last 60 minutes to `out`, the present one last. They are kept in memory only. All zeros
+ * if `queue` is NULL, or in a forked process. */
+WQ_API void wq_queue_minutes(wq_queue *queue, wq_minute out[WQ_MINUTES]);
+
 /* ---- parameters ------------------------------------------------------------------------------ */
 
 /** What names a job. All three are NUL-terminated, UTF-8 without control characters, not empty. */
@@ -401,6 +422,14 @@ WQ_API const char *wq_job_key(const wq_job *job);
 /** The job's parameters, token included; borrowed, as long as the reference. */
 WQ_API const wq_params *wq_job_params(const wq_job *job);
 
+/** What a job waits for. */
+typedef enum wq_waits_for {
+    WQ_WAITS_FOR_NOTHING = 0, /**< it runs, or has ended */
+    WQ_WAITS_FOR_WORKER = 1,  /**< for its turn */
+    WQ_WAITS_FOR_JOB = 2,     /**< for another job of the same parameters, whose rebuild it is */
+    WQ_WAITS_FOR_STORE = 3    /**< its output is ready, but the store is away */
+} wq_waits_for;
+
 /** A job at one moment. Fill it with wq_job_snapshot(), empty it with wq_snapshot_clear(). */
 typedef struct wq_snapshot {
     int state;                 /**< a wq_state */
@@ -424,6 +453,8 @@ typedef struct wq_snapshot {
      * in this process, is in the journal and runs again when the queue is opened anew, under the
      * same id. Do not tell clients an end (no last record, no error): have them come back. */
     int resumes;
+    int waits_for;             /**< a wq_waits_for */
+    unsigned attempt;          /**< 1, and one more for each time that a server died while it ran */
     uint64_t waited_ms;        /**< time in the queue so far, by a clock that does not jump */
     uint64_t ran_ms;           /**< run time so far, likewise */
     void *held[2];             /**< private */
@@ -552,6 +583,37 @@ WQ_API void wq_jobs_watch_cancel(wq_jobs_watch *watch);
 
 /** Ends a watch. When it returns, the callback does not run and will not. NULL is allowed. */
 WQ_API void wq_watch_cancel(wq_watch *watch);
+
+/* ---- what a program says --------------------------------------------------------------------- */
+
+/**
+ * Reads what the job's program has written to stderr: at most `size` bytes from position `from` on
+ * (0: from the first), or from the first that is kept, to `buf`; `*begin` is the position of what was
+ * read, and `from` of the next call is that and what this one returns: how many, 0 if there is no
+ * more by now. Of a running job the last `stderr_tail_bytes` are kept, of one that has ended here the
+ * last 4096, of one that runs elsewhere nothing. Raw bytes, in which the API token is asterisks. 0
+ * also for NULL, and in a forked process.
+ */
+WQ_API size_t wq_job_stderr(wq_job *job, uint64_t from, char *buf, size_t size, uint64_t *begin);
+
+/**
+ * Calls `cb(user)` when there is more for wq_job_stderr(). As wq_job_watch(), which tells the job's
+ * end; this does not. `*out` is owned: wq_watch_cancel().
+ */
+WQ_API int wq_job_watch_stderr(wq_job *job, wq_watch_cb cb, void *user, wq_watch **out);
+
+enum { WQ_MESSAGES = 16 };
+
+/** A message that came with progress. */
+typedef struct wq_message {
+    int64_t at_ms;   /**< when it came first, Unix time */
+    double fraction; /**< that came with it */
+    char text[248];  /**< UTF-8, cut to fit; as the program wrote it */
+} wq_message;
+
+/** Writes the last messages of a job, each once however often it was repeated, the oldest first; how
+ * many. They stay as long as the job is known, but not over a restart. */
+WQ_API size_t wq_job_messages(wq_job *job, wq_message out[WQ_MESSAGES]);
 
 /* ---- outputs --------------------------------------------------------------------------------- */
 

@@ -11,6 +11,11 @@
 #include "workqueue/core/params.h"
 #include "workqueue/util/clocks.h"
 
+enum {
+    SAID_BYTES = sizeof((wq_message *)0)->text - 1, /* of a message that is kept */
+    ENDED_STDERR_BYTES = 4096 /* of a job that has ended; what failed has its error besides */
+};
+
 /* ---- watchers -------------------------------------------------------------------------------- */
 
 void wq_watchers_init(wq_watchers *watchers)
@@ -89,6 +94,7 @@ wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key)
     job->queue = queue;
     wq_owner_ref(queue);
     wq_watchers_init(&job->watchers);
+    wq_watchers_init(&job->stderr_watchers);
     STAILQ_INIT(&job->asks);
     pthread_mutex_init(&job->lock, NULL);
     wq_cond_init(&job->has_ended);
@@ -119,6 +125,11 @@ void wq_job_unref(wq_job *job)
     pthread_cond_destroy(&job->has_ended);
     pthread_mutex_destroy(&job->lock);
     wq_watchers_dispose(&job->watchers);
+    wq_watchers_dispose(&job->stderr_watchers);
+    wq_stderr_log_dispose(&job->stderr_log);
+    for (size_t i = 0; i < WQ_MESSAGES && i < job->n_said; i++)
+        wq_text_unref(job->said[i].message);
+    free(job->said);
     free(job);
     wq_owner_unref(queue);
 }
@@ -173,6 +184,36 @@ static void take_progress_locked(wq_job *job, const wq_progress *progress, int f
     job->items_total = progress->items_total;
 }
 
+/* As much of a message as is kept: all but a character that would be cut. */
+static size_t kept_length(const char *message)
+{
+    size_t n = strnlen(message, SAID_BYTES + 1);
+    for (n = n > SAID_BYTES ? SAID_BYTES : n; n == SAID_BYTES && (message[n] & 0xc0) == 0x80;)
+        while (n > 0 && (message[--n] & 0xc0) == 0x80)
+            ;
+    return n;
+}
+
+/* Not one that is the same as before. Without memory for it there is none. */
+static void keep_message_locked(wq_job *job, double fraction)
+{
+    wq_said *last = job->n_said > 0 ? &job->said[(job->n_said - 1) % WQ_MESSAGES] : NULL;
+    size_t n = job->message != NULL ? kept_length(job->message->bytes) : 0;
+    if (job->message == NULL ||
+        (last != NULL && strncmp(last->message->bytes, job->message->bytes, n) == 0 &&
+         last->message->bytes[n] == '\0'))
+        return;
+    if (job->said == NULL && (job->said = calloc(WQ_MESSAGES, sizeof *job->said)) == NULL)
+        return;
+    wq_text *kept = job->message->bytes[n] == '\0' ? wq_text_ref(job->message)
+                                                   : wq_text_new(job->message->bytes, n);
+    if (kept == NULL)
+        return;
+    wq_said *said = &job->said[job->n_said++ % WQ_MESSAGES];
+    wq_text_unref(said->message);
+    *said = (wq_said){job->heard_at_ms, fraction, kept};
+}
+
 int wq_job_report(wq_job *job, const char *line, size_t len, int far)
 {
     wq_progress progress;
@@ -187,6 +228,7 @@ int wq_job_report(wq_job *job, const char *line, size_t len, int far)
     if (!ended) {
         take_progress_locked(job, &progress, far);
         job->message = message;
+        keep_message_locked(job, progress.fraction);
         job->version++;
     }
     pthread_mutex_unlock(&job->lock);
@@ -222,9 +264,18 @@ double wq_job_remaining_ms(wq_job *job, double mean_ms)
 
 /* ---- states ---------------------------------------------------------------------------------- */
 
-void wq_job_set_state(wq_job *job, int state)
+void wq_job_told_stderr(wq_job *job, size_t max, const char *bytes, size_t len)
 {
     pthread_mutex_lock(&job->lock);
+    wq_stderr_log_add(&job->stderr_log, max, job->params.api_token, bytes, len);
+    pthread_mutex_unlock(&job->lock);
+    wq_watchers_tell(&job->stderr_watchers);
+}
+
+void wq_job_set_state(wq_job *job, int state, int waits_for)
+{
+    pthread_mutex_lock(&job->lock);
+    job->waits_for = waits_for;
     if (state == WQ_STATE_RUNNING && job->started_mono == 0) {
         job->started_at_ms = wq_unix_ms();
         job->started_mono = wq_monotonic_ms();
@@ -254,6 +305,8 @@ void wq_job_set_end(wq_job *job, const wq_end *end)
     job->returncode = end->returncode;
     job->error = end->error;
     job->resumes = end->resumes;
+    job->waits_for = WQ_WAITS_FOR_NOTHING;
+    wq_stderr_log_shrink(&job->stderr_log, ENDED_STDERR_BYTES);
     job->ended_at_ms = end->at_ms;
     job->ended_mono = end->mono;
     pthread_cond_broadcast(&job->has_ended);

@@ -15,6 +15,7 @@
 #include "workqueue/core/fairness.h"
 #include "workqueue/core/order.h"
 #include "workqueue/core/progress.h"
+#include "workqueue/core/stderr_log.h"
 #include "workqueue/journal/journal.h"
 #include "workqueue/util/text.h"
 
@@ -85,6 +86,13 @@ typedef struct wq_ask {
 
 STAILQ_HEAD(wq_asks, wq_ask);
 
+/* A message that is kept. */
+typedef struct wq_said {
+    int64_t at_ms;
+    double fraction;
+    wq_text *message; /* counted */
+} wq_said;
+
 struct wq_job {
     char key[WQ_KEY_SIZE]; /* first: the key table compares pointers to it */
     char id[WQ_ID_SIZE];
@@ -92,9 +100,10 @@ struct wq_job {
     atomic_uint refs;
     wq_queue *queue; /* counted */
     wq_watchers watchers;
-    wq_entry entry;     /* what the journal has of it */
-    int was_journalled; /* it has come from the journal */
-    int attempts;       /* so often it was running when a server died */
+    wq_watchers stderr_watchers; /* of what its program writes there */
+    wq_entry entry;              /* what the journal has of it */
+    int was_journalled;          /* it has come from the journal */
+    int attempts;                /* so often it was running when a server died */
 
     /* under the core's lock; phase and wish are life.c's to write */
     wq_phase phase;
@@ -123,9 +132,13 @@ struct wq_job {
     pthread_mutex_t lock;
     /* under the job's lock */
     pthread_cond_t has_ended;
-    int state; /* a wq_state; life.c's to write */
+    int state;     /* a wq_state; life.c's to write */
+    int waits_for; /* likewise, a wq_waits_for */
     int resumes;
     char cancelled_by[64]; /* who has asked for that; "": nobody has said */
+    wq_stderr_log stderr_log;
+    struct wq_said *said; /* its last messages, a ring of WQ_MESSAGES; NULL: none yet */
+    size_t n_said;        /* how many there ever were */
     uint64_t version;
     double fraction;
     int has_items, returncode;
@@ -150,6 +163,10 @@ wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key);
  * is `far`. 0, or -1 if the line is malformed. No lock is held by the caller. */
 int wq_job_report(wq_job *job, const char *line, size_t len, int far);
 
+/* Takes in what the program has written to stderr, and tells those who follow it. At most `max`
+ * bytes are kept. No lock is held by the caller. */
+void wq_job_told_stderr(wq_job *job, size_t max, const char *bytes, size_t len);
+
 /* When the program last reported; 0: never. */
 int64_t wq_job_heard_mono(wq_job *job);
 
@@ -157,7 +174,7 @@ int64_t wq_job_heard_mono(wq_job *job);
 double wq_job_remaining_ms(wq_job *job, double mean_ms);
 
 /* For life.c. The state, which is no end; and the end, whose error is the job's from now on. */
-void wq_job_set_state(wq_job *job, int state);
+void wq_job_set_state(wq_job *job, int state, int waits_for);
 void wq_job_set_end(wq_job *job, const wq_end *end);
 
 /* An end that is now. `error` is copied; NULL: none. */

@@ -40,6 +40,13 @@ static const int public_state[WQ_PHASES] = {
     [WQ_PHASE_PUT_OFF] = WQ_STATE_PUBLISHING,
 };
 
+/* And what it waits for. */
+static const int waits_for[WQ_PHASES] = {
+    [WQ_PHASE_ADMITTING] = WQ_WAITS_FOR_WORKER, [WQ_PHASE_BLOCKED] = WQ_WAITS_FOR_JOB,
+    [WQ_PHASE_WAITING] = WQ_WAITS_FOR_WORKER,   [WQ_PHASE_SENT] = WQ_WAITS_FOR_WORKER,
+    [WQ_PHASE_PUT_OFF] = WQ_WAITS_FOR_STORE,
+};
+
 /* ---- the one writer of phases ---------------------------------------------------------------- */
 
 static int is_in_order(wq_phase phase)
@@ -67,6 +74,11 @@ static void move_in_order_locked(wq_queue *q, wq_job *job, wq_phase from, wq_pha
         atomic_store(&q->n_ready, wq_order_n_ready(&q->order));
 }
 
+static size_t n_in_order(const wq_queue *q)
+{
+    return q->n[WQ_PHASE_BLOCKED] + q->n[WQ_PHASE_WAITING] + q->n[WQ_PHASE_SENT];
+}
+
 static void set_phase(wq_queue *q, wq_job *job, wq_phase to)
 {
     const wq_phase from = job->phase;
@@ -75,10 +87,12 @@ static void set_phase(wq_queue *q, wq_job *job, wq_phase to)
     q->n[from]--;
     q->n[to]++;
     job->phase = to;
+    if (is_in_order(from) != is_in_order(to))
+        wq_counters_waiting(&q->counters, n_in_order(q));
     if (to == WQ_PHASE_SETTLING) {
         job->settled = from;
     } else if (to < WQ_PHASE_SETTLING) {
-        wq_job_set_state(job, public_state[to]);
+        wq_job_set_state(job, public_state[to], waits_for[to]);
     }
     if (to == WQ_PHASE_WAITING)
         pthread_cond_signal(&q->work);
@@ -138,11 +152,6 @@ static void tell_locked(wq_effects *fx, wq_job *job)
         fx->job = wq_job_ref(job);
     else
         STAILQ_INSERT_TAIL(&fx->more, wq_job_ref(job), to_tell);
-}
-
-static size_t n_in_order(const wq_queue *q)
-{
-    return q->n[WQ_PHASE_BLOCKED] + q->n[WQ_PHASE_WAITING] + q->n[WQ_PHASE_SENT];
 }
 
 /* Positions are news only for those who wait. */
@@ -978,6 +987,7 @@ int wq_life_init(wq_queue *q, const wq_options *o)
     q->progress_timeout_ms = o->progress_timeout_ms;
     q->queue_timeout_ms = o->queue_timeout_ms;
     q->max_output_bytes = o->max_output_bytes;
+    q->stderr_bytes = o->stderr_tail_bytes;
     q->max_attempts = o->max_attempts;
     q->next_seq = 1;
     wq_watchers_init(&q->watchers);

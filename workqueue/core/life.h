@@ -62,6 +62,7 @@ struct wq_queue {
     unsigned run_timeout_ms, progress_timeout_ms, queue_timeout_ms; /* 0: none */
     unsigned max_attempts;
     uint64_t max_output_bytes; /* 0: any */
+    size_t stderr_bytes;       /* of each job, that are kept for those who follow it */
 
     /* what it is put together of; see workqueue.c */
     wq_runner *runner; /* to be told of deletions; closed by its workers or async_runner */

@@ -10,41 +10,9 @@
 #include <time.h>
 
 #include "workqueue/core/progress.h"
+#include "workqueue/core/secret.h"
 #include "workqueue/util/clocks.h"
 #include "workqueue/util/log.h"
-
-/* ---- tokens ---------------------------------------------------------------------------------- */
-
-/* A program may print the token it was given; what we keep and log of that must not show it. Short
- * ones are words that could stand anywhere, and no secrets. */
-enum { SECRET_BYTES = 8 };
-
-static void hide_token(char *text, size_t len, const char *token)
-{
-    size_t n = strlen(token);
-    if (n < SECRET_BYTES)
-        return;
-    char *end = text + len;
-    for (char *p = text; (p = memmem(p, (size_t)(end - p), token, n)) != NULL; p += n)
-        memset(p, '*', n);
-}
-
-/* The end of stderr may begin in the middle of a token. */
-static void hide_token_in_error(char *error, const char *token)
-{
-    static const char head[] = "\nstderr:\n";
-    size_t n = strlen(token);
-    hide_token(error, strlen(error), token);
-    char *tail = strstr(error, head);
-    if (n < SECRET_BYTES || tail == NULL)
-        return;
-    tail += sizeof head - 1;
-    for (size_t k = n - 1; k >= SECRET_BYTES / 2; k--)
-        if (strncmp(tail, token + n - k, k) == 0) {
-            memset(tail, '*', k);
-            return;
-        }
-}
 
 /* ---- on its way ------------------------------------------------------------------------------ */
 
@@ -61,10 +29,15 @@ void wq_run_report(wq_job *job, const char *line, size_t len)
     if (text == NULL)
         return;
     memcpy(text, line, len);
-    hide_token(text, len, job->params.api_token);
+    wq_hide_secret(text, len, job->params.api_token);
     wq_progress_complain(complaint, text, len);
     wq_log(&job->queue->logger, WQ_LOG_WARNING, "job %s: invalid program: %s", job->id, complaint);
     free(text);
+}
+
+void wq_run_told_stderr(wq_job *job, const char *bytes, size_t len)
+{
+    wq_job_told_stderr(job, job->queue->stderr_bytes, bytes, len);
 }
 
 static void log_ignored_lines(wq_job *job)
@@ -216,7 +189,7 @@ void wq_run_over(wq_queue *queue, wq_job *job, wq_outcome *outcome, char *temp_p
     wq_parcel *parcel = succeeded ? new_parcel(job, temp_path) : NULL;
     log_ignored_lines(job);
     if (outcome->error != NULL)
-        hide_token_in_error(outcome->error, job->params.api_token);
+        wq_hide_secret_in_error(outcome->error, job->params.api_token);
     if (parcel != NULL && wq_life_hand(queue, job)) {
         wq_publisher_add(queue->publisher, parcel);
     } else {

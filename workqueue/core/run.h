@@ -7,6 +7,7 @@
 #include "workqueue/core/publish.h"
 
 /* A line that the program has written. */
+void wq_run_told_stderr(wq_job *job, const char *bytes, size_t len);
 void wq_run_report(wq_job *job, const char *line, size_t len);
 
 /* Asks the run to end if its time is up; else `*next` becomes the time when it will be, if that is

@@ -14,18 +14,16 @@ static void be_interested(wq_job *job)
         job->queue->interest(job);
 }
 
-static int add_watch(wq_queue *queue, wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
+static int add_watch(wq_queue *queue, wq_job *job, wq_watchers *watchers, wq_watch_cb cb,
+                     void *user, wq_watch **out)
 {
     if (wq_owner_is_forked(queue))
         return WQ_ERROR_CLOSING;
     wq_watch *watch = malloc(sizeof *watch);
     if (watch == NULL)
         return WQ_ERROR_NO_MEMORY;
-    *watch = (wq_watch){.watchers = job != NULL ? &job->watchers : &queue->watchers,
-                        .job = wq_job_ref(job),
-                        .queue = queue,
-                        .cb = cb,
-                        .user = user};
+    *watch = (wq_watch){
+        .watchers = watchers, .job = wq_job_ref(job), .queue = queue, .cb = cb, .user = user};
     if (job != NULL)
         atomic_fetch_add(&job->n_watching, 1);
     wq_watchers_add(watch->watchers, watch);
@@ -37,7 +35,7 @@ int wq_job_watch(wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
 {
     if (job == NULL || cb == NULL || out == NULL)
         return WQ_ERROR_INVALID_ARGUMENT;
-    int result = add_watch(job->queue, job, cb, user, out);
+    int result = add_watch(job->queue, job, &job->watchers, cb, user, out);
     if (result == WQ_OK)
         be_interested(job);
     return result;
@@ -47,7 +45,14 @@ int wq_queue_watch(wq_queue *queue, wq_watch_cb cb, void *user, wq_watch **out)
 {
     if (queue == NULL || cb == NULL || out == NULL)
         return WQ_ERROR_INVALID_ARGUMENT;
-    return add_watch(queue, NULL, cb, user, out);
+    return add_watch(queue, NULL, &queue->watchers, cb, user, out);
+}
+
+int wq_job_watch_stderr(wq_job *job, wq_watch_cb cb, void *user, wq_watch **out)
+{
+    if (job == NULL || cb == NULL || out == NULL)
+        return WQ_ERROR_INVALID_ARGUMENT;
+    return add_watch(job->queue, job, &job->stderr_watchers, cb, user, out);
 }
 
 void wq_watch_cancel(wq_watch *watch)
@@ -101,6 +106,8 @@ static void read_job_locked(wq_job *job, wq_snapshot *out)
         .started_at_ms = job->started_at_ms,
         .ended_at_ms = job->ended_at_ms,
         .resumes = job->resumes,
+        .waits_for = job->waits_for,
+        .attempt = (unsigned)job->attempts + 1,
         .waited_ms = between(job->queued_mono, start),
         .ran_ms = job->started_mono ? between(job->started_mono, end) : 0,
         .held = {message, error},
@@ -141,6 +148,41 @@ void wq_snapshot_clear(wq_snapshot *snapshot)
     wq_text_unref(snapshot->held[1]);
     memset(snapshot, 0, sizeof *snapshot);
 }
+
+/* ---- what a program says --------------------------------------------------------------------- */
+
+size_t wq_job_stderr(wq_job *job, uint64_t from, char *buf, size_t size, uint64_t *begin)
+{
+    uint64_t at = from;
+    size_t n = 0;
+    if (job != NULL && buf != NULL && !wq_owner_is_forked(job->queue)) {
+        pthread_mutex_lock(&job->lock);
+        n = wq_stderr_log_read(&job->stderr_log, from, buf, size, &at,
+                               job->state >= WQ_STATE_SUCCEEDED);
+        pthread_mutex_unlock(&job->lock);
+    }
+    if (begin != NULL)
+        *begin = at;
+    return n;
+}
+
+size_t wq_job_messages(wq_job *job, wq_message out[WQ_MESSAGES])
+{
+    size_t n = 0;
+    if (job == NULL || out == NULL || wq_owner_is_forked(job->queue))
+        return 0;
+    pthread_mutex_lock(&job->lock);
+    size_t first = job->n_said > WQ_MESSAGES ? job->n_said - WQ_MESSAGES : 0;
+    for (size_t i = first; i < job->n_said; i++, n++) {
+        const wq_said *said = &job->said[i % WQ_MESSAGES];
+        out[n] = (wq_message){.at_ms = said->at_ms, .fraction = said->fraction};
+        strncpy(out[n].text, said->message->bytes, sizeof out[n].text - 1);
+    }
+    pthread_mutex_unlock(&job->lock);
+    return n;
+}
+
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 int wq_job_wait(wq_job *job, int64_t timeout_ms)
 {
@@ -291,5 +333,17 @@ void wq_queue_stats(wq_queue *queue, wq_stats *out)
         .has_journal = queue->recorder.self != NULL,
         .ending = n[WQ_PHASE_SETTLING],
     };
+    pthread_mutex_unlock(&queue->lock);
+}
+
+void wq_queue_minutes(wq_queue *queue, wq_minute out[WQ_MINUTES])
+{
+    if (out == NULL)
+        return;
+    memset(out, 0, WQ_MINUTES * sizeof *out);
+    if (queue == NULL || wq_owner_is_forked(queue))
+        return;
+    pthread_mutex_lock(&queue->lock);
+    wq_minutes_read(&queue->counters.minutes, wq_monotonic_ms(), wq_unix_ms(), out);
     pthread_mutex_unlock(&queue->lock);
 }

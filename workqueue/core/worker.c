@@ -36,6 +36,11 @@ static void report_line(void *user, const char *line, size_t len)
     wq_run_report(user, line, len);
 }
 
+static void told_stderr(void *user, const char *bytes, size_t len)
+{
+    wq_run_told_stderr(user, bytes, len);
+}
+
 static void request_stop_of_worker(wq_run_state *run)
 {
     eventfd_write(((worker *)run)->cancel_fd, 1);
@@ -79,6 +84,7 @@ static void run_program(worker *w, wq_job *job, wq_outcome *outcome, char **temp
         .slot = w->slot,
         .cancel_fd = w->cancel_fd,
         .report = report_line,
+        .told_stderr = told_stderr,
         .user = job,
     };
     w->pool->runner->run(w->pool->runner->self, &request, outcome);

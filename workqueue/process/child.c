@@ -185,6 +185,14 @@ static void on_line(void *user, const char *line, size_t len)
     l->run->report(l->run->user, line, len);
 }
 
+/* For the error, and for those who follow it. */
+static void take_stderr(live *l, size_t n)
+{
+    wq_tail_add(&l->child->tail, l->child->buf, n);
+    if (l->run->told_stderr != NULL)
+        l->run->told_stderr(l->run->user, l->child->buf, n);
+}
+
 /* Reads once from a pipe that poll() has spoken of, and closes it at its end. */
 static void read_pipe(live *l, int which)
 {
@@ -200,7 +208,7 @@ static void read_pipe(live *l, int which)
     if (n > 0 && which == OUT && l->first_at == 0)
         l->first_at = wq_monotonic_ms();
     if (n > 0 && which == ERR)
-        wq_tail_add(&child->tail, child->buf, (size_t)n);
+        take_stderr(l, (size_t)n);
     else if (n > 0)
         wq_lines_feed(&child->lines, child->buf, (size_t)n, on_line, l);
     /* No writer is left, and this was all: no need to be told once more. */
