@@ -58,6 +58,14 @@ static char *put_fraction(char *at, double fraction)
     return at;
 }
 
+static const char *waits_for_name(int waits_for)
+{
+    static const char *const names[] = {[WQ_WAITS_FOR_WORKER] = "worker",
+                                        [WQ_WAITS_FOR_JOB] = "job",
+                                        [WQ_WAITS_FOR_STORE] = "store"};
+    return names[waits_for];
+}
+
 static char *put_items(char *at, const wq_snapshot *s)
 {
     if (!s->has_items)
@@ -95,7 +103,7 @@ h2o_iovec_t wq_job_record(wq_http *http, wq_job *job, const wq_snapshot *s)
     at = put_text(at, "server", params->server);
     at = put_text(at, "document_set_id", params->document_set_id);
     at += sprintf(at, ", \"n_ahead_in_queue\": %llu", (unsigned long long)s->n_ahead_in_queue);
-    at = put_text(at, "waits_for", s->state == WQ_STATE_QUEUED ? "worker" : NULL);
+    at = put_text(at, "waits_for", waits_for_name(s->waits_for));
     at = put_fraction(at, fraction);
     at = put_text(at, "message", s->message);
     at = put_items(at, s);
@@ -109,7 +117,8 @@ h2o_iovec_t wq_job_record(wq_http *http, wq_job *job, const wq_snapshot *s)
     at = put_time(at, "heard_at", s->heard_at_ms);
     at += sprintf(at, ", \"estimate_ms\": %llu", (unsigned long long)wq_job_estimate_ms(job));
     at +=
-        sprintf(at, ", \"watching\": %zu, \"memory_bytes\": null, \"attempt\": null", s->watching);
+        sprintf(at, ", \"watching\": %zu, \"memory_bytes\": null, \"attempt\": %u", s->watching,
+                s->attempt);
     at = put_output(at, http, job, s);
     at += sprintf(at, "}");
     return h2o_iovec_init(text, (size_t)(at - text));
