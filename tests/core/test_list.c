@@ -122,7 +122,9 @@ static void test_news_of_every_job_and_its_life_in_the_log(void **state)
     assert_int_equal(wq_job_wait(bad, 30000), WQ_OK);
     assert_int_equal(wq_job_cancel_by(long_one, "operator"), WQ_OK);
     assert_int_equal(wq_job_wait(long_one, 30000), WQ_OK);
-    for (int i = 0; i < 3000 && counts[WQ_STATE_CANCELLED] == 0; i++)
+    for (int i = 0; i < 3000 && (counts[WQ_STATE_CANCELLED] == 0 || counts[WQ_STATE_FAILED] == 0 ||
+                                 counts[WQ_STATE_SUCCEEDED] == 0);
+         i++)
         usleep(10000); /* the end is there before it is told */
     wq_jobs_watch_cancel(watch);
     wq_close(queue);
