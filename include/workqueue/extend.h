@@ -97,6 +97,52 @@ typedef struct wq_runner {
     void (*removed)(void *self, const wq_params *params, const char *key);
 } wq_runner;
 
+/* ---- what machines share ---------------------------------------------------------------------- */
+
+enum {
+    WQ_TAG_SIZE = 64,        /**< of a version of something in a store, with its NUL */
+    WQ_SHARED_TEXT_SIZE = 1800 /**< of a short text in a store, with its NUL */
+};
+
+/**
+ * Small texts that a store keeps beside the outputs, written on condition, so that of several
+ * machines one is sure to be the one that has. `self` is the store's. Names are of letters, digits,
+ * "-", "." and at most one "/" ("folder/name"). Any thread; all may take long.
+ */
+typedef struct wq_shared {
+    /** Tries whether the store keeps to conditions. WQ_OK; WQ_ERROR_AWAY: not known yet; another
+     * failure: it does not, and the sentence says what to do. */
+    int (*probe)(void *self, wq_error *error);
+    /** The text of that name and its version. WQ_OK, WQ_ERROR_NOT_FOUND or another failure. */
+    int (*get)(void *self, const char *name, char text[WQ_SHARED_TEXT_SIZE], char tag[WQ_TAG_SIZE],
+               wq_error *error);
+    /**
+     * Puts a text (printable ASCII), with a longer part if `more` is not NULL, if the version is
+     * still `tag` ("": there is none; NULL: whatever is there); fills in `new_tag`. WQ_ERROR_LOCKED:
+     * somebody else was first, or this very call, asked again after a lost answer: look. After
+     * WQ_ERROR_AWAY it may have been done.
+     */
+    int (*put)(void *self, const char *name, const char *tag, const char *text, const char *more,
+               char new_tag[WQ_TAG_SIZE], wq_error *error);
+    /** The longer part, from malloc, "" if there is none. */
+    int (*more)(void *self, const char *name, char **more, wq_error *error);
+    /** Removes it; not there is as well. */
+    int (*remove)(void *self, const char *name, wq_error *error);
+    /** Calls `each` with the names in a folder, without the folder, until that returns nonzero. */
+    int (*list)(void *self, const char *folder, int (*each)(void *user, const char *name),
+                void *user, wq_error *error);
+    /** What there is of an output: the epoch it was published in (0: none), its bytes and version.
+     * WQ_OK, WQ_ERROR_NOT_FOUND or another failure. */
+    int (*output)(void *self, const char *key, uint64_t *epoch, uint64_t *bytes,
+                  char tag[WQ_TAG_SIZE], wq_error *error);
+    /**
+     * From now on `publish` of that key belongs to `epoch`, which the output carries: it replaces
+     * only the version `tag` ("": none), or one of an earlier epoch; one of a later epoch stays. An
+     * epoch of 0 ends this. WQ_OK or WQ_ERROR_NO_MEMORY.
+     */
+    int (*fence)(void *self, const char *key, uint64_t epoch, const char *tag);
+} wq_shared;
+
 /* ---- a store: where outputs are --------------------------------------------------------------- */
 
 /** One output to publish. */
@@ -168,6 +214,8 @@ typedef struct wq_store {
     void (*stop)(void *self);
     /** Frees self and the table; no call is under way. */
     void (*close)(struct wq_store *store);
+    /** What several machines share; NULL: the store is one machine's. */
+    const wq_shared *shared;
 } wq_store;
 
 #ifdef __cplusplus

@@ -86,7 +86,11 @@ typedef struct wq_stomp_options {
     const char *queue_reply;   /**< where a job's answers come, with "{id}" in it, or else the id is
                                     put behind it; default "/queue/package%2F{id}" */
     const char *queue_delete;  /**< where deletions are told; default "/queue/docsets%2Fdelete" */
-    const char *topic; /**< what packagers and servers tell each other; default "/topic/workqueue" */
+    const struct wq_store *store; /**< of the same queue, borrowed until that is closed: if machines
+                                       share it, ends are found there also without a broker, and
+                                       cancels are left there; NULL: all goes by the broker */
+    const char *cert_file; /**< PEM, our certificate for stomps brokers that ask for one; NULL: none */
+    const char *key_file;  /**< PEM, its key; NULL: in cert_file */
     unsigned heartbeat_ms;     /**< asked of the broker, and promised; default 10000; 0: none */
     unsigned reply_expires_ms; /**< a queue of answers that nobody reads goes after this long (on
                                     RabbitMQ; elsewhere by configuration); default 1800000 */

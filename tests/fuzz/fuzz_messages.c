@@ -37,23 +37,23 @@ static void check_reply(const char *body, size_t len)
     assert(again.kind == WQ_REPLY_PROGRESS);
 }
 
-static void check_notice(const char *body, size_t len)
+static void check_hint(const char *body, size_t len)
 {
-    wq_notice notice, again;
+    wq_hint hint, again;
     char text[4096];
-    wq_notice_read(&notice, body, len);
-    if (notice.kind == WQ_NOTICE_OTHER)
+    wq_hint_read(&hint, body, len);
+    if (hint.kind == WQ_HINT_OTHER)
         return;
-    size_t n = wq_notice_text(text, sizeof text, &notice);
+    size_t n = wq_hint_text(text, sizeof text, &hint);
     assert(n < sizeof text);
-    wq_notice_read(&again, text, n);
-    assert(again.kind == notice.kind && strcmp(again.key, notice.key) == 0);
-    assert(strcmp(again.id, notice.id) == 0 && strcmp(again.reply_to, notice.reply_to) == 0);
+    wq_hint_read(&again, text, n);
+    assert(again.kind == hint.kind && strcmp(again.key, hint.key) == 0);
+    assert(strcmp(again.id, hint.id) == 0 && strcmp(again.reply_to, hint.reply_to) == 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static void (*const checks[])(const char *, size_t) = {check_job, check_reply, check_notice};
+    static void (*const checks[])(const char *, size_t) = {check_job, check_reply, check_hint};
     if (size == 0)
         return 0;
     char *body = malloc(size); /* not a byte more, for the sanitizer */

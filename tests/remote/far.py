@@ -57,7 +57,7 @@ class Job:
         self.set = self.fields["Document-Set"]
 
     def say(self, body, **headers):
-        self.packager.send(self.headers["reply-to"], body,
+        self.packager.send(self.headers["reply-to"], body, **{"workqueue-inbox": self.packager.inbox},
                            **{name.replace("_", "-"): str(v) for name, v in headers.items()})
 
     def accept(self, seconds=45, **headers):
@@ -69,7 +69,7 @@ class Job:
 
 
 class Packager(stomp.ConnectionListener):
-    """Takes jobs from `queue` and hears the topic; acknowledges at once. What `prefetch` allows comes
+    """Takes jobs from `queue` and has an inbox; acknowledges at once. What `prefetch` allows comes
     without that."""
 
     def __init__(self, test, port, names, shelf=None):
@@ -85,9 +85,15 @@ class Packager(stomp.ConnectionListener):
                                                   auto_decode=False)
         self.connection.set_listener("", self)
         self.connection.connect("docsets", "docsets", wait=True)
-        self.connection.subscribe(self.names["topic"], id="topic", ack="auto")
+        inbox = self.names["queue_reply"].replace("{id}", f"inbox-{os.urandom(6).hex()}")
+        self.inbox = ("/amq" if self.is_rabbitmq else "") + inbox
+        self.connection.subscribe(inbox, id="inbox", ack="auto", headers={
+            "durable": "false", "auto-delete": "true", "exclusive": "false"} if self.is_rabbitmq else {})
         self.connection.subscribe(self.names["queue_delete"], id="delete", ack="auto")
         self.connection.subscribe(self.names["queue_package"], id="jobs", ack="client-individual")
+
+    def on_connected(self, frame):
+        self.is_rabbitmq = frame.headers.get("server", "").startswith("RabbitMQ")
 
     def on_message(self, frame):
         if frame.headers["subscription"] == "jobs":
@@ -95,7 +101,7 @@ class Packager(stomp.ConnectionListener):
             job = Job(self, frame)
             self.ids.append(job.id)
             self.take(job)
-        elif frame.headers["subscription"] == "topic":
+        elif frame.headers["subscription"] == "inbox":
             self.notice(frame.body.decode())
         else:
             self.deletions.put(frame.body.decode())

@@ -194,12 +194,12 @@ class Cluster:
     def __init__(self, test, program, servers=2, packagers=2, server_options=(), packager_options=()):
         self.rabbitmq, self.ceph = service("rabbitmq"), service("ceph")
         make_bucket(self.ceph.port)
-        # A topic and queues of this test.
+        # Queues of this test.
         own = os.urandom(6).hex()
         self.queue = f"jobs/{own}"
         quoted = urllib.parse.quote(self.queue, safe="")
         names = ["--queue-package", f"/queue/{quoted}", "--queue-reply", f"/queue/{quoted}%2F{{id}}",
-                 "--queue-delete", f"/queue/{quoted}%2Fdelete", "--topic", f"/topic/{own}"]
+                 "--queue-delete", f"/queue/{quoted}%2Fdelete"]
         ports = self.rabbitmq.port, self.ceph.port
         self.packagers = [Packager(test.folder, f"packager-{i}", program, *ports, *names,
                                    *packager_options) for i in range(packagers)]

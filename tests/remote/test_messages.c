@@ -180,50 +180,43 @@ static void test_what_is_no_answer(void **state)
         assert_int_equal(read_reply(cases[i]).kind, WQ_REPLY_OTHER);
 }
 
-/* ---- notices --------------------------------------------------------------------------------- */
+/* ---- hints ----------------------------------------------------------------------------------- */
 
 #define KEY "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-static void test_notices_come_back_as_they_were(void **state)
+static void test_hints_come_back_as_they_were(void **state)
 {
-    static const wq_notice notices[] = {
-        {.kind = WQ_NOTICE_CLAIM, .key = KEY, .packager = "p 1", .nonce = 123456789012345678},
-        {.kind = WQ_NOTICE_CLAIM, .key = KEY, .packager = "p", .nonce = 1, .id = "7"},
-        {.kind = WQ_NOTICE_OWNED, .key = KEY, .packager = "p1"},
-        {.kind = WQ_NOTICE_JOIN, .key = KEY, .to = "p1", .id = "7", .reply_to = "/queue/a%2F7"},
-        {.kind = WQ_NOTICE_JOIN, .key = KEY, .to = "p", .id = "7", .reply_to = "/q", .rebuild = 1},
-        {.kind = WQ_NOTICE_JOINED, .id = "7", .key = KEY, .packager = "p"},
-        {.kind = WQ_NOTICE_CANCEL, .id = "7"},
+    static const wq_hint hints[] = {
+        {.kind = WQ_HINT_JOIN, .key = KEY, .id = "7", .reply_to = "/queue/a%2F7"},
+        {.kind = WQ_HINT_CANCEL, .id = "7"},
     };
     char text[2048];
-    wq_notice notice;
+    wq_hint hint;
     (void)state;
-    for (size_t i = 0; i < sizeof notices / sizeof *notices; i++) {
-        size_t len = wq_notice_text(text, sizeof text, &notices[i]);
+    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++) {
+        size_t len = wq_hint_text(text, sizeof text, &hints[i]);
         assert_true(len < sizeof text);
-        wq_notice_read(&notice, text, len);
-        assert_memory_equal(&notice, &notices[i], sizeof notice);
+        wq_hint_read(&hint, text, len);
+        assert_memory_equal(&hint, &hints[i], sizeof hint);
     }
 }
 
-static void test_what_is_no_notice(void **state)
+static void test_what_is_no_hint(void **state)
 {
     static const char *const cases[] = {
         "",
-        "Claim: abc\nPackager: p\nNonce: 1\n",
-        "Claim: " KEY "\nNonce: 1\n",
-        "Claim: " KEY "\nPackager: p\nNonce: x\n",
-        "Join: " KEY "\nTo: p\nPackage: 1\n",
-        "Joined: 7\n",
+        "Join: abc\nPackage: 1\nReply-To: /queue/a\n",
+        "Join: " KEY "\nPackage: 1\n",
+        "Join: " KEY "\nReply-To: /queue/a\n",
         "Cancel: \n",
         "Cancelled\n",
         "0.5\tCancel: 7",
     };
-    wq_notice notice;
+    wq_hint hint;
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        wq_notice_read(&notice, cases[i], strlen(cases[i]));
-        assert_int_equal(notice.kind, WQ_NOTICE_OTHER);
+        wq_hint_read(&hint, cases[i], strlen(cases[i]));
+        assert_int_equal(hint.kind, WQ_HINT_OTHER);
     }
 }
 
@@ -255,8 +248,8 @@ int main(void)
         cmocka_unit_test(test_complete),
         cmocka_unit_test(test_failed_and_cancelled),
         cmocka_unit_test(test_what_is_no_answer),
-        cmocka_unit_test(test_notices_come_back_as_they_were),
-        cmocka_unit_test(test_what_is_no_notice),
+        cmocka_unit_test(test_hints_come_back_as_they_were),
+        cmocka_unit_test(test_what_is_no_hint),
         cmocka_unit_test(test_destinations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -36,7 +36,7 @@ class RemoteTest(FaceTest):
         self.url = f"stomp://docsets:docsets@127.0.0.1:{self.broker.port}"
         name = self.name = uuid.uuid4().hex
         self.names = {"queue_package": f"/queue/{name}%2Fjobs", "queue_delete": f"/queue/{name}.gone",
-                      "queue_reply": f"/queue/{name}%2F{{id}}", "topic": f"/topic/{name}"}
+                      "queue_reply": f"/queue/{name}%2F{{id}}"}
 
     def serve(self, program=None, **options):
         return super().serve(program, **{"broker": self.url, **self.names, **options})
@@ -666,8 +666,7 @@ class AgreeTest(RemoteTest, test_agree.AgreeTest):
     """All faces on one job: the program is run by a packager in Python."""
 
     def make_bed(self, **options):
-        for name in ("queue_package", "topic"):
-            self.names[name] += uuid.uuid4().hex
+        self.names["queue_package"] += uuid.uuid4().hex
         server, job = super().make_bed(**options)
         Runner(self, self.broker.port, self.names, str(job.folder / "told"))
         return server, job

@@ -85,6 +85,7 @@ static int go_remote(serve_state *st, program_settings *p, wq_error *error)
     p->s3.cache_dir = p->queue.storage_dir;
     if (p->s3.url != NULL)
         r = wq_s3_store_open(&p->queue.store, &p->s3, error);
+    p->stomp.store = p->queue.store;
     if (r == WQ_OK && p->stomp.urls != NULL)
         r = wq_stomp_runner_open(&p->queue.runner, &p->stomp, error);
     if (r != WQ_OK && p->queue.store != NULL)

@@ -175,8 +175,9 @@ static const option_row broker_rows[] = {
      "Their answers come by this one (/queue/package%2F{id})."},
     {"queue-delete", "DEST", OPTION_TEXT, OWN(stomp.queue_delete), 0, 0,
      "Deletions are told to this one (/queue/docsets%2Fdelete)."},
-    {"topic", "DEST", OPTION_TEXT, OWN(stomp.topic), 0, 0,
-     "Packagers and servers tell each other things here (/topic/workqueue)."},
+    {"broker-cert", "FILE", OPTION_TEXT, OWN(stomp.cert_file), 0, 0,
+     "Our certificate for stomps brokers that ask for one."},
+    {"broker-key", "FILE", OPTION_TEXT, OWN(stomp.key_file), 0, 0, "Its key (in the same file)."},
 };
 GROUP(broker_group, "Packagers on other machines, by a STOMP broker", broker_rows);
 

@@ -369,88 +369,35 @@ size_t wq_reply_failed(char *buf, size_t size, const char *reason)
     return (size_t)snprintf(buf, size, "Failed: %s", reason);
 }
 
-/* ---- notices --------------------------------------------------------------------------------- */
-
-static const char *const kinds[] = {
-    [WQ_NOTICE_CLAIM] = "Claim",   [WQ_NOTICE_OWNED] = "Owned",   [WQ_NOTICE_JOIN] = "Join",
-    [WQ_NOTICE_JOINED] = "Joined", [WQ_NOTICE_CANCEL] = "Cancel",
-};
+/* ---- hints ----------------------------------------------------------------------------------- */
 
 static int is_key(const char *s)
 {
     return strlen(s) == WQ_KEY_SIZE - 1 && strspn(s, "0123456789abcdef") == WQ_KEY_SIZE - 1;
 }
 
-/* What follows the first line. */
-static int read_rest(wq_notice *out, span body)
+void wq_hint_read(wq_hint *out, const char *bytes, size_t len)
 {
-    int no_packager = copy_value(out->packager, sizeof out->packager, value_of(body, "Packager"));
-    switch (out->kind) {
-    case WQ_NOTICE_CLAIM:
-        copy_value(out->id, sizeof out->id, value_of(body, "Package")); /* or none */
-        return no_packager | read_number(value_of(body, "Nonce"), &out->nonce);
-    case WQ_NOTICE_OWNED:
-        return no_packager;
-    case WQ_NOTICE_JOIN:
-        out->rebuild = read_flag(body, "Rebuild");
-        return copy_value(out->to, sizeof out->to, value_of(body, "To")) |
-               copy_value(out->id, sizeof out->id, value_of(body, "Package")) |
-               copy_value(out->reply_to, sizeof out->reply_to, value_of(body, "Reply-To"));
-    case WQ_NOTICE_JOINED:
-        return no_packager | copy_value(out->key, sizeof out->key, value_of(body, "Key")) |
-               !is_key(out->key);
-    default:
-        return 0;
-    }
-}
-
-void wq_notice_read(wq_notice *out, const char *bytes, size_t len)
-{
-    span body = {bytes, len < WQ_MESSAGE_BYTES ? len : WQ_MESSAGE_BYTES}, rest = body;
-    span line = take_line(&rest);
+    span body = {bytes, len < WQ_MESSAGE_BYTES ? len : WQ_MESSAGE_BYTES};
     memset(out, 0, sizeof *out);
-    for (int i = WQ_NOTICE_CLAIM; i <= WQ_NOTICE_CANCEL; i++) {
-        span value = value_of(line, kinds[i]);
-        if (value.at == NULL)
-            continue;
-        out->kind = (wq_notice_kind)i;
-        int has_id = i == WQ_NOTICE_JOINED || i == WQ_NOTICE_CANCEL;
-        int bad = has_id ? copy_value(out->id, sizeof out->id, value)
-                         : copy_value(out->key, sizeof out->key, value) | !is_key(out->key);
-        if (bad || read_rest(out, body) != 0)
-            memset(out, 0, sizeof *out);
+    if (copy_value(out->id, sizeof out->id, value_of(body, "Cancel")) == 0) {
+        out->kind = WQ_HINT_CANCEL;
         return;
     }
+    if (copy_value(out->key, sizeof out->key, value_of(body, "Join")) == 0 && is_key(out->key) &&
+        copy_value(out->id, sizeof out->id, value_of(body, "Package")) == 0 &&
+        copy_value(out->reply_to, sizeof out->reply_to, value_of(body, "Reply-To")) == 0)
+        out->kind = WQ_HINT_JOIN;
+    else
+        memset(out, 0, sizeof *out);
 }
 
-size_t wq_notice_text(char *buf, size_t size, const wq_notice *n)
+size_t wq_hint_text(char *buf, size_t size, const wq_hint *hint)
 {
-    const char *kind = kinds[n->kind], *named = *n->id ? "Package: " : "",
-               *end = *n->id ? "\n" : "";
-    int len = 0;
-    switch (n->kind) {
-    case WQ_NOTICE_CLAIM:
-        len = snprintf(buf, size, "%s: %s\nPackager: %s\nNonce: %" PRIu64 "\n%s%s%s", kind, n->key,
-                       n->packager, n->nonce, named, n->id, end);
-        break;
-    case WQ_NOTICE_OWNED:
-        len = snprintf(buf, size, "%s: %s\nPackager: %s\n", kind, n->key, n->packager);
-        break;
-    case WQ_NOTICE_JOIN:
-        len = snprintf(buf, size, "%s: %s\nTo: %s\nPackage: %s\nReply-To: %s\n%s", kind, n->key,
-                       n->to, n->id, n->reply_to, n->rebuild ? "Rebuild: 1\n" : "");
-        break;
-    case WQ_NOTICE_JOINED:
-        len = snprintf(buf, size, "%s: %s\nKey: %s\nPackager: %s\n", kind, n->id, n->key,
-                       n->packager);
-        break;
-    case WQ_NOTICE_CANCEL:
-        len = snprintf(buf, size, "%s: %s\n", kind, n->id);
-        break;
-    case WQ_NOTICE_OTHER:
-        break;
-    }
-    return len < 0 ? 0 : (size_t)len;
+    if (hint->kind == WQ_HINT_CANCEL)
+        return (size_t)snprintf(buf, size, "Cancel: %s\n", hint->id);
+    return (size_t)snprintf(buf, size, "Join: %s\nPackage: %s\nReply-To: %s\n", hint->key, hint->id,
+                            hint->reply_to);
 }
 
 /* ---- destinations ---------------------------------------------------------------------------- */
@@ -483,4 +430,17 @@ int wq_destination(char *buf, size_t size, const char *pattern, const char *id)
         return WQ_ERROR_INVALID_ARGUMENT;
     memcpy(buf + n, after, strlen(after) + 1);
     return WQ_OK;
+}
+
+int wq_destination_for_others(char *buf, size_t size, const char *plain, int is_rabbitmq)
+{
+    int declares = is_rabbitmq && strncmp(plain, "/queue/", 7) == 0;
+    return snprintf(buf, size, "%s%s", declares ? "/amq" : "", plain) < (int)size ? 0 : -1;
+}
+
+int wq_inbox(char *buf, size_t size, const char *queue_reply, const char *name)
+{
+    char id[WQ_NAME_SIZE + 8];
+    snprintf(id, sizeof id, "inbox-%s", name);
+    return wq_destination(buf, size, queue_reply, id) == WQ_OK ? 0 : -1;
 }

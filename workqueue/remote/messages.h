@@ -16,6 +16,7 @@ enum {
     WQ_REQUEST_ID_SIZE = 257,   /* an id with its NUL; ours are UUIDs, others' are not */
     WQ_NAME_SIZE = 129,         /* a packager's name */
     WQ_DESTINATION_SIZE = 1025,
+    WQ_RETURNCODE_OURS = -999, /* of a failure that is not the program's */
 };
 
 /* ---- jobs: on the permanent queues ----------------------------------------------------------- */
@@ -72,39 +73,39 @@ size_t wq_reply_accepted(char *buf, size_t size, uint64_t estimate_ms);
 size_t wq_reply_complete(char *buf, size_t size, const char *url, uint64_t size_bytes);
 size_t wq_reply_failed(char *buf, size_t size, const char *reason);
 
-/* ---- notices: on the topic of servers and packagers ------------------------------------------ */
+/* ---- hints: in a packager's inbox ------------------------------------------------------------ */
 
-typedef enum wq_notice_kind {
-    WQ_NOTICE_OTHER,
-    WQ_NOTICE_CLAIM,  /* key, packager, nonce; id, if that is one of its kind */
-    WQ_NOTICE_OWNED,  /* key, packager */
-    WQ_NOTICE_JOIN,   /* key, to, id, reply_to, rebuild */
-    WQ_NOTICE_JOINED, /* id, key, packager */
-    WQ_NOTICE_CANCEL  /* id */
-} wq_notice_kind;
+typedef enum wq_hint_kind {
+    WQ_HINT_OTHER,
+    WQ_HINT_JOIN,  /* key, id, reply_to: somebody else asks for what it runs */
+    WQ_HINT_CANCEL /* id: look, it is marked as cancelled */
+} wq_hint_kind;
 
-/* What a kind does not have is empty. */
-typedef struct wq_notice {
-    wq_notice_kind kind;
+/* What a kind does not have is empty. Nothing is lost but time if one gets lost. */
+typedef struct wq_hint {
+    wq_hint_kind kind;
     char key[WQ_KEY_SIZE];
-    char packager[WQ_NAME_SIZE];
-    char to[WQ_NAME_SIZE];
-    uint64_t nonce;
-    int rebuild;
     char id[WQ_REQUEST_ID_SIZE];
     char reply_to[WQ_DESTINATION_SIZE];
-} wq_notice;
+} wq_hint;
 
-/* Reads one; WQ_NOTICE_OTHER if it is none, or lacks or garbles what its kind has. */
-void wq_notice_read(wq_notice *out, const char *body, size_t len);
+/* Reads one; WQ_HINT_OTHER if it is none, or lacks or garbles what its kind has. */
+void wq_hint_read(wq_hint *out, const char *body, size_t len);
 
 /* Like snprintf. */
-size_t wq_notice_text(char *buf, size_t size, const wq_notice *notice);
+size_t wq_hint_text(char *buf, size_t size, const wq_hint *hint);
 
 /* ---- destinations ---------------------------------------------------------------------------- */
 
 /* Puts `id`, percent-encoded where it is not plain, in place of "{id}" in `pattern`, or behind it.
  * WQ_OK, or WQ_ERROR_INVALID_ARGUMENT if it does not fit. */
 int wq_destination(char *buf, size_t size, const char *pattern, const char *id);
+
+/* Where others SEND to a queue that its reader has declared: RabbitMQ would declare a plain name again,
+ * otherwise than the reader did, and refuse that; by this name it only looks it up. 0 or -1. */
+int wq_destination_for_others(char *buf, size_t size, const char *plain, int is_rabbitmq);
+
+/* Where a packager of that name is told something; 0 or -1. */
+int wq_inbox(char *buf, size_t size, const char *queue_reply, const char *name);
 
 #endif

@@ -1,260 +1,136 @@
 /* packaging.h - what the parts of the packager share.
  *
- *   packager.c   opening, closing, the thread, and the jobs of the queue
- *   deliveries.c messages that come: jobs and deletions
- *   claims.c     who runs a key: what packagers tell each other on the topic
- *   answers.c    who is told what, until the broker has it; what became of earlier requests
- *   keeping.c    jobs that the broker has been relieved of, in files
- *   clerk.c      the second thread: sizes and deletions, which may wait for a store
- *
- * Everything here is the packager's thread's, unless it says "under the lock". Nothing is called
- * under the lock.
+ *   packager.c   opening and closing; what comes from the broker; the slots' threads
+ *   delivery.c   what becomes of a delivery: looked up, run here, or put off
+ *   running.c    a job that runs here, from its lease to its end
+ *   answers.c    who is told what
+ *   lease.c      who runs a key, by the store's own word
  */
-#ifndef WQ_PACKAGING_H
-#define WQ_PACKAGING_H
+#ifndef WQ_REMOTE_PACKAGING_H
+#define WQ_REMOTE_PACKAGING_H
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/queue.h>
 
-#include "workqueue/stomp/broker.h"
+#include "workqueue/remote/lease.h"
 #include "workqueue/remote/messages.h"
 #include "workqueue/remote/packager.h"
+#include "workqueue/stomp/broker.h"
+#include "workqueue/util/clocks.h"
 #include "workqueue/util/log.h"
 
-enum {
-    REMEMBERED = 1024,  /* requests that have ended, and cancelled ones */
-    HEARD_CLAIMS = 256, /* of other packagers, the latest */
-};
-
-/* Somebody who is told. */
+/* Somebody who is told how a job goes. */
 typedef struct requester {
     LIST_ENTRY(requester) link;
+    atomic_uint refs; /* the list's, and one for each message that is not confirmed */
+    atomic_int is_deaf; /* the broker refuses what is sent there */
     char id[WQ_REQUEST_ID_SIZE];
-    char reply_to[WQ_DESTINATION_SIZE];
-    enum { UNTOLD, BEING_TOLD, TOLD, DEAF } hears; /* of being accepted; DEAF: the broker refuses */
-    int end_sent;
+    char reply_to[WQ_DESTINATION_SIZE]; /* empty: nobody is told */
+    int is_told, is_cancelled;
 } requester;
 
-typedef enum phase {
-    CLAIMING,  /* until nobody has objected */
-    WAITING,   /* somebody else runs it, or the store is away: claims again later */
-    ASKING,    /* the queue is asked */
-    RUNNING,   /* there is a job */
-    FINISHING, /* the clerk looks how large the output is */
-    ENDING     /* until the broker has the last messages */
-} phase;
-
-/* A delivery of a job, and what became of it. */
-typedef struct work {
-    struct wq_packager *packager;
-    LIST_ENTRY(work) link;
-    STAILQ_ENTRY(work) clerk; /* under the lock */
-    phase phase;
-    wq_job_message message;
-    char key[WQ_KEY_SIZE];
-    LIST_HEAD(, requester) requesters;
-    size_t n_requesters;
-    unsigned slot;
-    wq_delivery *delivery; /* what holds the job at the broker; NULL: a file, or it is settled */
-    int is_redelivered;
-    char *body; /* as it came, for the file */
-    size_t body_len;
-    char reply_to[WQ_DESTINATION_SIZE]; /* the header, or empty */
-    char *file;                         /* NULL: there is none */
-
-    uint64_t nonce;
-    unsigned tries;
-    int64_t claimed_at, echoed_at; /* echoed: 0: not */
-    int64_t since;                 /* when it was last claimed, or began to wait */
-
-    wq_job *job;
-    wq_watch *watch;
-    int64_t began_at, told_at;
-    char line[WQ_REPLY_LINE_BYTES]; /* the latest */
-    size_t line_len;
-    int has_line; /* that is yet to be told */
-    int is_cancelled;
-    char *end_text; /* owned */
-    int returncode;
-
-    /* under the lock */
-    int has_news, has_size, asked_result, has_asked;
-    int64_t size_bytes; /* negative: a wq_result */
-    wq_job *asked_job;
-    wq_error asked_error;
-} work;
-
-/* A request that has ended, or was cancelled before it came. */
-typedef struct memory {
-    char id[WQ_REQUEST_ID_SIZE];
-    int64_t at; /* 0: none */
-    int returncode;
-    char *text; /* owned; the last message; NULL: it was cancelled before it came */
-} memory;
-
-typedef enum event_kind {
-    EVENT_JOB,
-    EVENT_NOTICE,
-    EVENT_DELETE,
-    EVENT_CONNECTED,
-    EVENT_DISCONNECTED,
-    EVENT_SENT /* something that we sent has been confirmed, or not */
-} event_kind;
-
-/* Something that has come; owned by the list. */
-typedef struct event {
-    STAILQ_ENTRY(event) link;
-    event_kind kind;
-    struct wq_packager *packager;
-    unsigned slot;
-    wq_delivery *delivery;
-    char reply_to[WQ_DESTINATION_SIZE];
-    int is_cut, is_redelivered;
-    uint64_t generation;   /* CONNECTED */
-    int result, is_end;    /* SENT */
-    char key[WQ_KEY_SIZE]; /* SENT; and the requester: */
-    char id[WQ_REQUEST_ID_SIZE];
+/* A message that came. */
+typedef struct delivery {
+    STAILQ_ENTRY(delivery) link;
+    wq_delivery *at; /* what the broker knows it by */
+    char reply_to[WQ_DESTINATION_SIZE], traceparent[64];
+    uint64_t need; /* see wq_claim; of one that was put off */
+    int is_cut;
     size_t len;
     char body[];
-} event;
+} delivery;
 
-typedef struct deletion {
-    STAILQ_ENTRY(deletion) link;
-    wq_job_message message;
-    wq_delivery *delivery;
-} deletion;
-
-/* A place for a job. */
+/* A place for a job: a subscription and a thread. The last one is for deletions. */
 typedef struct slot {
     struct wq_packager *packager;
     unsigned i;
-    wq_subscription *subscription;
-    work *holder; /* a job that was taken off the broker is in it, and so it takes no other */
+    pthread_t thread;
+    int has_thread;
+    wq_subscription *subscription; /* the thread's */
+
+    /* under the packager's lock */
+    pthread_cond_t news;
+    STAILQ_HEAD(, delivery) came;
+    int has_news;
+    char key[WQ_KEY_SIZE];         /* of what runs here; "": nothing does */
+    LIST_HEAD(, requester) askers; /* who ask for it; the thread takes them out */
+    uint64_t epoch;
 } slot;
+
+/* A delivery that a slot is at. */
+typedef struct work {
+    delivery *came;
+    wq_job_message message;
+    char key[WQ_KEY_SIZE], reply_to[WQ_DESTINATION_SIZE];
+    uint64_t need;
+    int is_off; /* put off and settled: a copy of it comes again */
+} work;
 
 struct wq_packager {
     wq_packager_options o; /* its strings are owned */
     wq_logger logger;
     wq_queue *queue;
     wq_broker *broker;
+    wq_leases *leases;
+    wq_subscription *inbox;
     char name[WQ_NAME_SIZE];
-    int state_fd; /* locked */
-    slot *slots;
-    wq_subscription *notices, *deletes;
-    pthread_t thread, clerk;
-    int has_thread, has_clerk;
-
-    LIST_HEAD(, work) works;
-    memory memories[REMEMBERED];
-    unsigned next_memory;
-    struct heard_claim {
-        char key[WQ_KEY_SIZE], packager[WQ_NAME_SIZE];
-        int64_t at;
-    } heard[HEARD_CLAIMS];
-    unsigned next_heard;
-    int is_connected;
-    int64_t connected_at;
-    uint64_t generation, n_connections;
-    int64_t stop_by; /* 0: not yet */
+    slot *slots; /* workers, and one for deletions */
 
     pthread_mutex_t lock;
     /* under the lock */
-    pthread_cond_t news, clerk_news;
-    STAILQ_HEAD(, event) events;
-    size_t n_notices; /* of them */
-    int work_news;    /* some work has news */
-    STAILQ_HEAD(, work) to_finish;
-    STAILQ_HEAD(, deletion) to_delete;
-    atomic_int closing; /* written under it */
-    int clerk_closing;
+    void (*drained)(void *user);
+    void *drained_user;
+    int has_met, is_rabbitmq, is_connected;
+    unsigned n_threads;
+    atomic_int closing, draining, is_away; /* written under it */
+    int is_probed;
+    atomic_uint running;
+    atomic_uint_fast64_t claimed, taken_over, put_off, fenced, succeeded, failed, cancelled,
+        dead_letters, connections;
 };
 
 /* ---- packager.c ------------------------------------------------------------------------------ */
 
-/* What is to be put into the events; NULL: no memory. */
-event *wq_event_new(wq_packager *p, event_kind kind, const wq_broker_message *message);
-void wq_event_put(event *e); /* NULL: nothing */
-void wq_event_free(event *e);
+/* Waits for news of this slot, at most `ms`; nonzero: we stop. */
+int wq_slot_wait(slot *s, int64_t ms);
+void wq_slot_wake(slot *s);
 
-/* Of those of this key the one that others may join: not one that waits itself. */
-work *wq_work_by_key(wq_packager *p, const char *key);
+/* Nothing new is to be begun. */
+int wq_packager_is_stopping(const wq_packager *p);
 
-/* By a requester; `key` may be NULL. Ids of plain messages are not unique. */
-work *wq_work_by_id(wq_packager *p, const char *id, const char *key, requester **found);
+void wq_slot_subscribe(slot *s);
 
-/* The queue is asked for a job. */
-void wq_work_ask(wq_packager *p, work *w);
+/* ---- delivery.c ------------------------------------------------------------------------------ */
 
-void wq_work_free(work *w); /* one that is in no list */
+void wq_take_job(slot *s, delivery *came);
+void wq_take_deletion(slot *s, delivery *came);
 
-/* Nothing is to be said any more: settles and frees it. */
-void wq_work_end(wq_packager *p, work *w);
+/* Has a copy of the request come again later, and settles it: 0, and the slot takes others if it
+ * `goes_on`. -1: it is still ours, as this broker cannot do that, or we stop. */
+int wq_put_off(slot *s, work *w, int goes_on);
 
-/* Frees it only: its delivery goes to others with the connection. */
-void wq_work_forget(wq_packager *p, work *w);
+/* Settles it, and takes no other if we stop. */
+void wq_work_settle(slot *s, work *w);
 
-/* Nonzero if it would come again, from the broker or a file of ours, should we die now. */
-int wq_work_is_held(const wq_packager *p, const work *w);
+/* ---- running.c ------------------------------------------------------------------------------- */
 
-/* ---- deliveries.c ---------------------------------------------------------------------------- */
-
-void wq_take_job(wq_packager *p, event *e);
-void wq_take_delete(wq_packager *p, event *e);
-
-/* ---- claims.c -------------------------------------------------------------------------------- */
-
-void wq_claim_first(wq_packager *p, work *w); /* one that has just come */
-void wq_claim(wq_packager *p, work *w);
-void wq_claim_later(work *w);
-void wq_claim_all_again(wq_packager *p); /* on a new connection */
-void wq_claim_tick(wq_packager *p, work *w, int64_t now);
-void wq_notice_take(wq_packager *p, const event *e);
+void wq_run_work(slot *s, work *w, wq_lease *lease);
 
 /* ---- answers.c ------------------------------------------------------------------------------- */
 
-requester *wq_requester_add(work *w, const char *id, const char *reply_to);
-requester *wq_requester_find(const work *w, const char *id);
-void wq_requester_drop(work *w, requester *r);
+requester *wq_requester_new(const char *id, const char *reply_to); /* NULL: no memory */
+void wq_requester_unref(requester *r);
 
-/* To somebody whose request is not among the works. */
-void wq_tell_stranger(wq_packager *p, const char *id, const char *reply_to, const char *text,
-                      int returncode);
-void wq_tell_accepted(wq_packager *p, work *w, requester *to);
-void wq_tell_line(wq_packager *p, work *w);  /* the latest, or a sign of life */
-void wq_tell_alive(wq_packager *p, work *w); /* the latter, to those who have been accepted */
-void wq_tell_cancelled(wq_packager *p, work *w, requester *to);
+/* Adds it to those who ask for what runs in the slot, unless it is there. The lock is held. */
+void wq_requester_join_locked(slot *s, const char *id, const char *reply_to);
 
-/* How it ended, to all; then the work ends. */
-void wq_tell_complete(wq_packager *p, work *w, uint64_t size_bytes);
-void wq_tell_failed(wq_packager *p, work *w, const char *reason, int returncode);
-void wq_tell_rest(wq_packager *p, work *w); /* those who could not be told */
-void wq_take_sent(wq_packager *p, const event *e);
-
-/* NULL: nothing is known of it. */
-const memory *wq_recall(wq_packager *p, const char *id);
-void wq_remember(wq_packager *p, const char *id, const char *text, int returncode);
-
-/* ---- keeping.c ------------------------------------------------------------------------------- */
-
-/* Keeps the job in a file, and its delivery is no longer needed. 0, or -1. */
-int wq_keep(wq_packager *p, work *w);
-void wq_unkeep(work *w); /* removes the file, if there is one */
-
-/* Keeps it, settles it, and takes no other in its place. */
-void wq_relieve(wq_packager *p, work *w);
-
-/* Sends what an earlier process has left to the broker again. */
-void wq_keeping_recover(wq_packager *p);
-
-/* Sends the requests that the broker does not hold to it again, and frees the work: we stop. */
-void wq_hand_back(wq_packager *p, work *w);
-
-/* ---- clerk.c --------------------------------------------------------------------------------- */
-
-void *wq_clerk_main(void *packager);
-void wq_clerk_finish(wq_packager *p, work *w);
-void wq_clerk_delete(wq_packager *p, deletion *d);
-void wq_deletion_free(deletion *d);
+void wq_tell(wq_packager *p, requester *to, const char *text, size_t len, int returncode,
+             uint64_t epoch, int is_sure);
+void wq_tell_accepted(wq_packager *p, requester *to, uint64_t estimate_ms, const char *owner,
+                      uint64_t epoch);
+void wq_tell_record(wq_packager *p, requester *to, const char *key, const wq_record *record,
+                    const char *why);
+void wq_tell_hint(wq_packager *p, const char *owner, const wq_hint *hint);
 
 #endif

@@ -35,6 +35,7 @@
 
 #include "workqueue/stomp/broker.h"
 #include "workqueue/remote/fetch.h"
+#include "workqueue/remote/look.h"
 #include "workqueue/remote/messages.h"
 #include "workqueue/util/clocks.h"
 #include "workqueue/util/log.h"
@@ -42,11 +43,11 @@
 
 enum {
     TICK_MS = 250,
-    OWN_FAILURE = -999,
     SILENT_ALIVES = 3,     /* so many promised signs of life missed are a death */
     SILENT_ESTIMATES = 4,  /* of packagers that promise none: so many times as long as they said */
     LOOK_MS = 1000,        /* until what has gathered in a queue has come, if nothing says so */
     SILENT_LOOK_MS = 3000, /* the same, before a job is sent again */
+    AWAY_LOOK_MS = 2000,   /* at the store, while the broker is away */
     FETCHERS = 4
 };
 
@@ -60,7 +61,9 @@ enum {
     MAIL_ACCEPTED = 32,
     MAIL_END = 64,
     MAIL_FETCHED = 128,
-    MAIL_OTHER = 256, /* a message that is no answer */
+    MAIL_OTHER = 256,  /* a message that is no answer */
+    MAIL_LOOKED = 512, /* the store was asked */
+    MAIL_MARKED = 1024,
 };
 
 typedef struct mail {
@@ -72,6 +75,8 @@ typedef struct mail {
     wq_reply_kind end;
     char *text; /* owned; the reason, or the URL */
     int returncode, has_size, is_ours;
+    char inbox[WQ_DESTINATION_SIZE]; /* of who answers; or empty */
+    uint64_t epoch;              /* of the run that it was accepted in; 0: it does not say */
     uint64_t size_bytes;
     wq_delivery *delivery; /* owned; of the end */
     int fetched;           /* a wq_result */
@@ -102,6 +107,12 @@ typedef struct remote_job {
     int64_t interest_at, cancel_at;       /* 0: never */
     wq_delivery *delivery;                /* of its end; NULL: acknowledged */
     wq_fetch fetch;
+    char inbox[WQ_DESTINATION_SIZE]; /* of who has it, if it says so; or empty */
+    int is_with_ours;
+    uint64_t epoch;              /* see mail */
+    wq_look look, mark;
+    int is_looking, is_marking, is_marked;
+    int64_t asked_at; /* the store */
 } remote_job;
 
 struct remote {
@@ -110,6 +121,7 @@ struct remote {
     wq_stomp_options o; /* its strings are owned */
     wq_broker *broker;
     wq_fetcher *fetcher;
+    wq_looker *looker; /* NULL: the store is not one that machines share */
     pthread_t thread;
     int has_thread;
     /* the thread's */
@@ -144,6 +156,7 @@ static void unref(remote_job *job)
         return;
     free_mail(&job->mail);
     free((char *)job->fetch.url);
+    free(job->look.why);
     free(job->delivery);
     free(job);
 }
@@ -205,11 +218,22 @@ static void put_end_locked(mail *m, const wq_stomp_frame *frame, const wq_reply 
     m->is_ours = wq_stomp_get(frame, "workqueue-packager") != NULL;
     m->has_size = reply->has_size;
     m->size_bytes = reply->size_bytes;
-    m->returncode = code != NULL ? (int)strtol(code, NULL, 10) : OWN_FAILURE;
+    m->returncode = code != NULL ? (int)strtol(code, NULL, 10) : WQ_RETURNCODE_OURS;
     if (reply->kind == WQ_REPLY_COMPLETE)
         m->text = copy_bytes(reply->url, reply->url_len);
     else if (reply->kind == WQ_REPLY_FAILED)
         m->text = copy_bytes(reply->reason, reply->reason_len);
+}
+
+/* Who it is. */
+static void put_packager_locked(mail *m, const wq_stomp_frame *frame)
+{
+    const char *inbox = wq_stomp_get(frame, "workqueue-inbox");
+    const char *epoch = wq_stomp_get(frame, "workqueue-epoch");
+    if (inbox != NULL && strlen(inbox) < sizeof m->inbox)
+        memcpy(m->inbox, inbox, strlen(inbox) + 1);
+    if (epoch != NULL)
+        m->epoch = strtoull(epoch, NULL, 10);
 }
 
 static void put_reply_locked(mail *m, const wq_stomp_frame *frame, const wq_reply *reply)
@@ -255,6 +279,7 @@ static void on_reply(void *user, const wq_broker_message *message)
     pthread_mutex_lock(&r->lock);
     put_reply_locked(&job->mail, message->frame, &reply);
     job->mail.alive_ms = header_number(message->frame, "workqueue-alive-ms");
+    put_packager_locked(&job->mail, message->frame);
     if (old != NULL) { /* the latest is kept */
         wq_delivery *delivery = old;
         old = job->mail.delivery;
@@ -311,11 +336,14 @@ static int subscribe(remote *r, remote_job *job)
 {
     char destination[WQ_DESTINATION_SIZE], expires[24];
     snprintf(expires, sizeof expires, "%u", r->o.reply_expires_ms);
-    const wq_stomp_header headers[] = {{"x-expires", expires}};
+    /* What the store knows needs no queue that outlives its reader. */
+    const wq_stomp_header durable[] = {{"x-expires", expires}};
+    const wq_stomp_header transient[] = {
+        {"durable", "false"}, {"auto-delete", "true"}, {"exclusive", "false"}};
     const wq_subscribe subscribe = {
         .destination = destination,
-        .headers = headers,
-        .n_headers = r->is_rabbitmq ? 1 : 0, /* others do not know it */
+        .headers = r->looker != NULL ? transient : durable,
+        .n_headers = !r->is_rabbitmq ? 0 : r->looker != NULL ? 3 : 1, /* others do not know them */
         .ack = WQ_ACK_INDIVIDUAL,            /* else what crosses with the end of this was lost */
         .message = on_reply,
         .refused = on_refused,
@@ -363,7 +391,7 @@ static void end(remote *r, remote_job *job, const wq_outcome *outcome)
 
 static void end_badly(remote *r, remote_job *job, int returncode, const char *why)
 {
-    const wq_outcome outcome = {.returncode = returncode == 0 ? OWN_FAILURE : returncode,
+    const wq_outcome outcome = {.returncode = returncode == 0 ? WQ_RETURNCODE_OURS : returncode,
                                 .error = strdup(why != NULL ? why : "out of memory")};
     end(r, job, &outcome);
 }
@@ -371,7 +399,7 @@ static void end_badly(remote *r, remote_job *job, int returncode, const char *wh
 static void end_cancelled(remote *r, remote_job *job)
 {
     const wq_outcome outcome = {
-        .returncode = OWN_FAILURE, .cancelled = 1, .error = strdup("cancelled")};
+        .returncode = WQ_RETURNCODE_OURS, .cancelled = 1, .error = strdup("cancelled")};
     end(r, job, &outcome);
 }
 
@@ -383,15 +411,12 @@ static void end_well(remote *r, remote_job *job)
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-/* Where packagers answer: RabbitMQ would declare a plain name again, without x-expires, and refuse
- * that; by this name it only looks it up. */
 static int reply_to(const remote *r, const char *id, char *buf, size_t size)
 {
     char plain[WQ_DESTINATION_SIZE];
     if (wq_destination(plain, sizeof plain, r->o.queue_reply, id) != WQ_OK)
         return -1;
-    int declares = r->is_rabbitmq && strncmp(plain, "/queue/", 7) == 0;
-    return snprintf(buf, size, "%s%s", declares ? "/amq" : "", plain) < (int)size ? 0 : -1;
+    return wq_destination_for_others(buf, size, plain, r->is_rabbitmq);
 }
 
 static int hand_to_broker(remote *r, remote_job *job, const char *reply, wq_error *error)
@@ -425,7 +450,7 @@ static void send_job(remote *r, remote_job *job)
                      ? hand_to_broker(r, job, reply, &error)
                      : wq_fail(&error, WQ_ERROR_INVALID_ARGUMENT, "its name is too long");
     if (result == WQ_ERROR_INVALID_ARGUMENT)
-        end_badly(r, job, OWN_FAILURE, error.message);
+        end_badly(r, job, WQ_RETURNCODE_OURS, error.message);
     if (result != WQ_OK)
         return;
     job->is_sent = 1;
@@ -440,14 +465,70 @@ static void on_told(void *user, int result, const char *why)
     (void)user, (void)result, (void)why;
 }
 
+/* A hint to who has it, if that is known: it looks at the mark. */
 static void send_cancel(remote *r, const remote_job *job)
 {
-    wq_notice notice = {.kind = WQ_NOTICE_CANCEL};
+    wq_hint hint = {.kind = WQ_HINT_CANCEL};
     char text[512];
     const wq_stomp_header headers[] = {{"content-type", "text/plain"}};
-    snprintf(notice.id, sizeof notice.id, "%s", job->id);
-    size_t n = wq_notice_text(text, sizeof text, &notice);
-    wq_broker_send(r->broker, r->o.topic, headers, 1, text, n, on_told, NULL, NULL);
+    if (*job->inbox == '\0')
+        return;
+    snprintf(hint.id, sizeof hint.id, "%s", job->id);
+    size_t n = wq_hint_text(text, sizeof text, &hint);
+    wq_broker_send(r->broker, job->inbox, headers, 1, text, n, NULL, NULL, NULL);
+}
+
+/* ---- the store's word ------------------------------------------------------------------------ */
+
+static void post_look(remote_job *job, unsigned what)
+{
+    remote *r = job->remote;
+    pthread_mutex_lock(&r->lock);
+    post_locked(r, job, what);
+    pthread_mutex_unlock(&r->lock);
+    unref(job);
+}
+
+/* On the looker's thread. */
+static void on_looked(void *user)
+{
+    post_look(user, MAIL_LOOKED);
+}
+
+static void on_marked(void *user)
+{
+    post_look(user, MAIL_MARKED);
+}
+
+static void ask_store(remote *r, remote_job *job)
+{
+    wq_look *look = &job->look;
+    if (r->looker == NULL || job->is_looking)
+        return;
+    job->is_looking = 1;
+    job->asked_at = wq_monotonic_ms();
+    look->key = job->run->key;
+    look->id = job->id;
+    look->rebuild = job->run->rebuild;
+    look->epoch = job->epoch;
+    look->done = on_looked;
+    look->user = job;
+    atomic_fetch_add(&job->refs, 1);
+    wq_looker_add(r->looker, look);
+}
+
+static void mark_cancelled(remote *r, remote_job *job)
+{
+    wq_look *mark = &job->mark;
+    if (r->looker == NULL || job->is_marking || job->is_marked)
+        return;
+    job->is_marking = 1;
+    mark->marks = 1;
+    mark->id = job->id;
+    mark->done = on_marked;
+    mark->user = job;
+    atomic_fetch_add(&job->refs, 1);
+    wq_looker_add(r->looker, mark);
 }
 
 /* ---- outputs that are elsewhere -------------------------------------------------------------- */
@@ -528,7 +609,36 @@ static void take_fetched(remote *r, remote_job *job, const mail *m)
     else if (m->fetched >= 0)
         end_well(r, job);
     else
-        end_badly(r, job, OWN_FAILURE, m->error.message);
+        end_badly(r, job, WQ_RETURNCODE_OURS, m->error.message);
+}
+
+/* What the store has said. One that runs and is renewed is heard of. */
+static void take_look(remote *r, remote_job *job)
+{
+    wq_look *look = &job->look;
+    job->is_looking = 0;
+    if (look->seen == WQ_SEEN_DONE)
+        end_well(r, job);
+    else if (look->seen == WQ_SEEN_FAILED && job->cancel_at == 0)
+        end_badly(r, job, look->returncode, look->why);
+    else if (look->seen == WQ_SEEN_RUNNING && look->has_changed && job->is_accepted)
+        job->heard_at = wq_monotonic_ms();
+    if (!job->is_over) {
+        free(look->why);
+        look->why = NULL;
+    }
+}
+
+/* Whoever gets it from now on finds the mark. */
+static void take_mark(remote *r, remote_job *job)
+{
+    job->is_marking = 0;
+    job->is_marked = job->mark.seen == WQ_SEEN_MARKED;
+    if (!job->is_marked)
+        return; /* again at the next tick */
+    send_cancel(r, job);
+    if (!job->is_accepted)
+        end_cancelled(r, job);
 }
 
 static void take_cancel(remote *r, remote_job *job)
@@ -537,10 +647,12 @@ static void take_cancel(remote *r, remote_job *job)
         return;
     job->cancel_at = wq_monotonic_ms();
     atomic_store(&job->fetch.stop, 1);
-    if (job->is_sent || job->run->resumed)
-        send_cancel(r, job);
-    else
+    if (!job->is_sent && !job->run->resumed)
         end_cancelled(r, job);
+    else if (r->looker != NULL)
+        mark_cancelled(r, job);
+    else
+        send_cancel(r, job);
 }
 
 /* A job of the journal that is heard of is out already. */
@@ -564,6 +676,11 @@ static void take_news(remote *r, remote_job *job, mail *m)
     }
     if (m->alive_ms > 0)
         job->alive_ms = m->alive_ms;
+    if (*m->inbox != '\0')
+        memcpy(job->inbox, m->inbox, sizeof job->inbox);
+    if (m->epoch > job->epoch)
+        job->epoch = m->epoch;
+    job->is_with_ours |= m->epoch != 0;
     if ((m->what & MAIL_OTHER) && !job->warned++)
         wq_log(&r->logger, WQ_LOG_WARNING, "job %s: a message that is no answer was passed over",
                job->id);
@@ -585,6 +702,8 @@ static void begin(remote *r, remote_job *job)
         send_job(r, job);
     else
         subscribe(r, job);
+    if (job->run->resumed)
+        ask_store(r, job);
 }
 
 /* What came together is taken in its natural order. While an output is being fetched, nothing but
@@ -596,16 +715,24 @@ static void take_mail(remote *r, remote_job *job, mail *m)
         take_fetched(r, job, m);
     else if (m->what & MAIL_CANCEL)
         take_cancel(r, job);
+    if (!job->is_over && (m->what & MAIL_LOOKED) && !(m->what & MAIL_END))
+        take_look(r, job);
+    if (!job->is_over && (m->what & MAIL_MARKED))
+        take_mark(r, job);
+    if (m->what & MAIL_LOOKED)
+        job->is_looking = 0;
     if (job->is_over || job->is_fetching)
         return;
     if (m->what & MAIL_END)
         take_end(r, job, m);
     else if (m->what & MAIL_REFUSED)
-        end_badly(r, job, OWN_FAILURE, m->error.message);
+        end_badly(r, job, WQ_RETURNCODE_OURS, m->error.message);
     else if ((m->what & MAIL_NEW) && r->has_met)
         begin(r, job);
-    else if ((m->what & MAIL_INTEREST) && job->is_sent)
+    else if ((m->what & MAIL_INTEREST) && job->is_sent && job->subscription == NULL) {
         subscribe(r, job);
+        ask_store(r, job); /* it may have ended while nobody listened */
+    }
 }
 
 /* ---- time ------------------------------------------------------------------------------------ */
@@ -667,18 +794,41 @@ static void tick_unsent(remote *r, remote_job *job, int64_t now)
         send_job(r, job);
 }
 
+/* Where the store knows the ends nothing gathers in a queue: it is read while somebody looks, until
+ * one of ours has the job, and of one that is not ours to the end. */
+static int may_stop_listening(const remote *r, const remote_job *job, int64_t now)
+{
+    if (is_watched(r, job, now))
+        return 0;
+    if (r->looker == NULL)
+        return has_looked(r, job, now);
+    return job->is_accepted && job->is_with_ours && now - job->looked_at >= LOOK_MS;
+}
+
 static void tick_sent(remote *r, remote_job *job, int64_t now)
 {
+    if (r->looker != NULL && now - job->asked_at >= r->o.check_ms)
+        ask_store(r, job);
     if (job->subscription == NULL) {
-        if (is_watched(r, job, now) || now - job->looked_at >= r->o.check_ms)
+        if (is_watched(r, job, now)) {
             subscribe(r, job);
+            ask_store(r, job);
+        } else if (r->looker == NULL && now - job->looked_at >= r->o.check_ms) {
+            subscribe(r, job);
+        } else if (r->looker != NULL && now - job->heard_at >= r->o.check_ms + patience_ms(r, job)) {
+            subscribe(r, job); /* and is_silent() decides */
+        }
     } else if (is_silent(r, job, now)) {
         if (now - job->looked_at < SILENT_LOOK_MS)
             return;
+        if (r->looker != NULL && (job->is_looking || now - job->asked_at >= SILENT_LOOK_MS)) {
+            ask_store(r, job); /* before it is sent again */
+            return;
+        }
         wq_log(&r->logger, WQ_LOG_WARNING, "job %s: nothing was heard of it; it is sent again",
                job->id);
         send_job(r, job);
-    } else if (!is_watched(r, job, now) && has_looked(r, job, now)) {
+    } else if (may_stop_listening(r, job, now)) {
         unsubscribe(job);
     }
 }
@@ -689,20 +839,23 @@ static void tick_job(remote *r, remote_job *job, int64_t now)
         return;
     if (job->cancel_at != 0 && now - job->cancel_at >= r->o.cancel_wait_ms)
         end_cancelled(r, job);
-    else if (job->cancel_at != 0)
+    else if (job->cancel_at != 0) {
         subscribe(r, job);
-    else if (job->is_sent)
+        mark_cancelled(r, job);
+    } else if (job->is_sent)
         tick_sent(r, job, now);
     else
         tick_unsent(r, job, now);
 }
 
-/* What was not heard while there was no broker is no silence. */
-static void forgive(remote *r, int64_t now)
+/* What was not heard while there was no broker is no silence. The store may know ends meanwhile. */
+static void forgive(remote *r, int anew, int64_t now)
 {
     remote_job *job;
     TAILQ_FOREACH(job, &r->jobs, all)
     {
+        if (job->is_sent && (anew || now - job->asked_at >= AWAY_LOOK_MS))
+            ask_store(r, job);
         job->heard_at = job->sent_at = job->looked_at = now;
         job->has_heard = 0;
     }
@@ -769,7 +922,7 @@ static void look_at_clock(remote *r, int connected, int anew, int64_t *ticked)
         return;
     *ticked = now;
     if (anew || !connected)
-        forgive(r, now);
+        forgive(r, anew, now);
     if (r->has_met)
         tick(r, now);
 }
@@ -853,7 +1006,6 @@ static void free_strings(wq_stomp_options *o)
     free((char *)o->queue_package);
     free((char *)o->queue_reply);
     free((char *)o->queue_delete);
-    free((char *)o->topic);
 }
 
 static void free_jobs(remote *r)
@@ -889,6 +1041,7 @@ static void remote_close(wq_runner *runner)
         pthread_join(r->thread, NULL);
     if (r->fetcher != NULL)
         wq_fetcher_close(r->fetcher);
+    wq_looker_close(r->looker);
     if (r->broker != NULL)
         wq_broker_close(r->broker);
     free_remote(r);
@@ -907,7 +1060,6 @@ void wq_stomp_options_init(wq_stomp_options *options, size_t size)
         .queue_package = "/queue/docsets%2Fpackage",
         .queue_reply = "/queue/package%2F{id}",
         .queue_delete = "/queue/docsets%2Fdelete",
-        .topic = "/topic/workqueue",
         .heartbeat_ms = 10000,
         .reply_expires_ms = 1800000,
         .linger_ms = 10000,
@@ -926,7 +1078,7 @@ static int check_options(const wq_stomp_options *o, wq_error *error)
         wrong = "options are not initialised by wq_stomp_options_init()";
     else if (o->urls == NULL || *o->urls == '\0')
         wrong = "options: urls is missing";
-    else if (!o->queue_package || !o->queue_reply || !o->queue_delete || !o->topic)
+    else if (!o->queue_package || !o->queue_reply || !o->queue_delete)
         wrong = "options: a destination is missing";
     else if (o->max_in_flight == 0 || o->max_in_flight > 100000)
         wrong = "options: max_in_flight must be from 1 to 100000";
@@ -944,8 +1096,7 @@ static int copy_options(remote *r, const wq_stomp_options *options)
     o->queue_package = strdup(options->queue_package);
     o->queue_reply = strdup(options->queue_reply);
     o->queue_delete = strdup(options->queue_delete);
-    o->topic = strdup(options->topic);
-    return o->queue_package && o->queue_reply && o->queue_delete && o->topic ? 0 : -1;
+    return o->queue_package && o->queue_reply && o->queue_delete ? 0 : -1;
 }
 
 static int open_broker(remote *r, const wq_stomp_options *options, wq_error *error)
@@ -954,6 +1105,8 @@ static int open_broker(remote *r, const wq_stomp_options *options, wq_error *err
     wq_broker_options_init(&o);
     o.urls = options->urls;
     o.ca_file = options->ca_file;
+    o.cert_file = options->cert_file;
+    o.key_file = options->key_file;
     o.heartbeat_ms = options->heartbeat_ms;
     o.log = r->logger;
     o.connected = on_connected;
@@ -992,8 +1145,12 @@ int wq_stomp_runner_open(wq_runner **out, const wq_stomp_options *options, wq_er
     if (copy_options(r, options) != 0)
         result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     else if ((result = wq_fetcher_open(&r->fetcher, FETCHERS, r->o.max_fetch_bytes, error)) ==
-             WQ_OK)
-        result = open_broker(r, options, error);
+             WQ_OK) {
+        if (r->o.store != NULL && r->o.store->shared != NULL)
+            result = wq_looker_open(&r->looker, r->o.store, error);
+        if (result == WQ_OK)
+            result = open_broker(r, options, error);
+    }
     if (result == WQ_OK) {
         r->has_thread = wq_thread_start(&r->thread, "wq-remote", thread_main, r) == 0;
         if (!r->has_thread)

@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <workqueue/remote.h>
 
+#include "workqueue/remote/folder.h"
 #include "workqueue/remote/packager.h"
 
 enum { MAX_VARIABLES = 256 };
@@ -21,7 +22,8 @@ typedef struct settings {
     wq_options queue;
     wq_packager_options packager;
     wq_s3_options s3;
-    const char *store, *public_base;
+    const char *store, *public_base, *state_dir;
+    int drains;
     char *url_base;
     const char *environment[MAX_VARIABLES + 1];
     size_t n_variables;
@@ -43,6 +45,9 @@ static const struct row {
     {"broker", "URL[,URL]", TEXT, AT(packager.urls), 0, 0,
      "stomp[s]://user:password@host:port, or WORKQUEUE_BROKER in the environment"},
     {"broker-ca", "FILE", TEXT, AT(packager.ca_file), 0, 0, "who may sign for stomps brokers"},
+    {"broker-cert", "FILE", TEXT, AT(packager.cert_file), 0, 0,
+     "our certificate for stomps brokers that ask for one"},
+    {"broker-key", "FILE", TEXT, AT(packager.key_file), 0, 0, "its key (in the same file)"},
     {"broker-heartbeat-ms", "N", NUMBER, AT(packager.heartbeat_ms), 0, 3600000,
      "how often both sides show that they are there (10000)"},
     {"queue-package", "DEST", TEXT, AT(packager.queue_package), 0, 0,
@@ -51,15 +56,13 @@ static const struct row {
      "where answers go if a job does not say (/queue/package%2F{id})"},
     {"queue-delete", "DEST", TEXT, AT(packager.queue_delete), 0, 0,
      "where deletions come from (/queue/docsets%2Fdelete)"},
-    {"topic", "DEST", TEXT, AT(packager.topic), 0, 0,
-     "what packagers and servers tell each other (/topic/workqueue)"},
     {"name", "NAME", TEXT, AT(packager.name), 0, 0,
      "tells packagers apart (the host's and a random number)"},
     {"program", "PATH", TEXT, AT(queue.program), 0, 0, "what to run for a job"},
     {"workers", "N", NUMBER, AT(queue.workers), 1, 1024, "jobs that run at the same time (2)"},
     {"store", "DIR|s3://BUCKET/PREFIX", TEXT, AT(store), 0, 0, "where outputs go"},
-    {"state", "DIR", TEXT, AT(packager.state_dir), 0, 0,
-     "existing folder: outputs in the making, long jobs (./packager-state, made if missing)"},
+    {"state", "DIR", TEXT, AT(state_dir), 0, 0,
+     "existing folder for outputs in the making (./packager-state, made if missing)"},
     {"s3-endpoint", "URL", TEXT, AT(s3.endpoint), 0, 0, "where the S3 store is (AWS_ENDPOINT_URL)"},
     {"s3-region", "NAME", TEXT, AT(s3.region), 0, 0, "its region (AWS_REGION, us-east-1)"},
     {"s3-ca", "FILE", TEXT, AT(s3.ca_file), 0, 0, "who may sign for it (AWS_CA_BUNDLE)"},
@@ -68,10 +71,20 @@ static const struct row {
      "where others may fetch outputs, as told when a job is complete"},
     {"alive-ms", "N", NUMBER, AT(packager.alive_ms), 100, 600000,
      "a sign of life for each job so often (5000)"},
-    {"claim-ms", "N", NUMBER, AT(packager.claim_ms), 0, 60000,
-     "how long other packagers may object before a job is run (100)"},
+    {"renew-ms", "N", NUMBER, AT(packager.renew_ms), 50, 600000,
+     "the lease of a key that runs is renewed so often (5000)"},
+    {"takeover-ms", "N", NUMBER, AT(packager.takeover_ms), 100, 3600000,
+     "one that was not renewed for so long is taken over (20000)"},
+    {"max-attempts", "N", NUMBER, AT(packager.max_attempts), 0, 1000,
+     "a job at which so many packagers ended fails (5); 0: any number"},
+    {"strict", NULL, ON, AT(packager.strict), 0, 0,
+     "end a program whose lease cannot be renewed, before another may begin"},
+    {"put-off-ms", "N", NUMBER, AT(packager.put_off_ms), 50, 600000,
+     "a request whose key runs elsewhere comes again after so long (5000)"},
+    {"drain-at-term", NULL, ON, AT(drains), 0, 0,
+     "SIGTERM is as SIGUSR1: take nothing new, end what runs, exit"},
     {"ack-after-ms", "N", NUMBER, AT(packager.ack_after_ms), 0, UINT32_MAX,
-     "a longer job is taken off the broker, which may not hold it for ever (600000); 0 never"},
+     "a longer job is put off as well, as the broker may not hold it for ever (600000); 0 never"},
     {"grace-ms", "N", NUMBER, AT(queue.grace_ms), 0, UINT32_MAX,
      "from SIGTERM to SIGKILL for a program that is to end (5000)"},
     {"run-timeout-ms", "N", NUMBER, AT(queue.run_timeout_ms), 0, UINT32_MAX,
@@ -209,10 +222,10 @@ static int check(settings *s)
         return wrong("--store is missing%s%s", "", "");
     if (s->queue.program == NULL)
         return wrong("--program is missing%s%s", "", "");
-    if (s->packager.state_dir != NULL)
+    if (s->state_dir != NULL)
         return GO_ON;
-    s->packager.state_dir = "packager-state";
-    if (mkdir(s->packager.state_dir, 0700) == 0 || errno == EEXIST)
+    s->state_dir = "packager-state";
+    if (mkdir(s->state_dir, 0700) == 0 || errno == EEXIST)
         return GO_ON;
     return wrong("cannot make the folder packager-state (%s%s), give one by --state",
                  strerror(errno), "");
@@ -252,14 +265,18 @@ static void raise_open_files(wq_options *queue)
 static int open_store(settings *s, wq_error *error)
 {
     if (strncmp(s->store, "s3://", 5) != 0) {
-        s->queue.storage_dir = s->store;
-        return WQ_OK;
+        s->queue.storage_dir = s->state_dir;
+        int folder = wq_folder_open(&s->queue.store, s->store, error);
+        s->packager.store = s->queue.store;
+        return folder;
     }
     s->s3.url = s->store;
-    s->s3.cache_dir = s->packager.state_dir;
+    s->s3.cache_dir = s->state_dir;
     s->s3.log = s->queue.log;
-    s->queue.storage_dir = s->packager.state_dir;
-    return wq_s3_store_open(&s->queue.store, &s->s3, error);
+    s->queue.storage_dir = s->state_dir;
+    int result = wq_s3_store_open(&s->queue.store, &s->s3, error);
+    s->packager.store = s->queue.store;
+    return result;
 }
 
 static void on_log(void *user, int level, const char *message)
@@ -282,28 +299,46 @@ static int refuse(const wq_error *error)
     return 2;
 }
 
+static void on_drained(void *user)
+{
+    (void)user;
+    kill(getpid(), SIGTERM);
+}
+
+/* Until we are to end: at SIGTERM or SIGINT, or at SIGUSR1 when all that ran has ended. */
+static void wait_for_end(const settings *s, wq_packager *packager, const sigset_t *stop)
+{
+    int number = 0, drains = 0;
+    for (;;) {
+        if (sigwait(stop, &number) != 0)
+            continue;
+        int is_to_drain = number == SIGUSR1 || (number == SIGTERM && s->drains);
+        if (!is_to_drain || drains)
+            break;
+        drains = 1;
+        on_log(NULL, WQ_LOG_INFO, "nothing new is taken; what runs goes on to its end");
+        wq_packager_drain(packager, on_drained, NULL);
+    }
+    pthread_sigmask(SIG_UNBLOCK, stop, NULL); /* a second one ends us at once */
+}
+
 static int run(settings *s, const sigset_t *stop)
 {
-    wq_queue *queue;
+    wq_queue *queue = NULL;
     wq_packager *packager;
     wq_error error;
-    int signal_number;
-    if (open_store(s, &error) != WQ_OK)
-        return refuse(&error);
-    if (wq_open(&queue, &s->queue, &error) != WQ_OK)
-        return refuse(&error);
-    if (wq_packager_open(&packager, queue, &s->packager, &error) != WQ_OK) {
-        wq_close(queue);
-        return refuse(&error);
+    int r = 0;
+    if (open_store(s, &error) != WQ_OK || wq_open(&queue, &s->queue, &error) != WQ_OK ||
+        wq_packager_open(&packager, queue, &s->packager, &error) != WQ_OK) {
+        r = refuse(&error);
+    } else {
+        puts("ready");
+        fflush(stdout);
+        wait_for_end(s, packager, stop);
+        wq_packager_close(packager);
     }
-    puts("ready");
-    fflush(stdout);
-    while (sigwait(stop, &signal_number) != 0)
-        continue;
-    pthread_sigmask(SIG_UNBLOCK, stop, NULL); /* a second one ends us at once */
-    wq_packager_close(packager);
     wq_close(queue);
-    return 0;
+    return r;
 }
 
 int main(int argc, char **argv)
@@ -327,6 +362,7 @@ int main(int argc, char **argv)
     sigemptyset(&stop);
     sigaddset(&stop, SIGTERM);
     sigaddset(&stop, SIGINT);
+    sigaddset(&stop, SIGUSR1);
     all = stop;
     sigaddset(&all, SIGPIPE);
     pthread_sigmask(SIG_BLOCK, &all, NULL);

@@ -33,11 +33,13 @@ enum {
 };
 
 struct wq_s3_client {
-    char *base, *region, *access_key, *secret_key, *session_token, *ca_file;
+    char *base, *region, *ca_file;
     char signature[128]; /* how libcurl is to sign */
     unsigned max_connections, connect_timeout_ms, stall_timeout_ms;
     unsigned retries, backoff_ms, backoff_max_ms;
     wq_logger logger;
+    int (*renew)(void *user);
+    void *user;
     atomic_int stopped;
 
     pthread_mutex_t lock;
@@ -46,13 +48,20 @@ struct wq_s3_client {
     pthread_cond_t stopping; /* on CLOCK_MONOTONIC */
     CURL *handles[MAX_CONNECTIONS];
     unsigned n_idle, n_made;
+    char *access_key, *secret_key, *session_token;
 };
+
+/* A copy for one request. */
+typedef struct credentials {
+    char *access_key, *secret_key, *session_token;
+} credentials;
 
 /* One try. */
 typedef struct attempt {
     wq_s3_client *client;
     const wq_s3_request *request;
     wq_s3_answer *answer;
+    const credentials *credentials;
     CURL *curl;
     uint64_t sent, received;
     int file_errno; /* of our own file, where that failed */
@@ -102,6 +111,11 @@ static size_t on_read(char *buf, size_t size, size_t n, void *user)
     uint64_t left = a->request->bytes - a->sent;
     size_t want = size * n < left ? size * n : (size_t)left;
     ssize_t got;
+    if (a->request->body != NULL) {
+        memcpy(buf, a->request->body + a->sent, want);
+        a->sent += want;
+        return want;
+    }
     do
         got = pread(a->request->fd, buf, want, (off_t)(a->request->offset + a->sent));
     while (got < 0 && errno == EINTR);
@@ -210,8 +224,8 @@ static void set_up(attempt *a, struct curl_slist *headers, const char *url, char
     curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(c, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(c, CURLOPT_AWS_SIGV4, client->signature);
-    curl_easy_setopt(c, CURLOPT_USERNAME, client->access_key);
-    curl_easy_setopt(c, CURLOPT_PASSWORD, client->secret_key);
+    curl_easy_setopt(c, CURLOPT_USERNAME, a->credentials->access_key);
+    curl_easy_setopt(c, CURLOPT_PASSWORD, a->credentials->secret_key);
     curl_easy_setopt(c, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(c, CURLOPT_FILETIME, 1L);
     curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
@@ -286,6 +300,14 @@ static void take_word(char *out, size_t size, const char *word)
         memcpy(out, word, n + 1);
 }
 
+static void take_text(char *out, size_t size, const char *text)
+{
+    size_t n = strlen(text);
+    out[0] = '\0';
+    if (n < size)
+        memcpy(out, text, n + 1);
+}
+
 static void take_tag(wq_s3_answer *answer, const char *value)
 {
     char tag[sizeof answer->tag];
@@ -337,6 +359,9 @@ static int take_answer(attempt *a)
         answer->made_at_ms = (int64_t)number * 1000;
     take_tag(answer, header(a->curl, "etag"));
     take_word(answer->label, sizeof answer->label, header(a->curl, "x-amz-meta-workqueue-set"));
+    take_text(answer->short_text, sizeof answer->short_text,
+              header(a->curl, "x-amz-meta-workqueue-text"));
+    answer->epoch = strtoull(header(a->curl, "x-amz-meta-workqueue-epoch"), NULL, 10);
     if (answer->text == NULL && keep_text(a, "", 0) != 0)
         return FAILED;
     if (answer->status >= 400 && wq_s3_xml_next(answer->text, "Code", code, sizeof code) != NULL)
@@ -435,10 +460,10 @@ static int hash_body(char hex[HEX_SHA256], const wq_s3_request *request, int *fi
     unsigned char digest[EVP_MAX_MD_SIZE];
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();
     int ok = ctx != NULL && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL);
-    if (ok && strcmp(request->method, "PUT") == 0)
-        ok = hash_file(ctx, request, file_errno) == 0;
-    else if (ok && request->body != NULL)
+    if (ok && request->body != NULL)
         ok = EVP_DigestUpdate(ctx, request->body, strlen(request->body));
+    else if (ok && strcmp(request->method, "PUT") == 0)
+        ok = hash_file(ctx, request, file_errno) == 0;
     ok = ok && EVP_DigestFinal_ex(ctx, digest, NULL);
     EVP_MD_CTX_free(ctx);
     for (size_t i = 0; ok && i < (HEX_SHA256 - 1) / 2; i++)
@@ -459,12 +484,12 @@ static int add(struct curl_slist **list, const char *name, const char *value)
     return 0;
 }
 
-static int add_headers(struct curl_slist **list, const wq_s3_client *client,
+static int add_headers(struct curl_slist **list, const credentials *as,
                        const wq_s3_request *request, const char *hash)
 {
     if (add(list, "x-amz-content-sha256: ", hash) != 0 ||
-        (client->session_token != NULL &&
-         add(list, "x-amz-security-token: ", client->session_token) != 0))
+        (as->session_token != NULL &&
+         add(list, "x-amz-security-token: ", as->session_token) != 0))
         return -1;
     for (int i = 0; i < WQ_S3_HEADERS; i++)
         if (request->headers[i] != NULL && add(list, request->headers[i], "") != 0)
@@ -485,30 +510,81 @@ static int say_failed(const attempt *a, wq_error *error)
                    a->client->base, request->path, a->why);
 }
 
+static void free_credentials(credentials *as)
+{
+    free(as->access_key);
+    free(as->secret_key);
+    free(as->session_token);
+}
+
+static int copy_text(char **out, const char *text)
+{
+    *out = text != NULL ? strdup(text) : NULL;
+    return text == NULL || *out != NULL;
+}
+
+static int copy_credentials(wq_s3_client *client, credentials *as)
+{
+    pthread_mutex_lock(&client->lock);
+    int ok = copy_text(&as->access_key, client->access_key) &
+             copy_text(&as->secret_key, client->secret_key) &
+             copy_text(&as->session_token, client->session_token);
+    pthread_mutex_unlock(&client->lock);
+    return ok ? 0 : -1;
+}
+
+/* Asks by the present credentials, again and again. */
+static int ask_as(attempt *a, const char *hash, const char *url)
+{
+    wq_s3_client *client = a->client;
+    struct curl_slist *headers = NULL;
+    credentials as = {0};
+    int outcome = FAILED;
+    a->credentials = &as;
+    a->out_of_memory = copy_credentials(client, &as) != 0 ||
+                       add_headers(&headers, &as, a->request, hash) != 0;
+    while (!a->out_of_memory && (outcome = try_once(a, headers, url)) == AGAIN &&
+           a->answer->tries <= client->retries) {
+        wq_log(&client->logger, WQ_LOG_INFO, "S3 store: %s %s%s is tried again: %s",
+               a->request->method, client->base, a->request->path, a->why);
+        if (!pause_before(client, a->answer->tries, a->retry_after_ms))
+            break;
+    }
+    curl_slist_free_all(headers);
+    free_credentials(&as);
+    return outcome;
+}
+
+static int is_refused_to_us(const wq_s3_answer *answer)
+{
+    static const char *const codes[] = {"InvalidAccessKeyId", "SignatureDoesNotMatch",
+                                        "AccessDenied",       "ExpiredToken",
+                                        "InvalidToken",       "TokenRefreshRequired",
+                                        "InvalidClientTokenId", "RequestTimeTooSkewed"};
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+        if (strcmp(answer->code, codes[i]) == 0)
+            return 1;
+    return answer->status == 401 || answer->status == 403;
+}
+
 int wq_s3_ask(wq_s3_client *client, const wq_s3_request *request, wq_s3_answer *answer,
               wq_error *error)
 {
     char hash[HEX_SHA256], *url = NULL;
-    struct curl_slist *headers = NULL;
     attempt a = {.client = client, .request = request, .answer = answer};
     int outcome = FAILED;
     *answer = (wq_s3_answer){0};
     if (hash_body(hash, request, &a.file_errno) != 0 ||
-        add_headers(&headers, client, request, hash) != 0 ||
         asprintf(&url, "%s%s%s%s", client->base, request->path, request->query ? "?" : "",
                  request->query ? request->query : "") < 0) {
         a.out_of_memory = 1;
         url = NULL;
-        goto out;
+    } else {
+        outcome = ask_as(&a, hash, url);
+        if (outcome == ANSWERED && is_refused_to_us(answer) && client->renew != NULL &&
+            client->renew(client->user))
+            outcome = ask_as(&a, hash, url);
     }
-    while ((outcome = try_once(&a, headers, url)) == AGAIN && answer->tries <= client->retries) {
-        wq_log(&client->logger, WQ_LOG_INFO, "S3 store: %s %s%s is tried again: %s",
-               request->method, client->base, request->path, a.why);
-        if (!pause_before(client, answer->tries, a.retry_after_ms))
-            break;
-    }
-out:
-    curl_slist_free_all(headers);
     free(url);
     if (outcome == AGAIN)
         return wq_fail(error, WQ_ERROR_AWAY,
@@ -541,7 +617,8 @@ static const char *advice(const wq_s3_answer *answer)
 int wq_s3_refused(wq_s3_client *client, const wq_s3_request *request, const wq_s3_answer *answer,
                   wq_error *error)
 {
-    int result = strcmp(answer->code, "NoSuchBucket") == 0 ? WQ_ERROR_AWAY : WQ_ERROR_SYSTEM;
+    int is_away = strcmp(answer->code, "NoSuchBucket") == 0 || is_refused_to_us(answer);
+    int result = is_away ? WQ_ERROR_AWAY : WQ_ERROR_SYSTEM;
     return wq_fail(error, result, "the S3 store refuses %s %s%s: %ld%s%s%s", request->method,
                    client->base, request->path, answer->status, *answer->code ? " " : "",
                    answer->code, advice(answer));
@@ -560,10 +637,23 @@ static void init_curl(void)
     curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
-static int copy(char **out, const char *text)
+int wq_s3_client_credentials(wq_s3_client *client, const char *access_key, const char *secret_key,
+                             const char *session_token)
 {
-    *out = text != NULL ? strdup(text) : NULL;
-    return text == NULL || *out != NULL;
+    credentials old, as = {0};
+    if (!copy_text(&as.access_key, access_key) || !copy_text(&as.secret_key, secret_key) ||
+        !copy_text(&as.session_token, session_token)) {
+        free_credentials(&as);
+        return -1;
+    }
+    pthread_mutex_lock(&client->lock);
+    old = (credentials){client->access_key, client->secret_key, client->session_token};
+    client->access_key = as.access_key;
+    client->secret_key = as.secret_key;
+    client->session_token = as.session_token;
+    pthread_mutex_unlock(&client->lock);
+    free_credentials(&old);
+    return 0;
 }
 
 int wq_s3_client_open(wq_s3_client **out, const wq_s3_config *config, wq_error *error)
@@ -583,10 +673,13 @@ int wq_s3_client_open(wq_s3_client **out, const wq_s3_config *config, wq_error *
     c->backoff_ms = config->backoff_ms;
     c->backoff_max_ms = config->backoff_max_ms;
     c->logger = config->logger;
+    c->renew = config->renew;
+    c->user = config->user;
     snprintf(c->signature, sizeof c->signature, "aws:amz:%s:s3", config->region);
-    if (!copy(&c->base, config->base) || !copy(&c->region, config->region) ||
-        !copy(&c->access_key, config->access_key) || !copy(&c->secret_key, config->secret_key) ||
-        !copy(&c->session_token, config->session_token) || !copy(&c->ca_file, config->ca_file)) {
+    if (!copy_text(&c->base, config->base) || !copy_text(&c->region, config->region) ||
+        wq_s3_client_credentials(c, config->access_key, config->secret_key,
+                                 config->session_token) != 0 ||
+        !copy_text(&c->ca_file, config->ca_file)) {
         wq_s3_client_close(c);
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }

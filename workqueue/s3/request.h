@@ -15,7 +15,15 @@ typedef struct wq_s3_config {
     unsigned max_connections, connect_timeout_ms, stall_timeout_ms;
     unsigned retries, backoff_ms, backoff_max_ms;
     wq_logger logger;
+    /* Asked when the store refuses the credentials: nonzero if it has given the client others, by
+     * wq_s3_client_credentials(). NULL: there are no others. */
+    int (*renew)(void *user);
+    void *user;
 } wq_s3_config;
+
+/* Others from now on; `session_token` may be NULL. 0, or -1 if memory ran out. Any thread. */
+int wq_s3_client_credentials(wq_s3_client *client, const char *access_key, const char *secret_key,
+                             const char *session_token);
 
 int wq_s3_client_open(wq_s3_client **out, const wq_s3_config *config, wq_error *error);
 
@@ -24,15 +32,15 @@ void wq_s3_client_stop(wq_s3_client *client);
 
 void wq_s3_client_close(wq_s3_client *client); /* no request is under way; NULL is allowed */
 
-enum { WQ_S3_HEADERS = 4, WQ_S3_LABEL = 64 };
+enum { WQ_S3_HEADERS = 4, WQ_S3_LABEL = 64, WQ_S3_TEXT = 1800 };
 
 typedef struct wq_s3_request {
     const char *method;                 /* "GET", "HEAD", "PUT", "POST" or "DELETE" */
     const char *path;                   /* of the object, encoded; "" for the bucket */
     const char *query;                  /* encoded, sorted, a "=" in each; or NULL */
     const char *headers[WQ_S3_HEADERS]; /* "Name: value"; NULL where there is none */
-    const char *body;                   /* of a POST; NULL: empty */
-    int fd;                             /* of a PUT: the body is `bytes` from `offset` of this */
+    const char *body; /* of a POST; NULL: empty. Of a PUT: instead of the file */
+    int fd;           /* of a PUT without body: it is `bytes` from `offset` of this */
     uint64_t offset, bytes; /* of a GET with a sink: what part of the object is asked for, not 0 */
     void *buf;              /* sink of a GET: `bytes` long; or NULL */
     int out_fd;             /* sink of a GET where buf is NULL: written from `offset` on; or -1 */
@@ -45,6 +53,8 @@ typedef struct wq_s3_answer {
     char code[64];               /* the store's name for a failure; "" where it told none */
     char tag[48];                /* ETag without quotes; "" if there is none, or none of use */
     char label[WQ_S3_LABEL + 1]; /* the metadata "workqueue-set", or "" */
+    char short_text[WQ_S3_TEXT]; /* the metadata "workqueue-text", or "" */
+    uint64_t epoch;              /* the metadata "workqueue-epoch", or 0 */
     uint64_t bytes;              /* length of the object */
     int64_t made_at_ms;          /* Last-Modified */
     char *text;                  /* the body, NUL-terminated, never NULL after WQ_OK, unless it
@@ -59,8 +69,8 @@ int wq_s3_ask(wq_s3_client *client, const wq_s3_request *request, wq_s3_answer *
               wq_error *error);
 
 /* Says that the store has refused, with the reason if it is a common one; returns WQ_ERROR_SYSTEM,
- * or WQ_ERROR_AWAY if there is no such bucket: Swift says so too while it cannot look it up, and
- * outputs must not be lost by that. */
+ * or WQ_ERROR_AWAY where that is no fault of the output: there is no such bucket (Swift says so too
+ * while it cannot look it up), the credentials are not taken or have expired, a clock is wrong. */
 int wq_s3_refused(wq_s3_client *client, const wq_s3_request *request, const wq_s3_answer *answer,
                   wq_error *error);
 

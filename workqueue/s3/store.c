@@ -47,7 +47,7 @@ int wq_s3_is_fine(const wq_s3_answer *answer)
 }
 
 /* Writes the encoded path of `key` to `path` and begins a request for it. */
-static wq_s3_request for_object(s3 *s, const char *method, const char *key, char path[WQ_S3_PATH])
+wq_s3_request wq_s3_for_object(s3 *s, const char *method, const char *key, char path[WQ_S3_PATH])
 {
     snprintf(path, WQ_S3_PATH, "%s%s", s->encoded_prefix, key);
     return (wq_s3_request){.method = method, .path = path, .fd = -1, .out_fd = -1};
@@ -83,7 +83,7 @@ int wq_s3_label(char label[WQ_S3_LABEL + 1], const char *server, const char *set
 int wq_s3_head(s3 *s, const char *key, wq_s3_answer *answer, wq_error *error)
 {
     char path[WQ_S3_PATH];
-    wq_s3_request request = for_object(s, "HEAD", key, path);
+    wq_s3_request request = wq_s3_for_object(s, "HEAD", key, path);
     int result = wq_s3_ask(s->client, &request, answer, error);
     wq_s3_answer_dispose(answer);
     if (result != WQ_OK || wq_s3_is_fine(answer))
@@ -121,7 +121,7 @@ static int fetch(s3 *s, const char *key, const char *tag, uint64_t offset, uint6
 {
     char path[WQ_S3_PATH], match[80];
     wq_s3_answer answer;
-    wq_s3_request request = for_object(s, "GET", key, path);
+    wq_s3_request request = wq_s3_for_object(s, "GET", key, path);
     snprintf(match, sizeof match, "If-Match: \"%s\"", tag);
     request.headers[0] = match;
     request.offset = offset;
@@ -256,11 +256,11 @@ static void discard(void *self, const char *temp_path)
 
 /* ---- removing -------------------------------------------------------------------------------- */
 
-static int delete_object(s3 *s, const char *key, wq_error *error)
+int wq_s3_delete(s3 *s, const char *key, wq_error *error)
 {
     char path[WQ_S3_PATH];
     wq_s3_answer answer;
-    wq_s3_request request = for_object(s, "DELETE", key, path);
+    wq_s3_request request = wq_s3_for_object(s, "DELETE", key, path);
     int result = wq_s3_ask(s->client, &request, &answer, error);
     if (result == WQ_OK && !wq_s3_is_fine(&answer) && answer.status != 404)
         result = wq_s3_refused(s->client, &request, &answer, error);
@@ -273,7 +273,7 @@ static int remove_one(void *self, const char *key, wq_error *error)
     wq_s3_answer answer;
     int result =
         wq_s3_head(self, key, &answer, error); /* a DELETE does not tell whether it was there */
-    return result == WQ_OK ? delete_object(self, key, error) : result;
+    return result == WQ_OK ? wq_s3_delete(self, key, error) : result;
 }
 
 static int is_key(const char *name)
@@ -296,36 +296,35 @@ static int remove_if_wanted(s3 *s, const char *key, const wanted *want, size_t *
     if (result != WQ_OK || strlen(answer.label) != WQ_S3_LABEL ||
         memcmp(answer.label + want->from, want->label + want->from, WQ_S3_LABEL / 2) != 0)
         return result;
-    if ((result = delete_object(s, key, error)) == WQ_OK)
+    if ((result = wq_s3_delete(s, key, error)) == WQ_OK)
         ++*n;
     return result;
 }
 
-/* One page of the list; `token` is where it begins and then where the next one does, "" at the end.
- */
-static int remove_page(s3 *s, const wanted *want, char *token, size_t size, size_t *n,
-                       wq_error *error)
+int wq_s3_list_page(s3 *s, const char *folder, char *token, size_t size,
+                    int (*each)(void *user, const char *name), void *user, wq_error *error)
 {
     char *query, name[2 * WQ_S3_PREFIX], encoded[3072] = "", truncated[8] = "";
     wq_s3_answer answer;
     wq_s3_request request = {.method = "GET", .path = "", .fd = -1, .out_fd = -1};
-    char prefix[3 * WQ_S3_PREFIX];
-    if (wq_s3_encode(prefix, sizeof prefix, s->prefix, "") != 0 ||
+    char whole[WQ_S3_PREFIX + 64], prefix[3 * sizeof whole];
+    snprintf(whole, sizeof whole, "%s%s", s->prefix, folder);
+    if (wq_s3_encode(prefix, sizeof prefix, whole, "") != 0 ||
         wq_s3_encode(encoded, sizeof encoded, token, "") != 0 ||
         asprintf(&query, "%s%s%sdelimiter=%%2F&list-type=2&max-keys=1000&prefix=%s",
                  *token ? "continuation-token=" : "", encoded, *token ? "&" : "", prefix) < 0)
         return no_memory(error);
     request.query = query;
-    int result = wq_s3_ask(s->client, &request, &answer, error);
+    int result = wq_s3_ask(s->client, &request, &answer, error), ends = 0;
     if (result == WQ_OK && !wq_s3_is_fine(&answer))
         result = wq_s3_refused(s->client, &request, &answer, error);
     const char *at = answer.text;
-    size_t skip = strlen(s->prefix);
-    while (result == WQ_OK && (at = wq_s3_xml_next(at, "Key", name, sizeof name)) != NULL)
-        if (strncmp(name, s->prefix, skip) == 0 && is_key(name + skip))
-            result = remove_if_wanted(s, name + skip, want, n, error);
+    size_t skip = strlen(whole);
+    while (result == WQ_OK && !ends && (at = wq_s3_xml_next(at, "Key", name, sizeof name)) != NULL)
+        if (strncmp(name, whole, skip) == 0 && name[skip] != '\0')
+            ends = each(user, name + skip);
     *token = '\0';
-    if (result == WQ_OK &&
+    if (result == WQ_OK && !ends &&
         wq_s3_xml_next(answer.text, "IsTruncated", truncated, sizeof truncated) != NULL &&
         strcmp(truncated, "true") == 0 &&
         wq_s3_xml_next(answer.text, "NextContinuationToken", token, size) == NULL)
@@ -335,18 +334,37 @@ static int remove_page(s3 *s, const wanted *want, char *token, size_t size, size
     return result;
 }
 
+/* What is to be removed, and how that goes. */
+typedef struct removal {
+    s3 *s;
+    wanted want;
+    size_t n;
+    int result;
+    wq_error *error;
+} removal;
+
+static int remove_named(void *user, const char *name)
+{
+    removal *r = user;
+    if (is_key(name))
+        r->result = remove_if_wanted(r->s, name, &r->want, &r->n, r->error);
+    return r->result != WQ_OK;
+}
+
 static int remove_set(void *self, const char *server, const char *document_set_id, size_t *n,
                       wq_error *error)
 {
     char token[1024] = "";
-    wanted want = {.from = document_set_id != NULL ? WQ_S3_LABEL / 2 : 0};
-    int result;
-    if (wq_s3_label(want.label, server, document_set_id != NULL ? document_set_id : "") != 0)
+    removal r = {.s = self, .want.from = document_set_id != NULL ? WQ_S3_LABEL / 2 : 0};
+    r.error = error;
+    if (wq_s3_label(r.want.label, server, document_set_id != NULL ? document_set_id : "") != 0)
         return no_memory(error);
-    do
-        result = remove_page(self, &want, token, sizeof token, n, error);
-    while (result == WQ_OK && *token != '\0');
-    return result;
+    do {
+        int result = wq_s3_list_page(self, "", token, sizeof token, remove_named, &r, error);
+        r.result = r.result == WQ_OK ? result : r.result;
+    } while (r.result == WQ_OK && *token != '\0');
+    *n += r.n;
+    return r.result;
 }
 
 /* ---- open and close -------------------------------------------------------------------------- */
@@ -365,6 +383,16 @@ static void close_s3(wq_store *store)
     wq_s3_client_close(s->client);
     free(s->public_base);
     free(s->content_type);
+    free(s->access_key);
+    free(s->secret_key);
+    free(s->session_token);
+    free(s->credentials_file);
+    while (!LIST_EMPTY(&s->fences)) {
+        s3_fence *fence = LIST_FIRST(&s->fences);
+        LIST_REMOVE(fence, link);
+        free(fence);
+    }
+    pthread_mutex_destroy(&s->lock);
     free(s);
 }
 
@@ -399,7 +427,8 @@ static wq_store table_of(s3 *s)
                       .remove_set = remove_set,
                       .waits = 1,
                       .stop = stop,
-                      .close = close_s3};
+                      .close = close_s3,
+                      .shared = &wq_s3_shared};
 }
 
 int wq_s3_store_open(wq_store **out, const wq_s3_options *options, wq_error *error)
@@ -407,6 +436,7 @@ int wq_s3_store_open(wq_store **out, const wq_s3_options *options, wq_error *err
     s3 *s = calloc(1, sizeof *s);
     if (s == NULL)
         return no_memory(error);
+    pthread_mutex_init(&s->lock, NULL);
     s->store = table_of(s);
     int result = wq_s3_configure(s, options, error);
     if (result != WQ_OK || (result = open_local(s, options, error)) != WQ_OK) {

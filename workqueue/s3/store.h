@@ -2,7 +2,9 @@
 #ifndef WQ_S3_H
 #define WQ_S3_H
 
+#include <pthread.h>
 #include <stdatomic.h>
+#include <sys/queue.h>
 #include <workqueue/remote.h>
 
 #include "workqueue/s3/request.h"
@@ -21,9 +23,33 @@ typedef struct s3 {
     char prefix[WQ_S3_PREFIX], encoded_prefix[3 * WQ_S3_PREFIX];
     char *public_base, *content_type; /* NULL: none; a whole header */
     uint64_t part_bytes;
-    atomic_int unconditional; /* the store does not know If-None-Match on a PUT */
+    atomic_int unconditional; /* the store does not know conditions of a PUT: it answers 501 */
+    atomic_int bare_tags;     /* If-Match must be without quotes */
+    atomic_int parts_obey;    /* the end of an upload in parts keeps to conditions */
     wq_logger logger;
+
+    char *access_key, *secret_key, *session_token, *credentials_file; /* as last read; or NULL */
+    pthread_mutex_t lock;
+    /* under the lock */
+    LIST_HEAD(, s3_fence) fences;
 } s3;
+
+/* The epoch of an output that is being made; see wq_shared. */
+typedef struct s3_fence {
+    LIST_ENTRY(s3_fence) link;
+    char key[WQ_KEY_SIZE];
+    uint64_t epoch;
+    char tag[WQ_TAG_SIZE];
+} s3_fence;
+
+/* shared.c: what machines share. */
+extern const wq_shared wq_s3_shared;
+
+/* The fence of a key; epoch 0: none. */
+s3_fence wq_s3_fence_of(s3 *s, const char *key);
+
+/* "If-Match: TAG" as the store wants it, or "If-None-Match: *" if `tag` is empty. */
+void wq_s3_condition(const s3 *s, char *header, size_t size, const char *tag);
 
 /* Checks the options, keeps what is needed of them and opens the client. Closing is the caller's,
  * also after a failure. */
@@ -31,6 +57,18 @@ int wq_s3_configure(s3 *s, const wq_s3_options *options, wq_error *error);
 
 /* The store's `publish`. */
 void wq_s3_publish(void *self, wq_publish *items, size_t n);
+
+/* Begins a request for the object of `key`, or another below the prefix; writes its encoded path to
+ * `path`. */
+wq_s3_request wq_s3_for_object(s3 *s, const char *method, const char *key, char path[WQ_S3_PATH]);
+
+/* One page of the names that begin with `folder` ("" for outputs), no deeper, without the prefix
+ * and the folder, until `each` returns nonzero; `token` is where it begins and then where the next
+ * one does, "" at the end. */
+int wq_s3_list_page(s3 *s, const char *folder, char *token, size_t size,
+                    int (*each)(void *user, const char *name), void *user, wq_error *error);
+
+int wq_s3_delete(s3 *s, const char *key, wq_error *error);
 
 /* Asks for the object of `key`, of which `answer` then tells; there is nothing to dispose of.
  * WQ_OK, WQ_ERROR_NOT_FOUND, or another failure. */

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,39 +19,51 @@
 #include "workqueue/util/threads.h"
 
 #define LABEL_HEADER "x-amz-meta-workqueue-set: "
-#define IF_NONE "If-None-Match: *"
+#define MOST_AT_ONCE (5ULL << 30) /* what a single PUT may have, by S3's rules */
 
 enum {
     MAX_PARTS = 10000,
     AT_ONCE = 8, /* uploads of one publish() */
+    TRIES = 8,   /* of one output that others replace meanwhile */
 };
 
 /* One output on its way; of what a request needs, what all of its requests have in common. */
 typedef struct upload {
     s3 *s;
     const wq_publish *item;
+    s3_fence fence; /* epoch 0: none */
     char path[WQ_S3_PATH];
-    char label[sizeof LABEL_HEADER + WQ_S3_LABEL];
+    char label[sizeof LABEL_HEADER + WQ_S3_LABEL], epoch[64], condition[96]; /* headers, or empty */
     int fd;
     uint64_t bytes;
     char tag[48]; /* out: of what is in place; "" if another's is */
 } upload;
-
-/* Nonzero: put only if there is none. */
-static int is_conditional(const upload *u)
-{
-    return !u->item->replace && !u->s->unconditional;
-}
 
 static wq_s3_request for_upload(upload *u, const char *method)
 {
     return (wq_s3_request){.method = method, .path = u->path, .fd = -1, .out_fd = -1};
 }
 
-/* 501 to a conditional request: what such a store is asked from now on has no condition. */
-static int gives_up_condition(upload *u, const wq_s3_answer *answer, const char *condition)
+static const char *given(const char *header)
 {
-    if (condition == NULL || answer->status != 501)
+    return *header != '\0' ? header : NULL;
+}
+
+/* Under what condition it is put: where there is a fence, what was seen when the run began must
+ * still be there; else only what is no rebuild has one. */
+static void choose_condition(upload *u)
+{
+    *u->condition = '\0';
+    if (u->s->unconditional || (u->item->replace && u->fence.epoch == 0))
+        return;
+    wq_s3_condition(u->s, u->condition, sizeof u->condition,
+                    u->item->replace ? u->fence.tag : "");
+}
+
+/* 501 to a conditional request: what such a store is asked from now on has no condition. */
+static int gives_up_condition(upload *u, const wq_s3_answer *answer)
+{
+    if (*u->condition == '\0' || answer->status != 501)
         return 0;
     if (!atomic_exchange(&u->s->unconditional, 1))
         wq_log(&u->s->logger, WQ_LOG_INFO,
@@ -59,42 +72,63 @@ static int gives_up_condition(upload *u, const wq_s3_answer *answer, const char 
     return 1;
 }
 
-/* WQ_DONE if one is in place that stays. */
+/* Whether what is in place stays: WQ_DONE, or WQ_OK, and then it is what may be replaced. Ours of an
+ * answer that was lost counts as put. */
 static int look_first(upload *u, wq_error *error)
 {
     wq_s3_answer answer;
-    if (u->item->replace)
+    if (u->item->replace && u->fence.epoch == 0)
         return WQ_OK;
     int result = wq_s3_head(u->s, u->item->key, &answer, error);
-    return result == WQ_OK ? WQ_DONE : result == WQ_ERROR_NOT_FOUND ? WQ_OK : result;
+    if (result == WQ_ERROR_NOT_FOUND) {
+        *u->fence.tag = '\0';
+        return WQ_OK;
+    }
+    if (result != WQ_OK)
+        return result;
+    if (!u->item->replace || answer.epoch >= u->fence.epoch)
+        return WQ_DONE;
+    snprintf(u->fence.tag, sizeof u->fence.tag, "%s", answer.tag);
+    return WQ_OK;
+}
+
+/* One try under one condition; WQ_PENDING: there is to be another. */
+static int put_once(upload *u, wq_error *error)
+{
+    wq_s3_answer answer;
+    wq_s3_request request = for_upload(u, "PUT");
+    choose_condition(u);
+    int result = *u->condition == '\0' ? look_first(u, error) : WQ_OK;
+    if (result != WQ_OK)
+        return result;
+    request.headers[0] = u->label;
+    request.headers[1] = u->s->content_type;
+    request.headers[2] = given(u->condition);
+    request.headers[3] = given(u->epoch);
+    request.fd = u->fd;
+    request.bytes = u->bytes;
+    if ((result = wq_s3_ask(u->s->client, &request, &answer, error)) == WQ_OK) {
+        if (wq_s3_is_fine(&answer))
+            memcpy(u->tag, answer.tag, sizeof u->tag);
+        else if (*u->condition != '\0' && (answer.status == 412 || answer.status == 404))
+            result = (result = look_first(u, error)) == WQ_OK ? WQ_PENDING : result;
+        else if (gives_up_condition(u, &answer))
+            result = WQ_PENDING;
+        else
+            result = wq_s3_refused(u->s->client, &request, &answer, error);
+    }
+    wq_s3_answer_dispose(&answer);
+    return result;
 }
 
 static int put_whole(upload *u, wq_error *error)
 {
-    wq_s3_answer answer;
-    int again, result;
-    do {
-        const char *condition = is_conditional(u) ? IF_NONE : NULL;
-        wq_s3_request request = for_upload(u, "PUT");
-        if (condition == NULL && (result = look_first(u, error)) != WQ_OK)
+    for (int tries = 0; tries < TRIES; tries++) {
+        int result = put_once(u, error);
+        if (result != WQ_PENDING)
             return result;
-        request.headers[0] = u->label;
-        request.headers[1] = u->s->content_type;
-        request.headers[2] = condition;
-        request.fd = u->fd;
-        request.bytes = u->bytes;
-        again = 0;
-        if ((result = wq_s3_ask(u->s->client, &request, &answer, error)) == WQ_OK) {
-            if (wq_s3_is_fine(&answer))
-                memcpy(u->tag, answer.tag, sizeof u->tag);
-            else if (condition != NULL && answer.status == 412)
-                result = WQ_DONE;
-            else if (!(again = gives_up_condition(u, &answer, condition)))
-                result = wq_s3_refused(u->s->client, &request, &answer, error);
-        }
-        wq_s3_answer_dispose(&answer);
-    } while (again);
-    return result;
+    }
+    return wq_fail(error, WQ_ERROR_AWAY, "the output changes all the time while it is published");
 }
 
 /* ---- in parts -------------------------------------------------------------------------------- */
@@ -107,6 +141,7 @@ static int begin_parts(upload *u, char *id, size_t size, wq_error *error)
     request.query = "uploads=";
     request.headers[0] = u->label;
     request.headers[1] = u->s->content_type;
+    request.headers[2] = given(u->epoch);
     int result = wq_s3_ask(u->s->client, &request, &answer, error);
     if (result == WQ_OK && !wq_s3_is_fine(&answer))
         result = wq_s3_refused(u->s->client, &request, &answer, error);
@@ -162,8 +197,7 @@ static int put_parts(upload *u, const char *id, FILE *list, wq_error *error)
 
 /* What the end of an upload came to. It may tell a failure in an answer of 200, since it begins to
  * answer before it is done; and one that is asked again may have been done before. */
-static int judge_end(upload *u, const wq_s3_request *request, wq_s3_answer *answer,
-                     const char *condition, wq_error *error)
+static int judge_end(upload *u, const wq_s3_request *request, wq_s3_answer *answer, wq_error *error)
 {
     char text[256];
     wq_s3_answer there;
@@ -171,40 +205,50 @@ static int judge_end(upload *u, const wq_s3_request *request, wq_s3_answer *answ
         return wq_s3_head(u->s, u->item->key, &there, NULL) == WQ_OK
                    ? (memcpy(u->tag, there.tag, sizeof u->tag), WQ_OK)
                    : WQ_OK;
-    if (condition != NULL && answer->status == 412)
-        return WQ_DONE;
+    if (*u->condition != '\0' && answer->status == 412) {
+        int result = look_first(u, error);
+        return result == WQ_OK ? WQ_PENDING : result;
+    }
     if (answer->status == 404 && answer->tries > 1 &&
         wq_s3_head(u->s, u->item->key, &there, NULL) == WQ_OK && there.bytes == u->bytes)
         return WQ_OK;
+    if (gives_up_condition(u, answer))
+        return WQ_PENDING;
     if (wq_s3_is_fine(answer) && wq_s3_xml_next(answer->text, "Code", text, sizeof text) != NULL)
         return wq_fail(error, WQ_ERROR_AWAY, "the S3 store could not end the upload of %s: %.64s",
                        u->path, text);
     return wq_s3_refused(u->s->client, request, answer, error);
 }
 
+static int end_once(upload *u, const char *query, const char *list, wq_error *error)
+{
+    wq_s3_answer answer;
+    wq_s3_request request = for_upload(u, "POST");
+    /* many stores ignore the condition here */
+    int result = look_first(u, error);
+    if (result != WQ_OK)
+        return result;
+    choose_condition(u);
+    request.query = query;
+    request.headers[0] = "Content-Type: text/xml";
+    request.headers[1] = given(u->condition);
+    request.body = list;
+    if ((result = wq_s3_ask(u->s->client, &request, &answer, error)) == WQ_OK)
+        result = judge_end(u, &request, &answer, error);
+    wq_s3_answer_dispose(&answer);
+    return result;
+}
+
 static int end_parts(upload *u, const char *id, const char *list, wq_error *error)
 {
     char query[4096];
-    wq_s3_answer answer;
-    int again, result;
     snprintf(query, sizeof query, "uploadId=%s", id);
-    do {
-        const char *condition = is_conditional(u) ? IF_NONE : NULL;
-        wq_s3_request request = for_upload(u, "POST");
-        request.query = query;
-        request.headers[0] = "Content-Type: text/xml";
-        request.headers[1] = condition;
-        request.body = list;
-        again = 0;
-        /* many stores ignore the condition here */
-        if ((result = look_first(u, error)) != WQ_OK)
+    for (int tries = 0; tries < TRIES; tries++) {
+        int result = end_once(u, query, list, error);
+        if (result != WQ_PENDING)
             return result;
-        if ((result = wq_s3_ask(u->s->client, &request, &answer, error)) == WQ_OK &&
-            !(again = gives_up_condition(u, &answer, condition)))
-            result = judge_end(u, &request, &answer, condition, error);
-        wq_s3_answer_dispose(&answer);
-    } while (again);
-    return result;
+    }
+    return wq_fail(error, WQ_ERROR_AWAY, "the output changes all the time while it is published");
 }
 
 /* What has been uploaded costs space until it is told that it is not wanted. */
@@ -278,13 +322,19 @@ static void dispose_temp(upload *u, int result)
 
 static void publish_one(s3 *s, wq_publish *item)
 {
-    upload u = {.s = s, .item = item, .label = LABEL_HEADER};
+    upload u = {
+        .s = s, .item = item, .label = LABEL_HEADER, .fence = wq_s3_fence_of(s, item->key)};
+    if (u.fence.epoch != 0)
+        snprintf(u.epoch, sizeof u.epoch, "x-amz-meta-workqueue-epoch: %" PRIu64, u.fence.epoch);
     char *label = u.label + sizeof LABEL_HEADER - 1;
     snprintf(u.path, sizeof u.path, "%s%s", s->encoded_prefix, item->key);
     int result = open_temp(&u, &item->error);
     if (wq_s3_label(label, item->params->server, item->params->document_set_id) != 0)
         result = wq_fail(&item->error, WQ_ERROR_NO_MEMORY, "out of memory");
-    if (result == WQ_OK && u.bytes <= s->part_bytes)
+    /* In parts only where that keeps to conditions, or has to be. */
+    int is_small = u.bytes <= s->part_bytes ||
+                   (u.fence.epoch != 0 && !s->parts_obey && u.bytes <= MOST_AT_ONCE);
+    if (result == WQ_OK && is_small)
         result = put_whole(&u, &item->error);
     else if (result == WQ_OK)
         result = put_in_parts(&u, &item->error);

@@ -1004,9 +1004,11 @@ static int prepare(wq_broker *broker, wq_error *error)
         return r;
     for (size_t i = 0; i < broker->n_urls; i++)
         tls |= broker->urls[i].tls;
-    if (tls && (r = wq_link_tls(&broker->tls, broker->options.ca_file, error)) != WQ_OK)
+    if (tls && (r = wq_link_tls(&broker->tls, broker->options.ca_file, broker->options.cert_file,
+                                 broker->options.key_file, error)) != WQ_OK)
         return r;
-    broker->options.urls = broker->options.ca_file = NULL; /* were the caller's */
+    broker->options.urls = broker->options.ca_file = NULL; /* were the caller's, as these: */
+    broker->options.cert_file = broker->options.key_file = NULL;
     broker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     broker->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     const wq_session_options o = {.tls = broker->tls,

@@ -159,7 +159,20 @@ static const char *tls_reason(void)
     return reason != NULL ? reason : "no reason is given";
 }
 
-int wq_link_tls(SSL_CTX **out, const char *ca_file, wq_error *error)
+static int use_certificate(SSL_CTX *tls, const char *cert_file, const char *key_file,
+                           wq_error *error)
+{
+    if (SSL_CTX_use_certificate_chain_file(tls, cert_file) == 1 &&
+        SSL_CTX_use_PrivateKey_file(tls, key_file != NULL ? key_file : cert_file,
+                                    SSL_FILETYPE_PEM) == 1 &&
+        SSL_CTX_check_private_key(tls) == 1)
+        return WQ_OK;
+    return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                   "the certificate %.300s and its key cannot be used: %s", cert_file, tls_reason());
+}
+
+int wq_link_tls(SSL_CTX **out, const char *ca_file, const char *cert_file, const char *key_file,
+                wq_error *error)
 {
     SSL_CTX *tls = SSL_CTX_new(TLS_client_method());
     if (tls == NULL)
@@ -174,6 +187,10 @@ int wq_link_tls(SSL_CTX **out, const char *ca_file, wq_error *error)
         SSL_CTX_free(tls);
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "certificates of authorities, %.300s: %s",
                        ca_file != NULL ? ca_file : "the system's", tls_reason());
+    }
+    if (cert_file != NULL && use_certificate(tls, cert_file, key_file, error) != WQ_OK) {
+        SSL_CTX_free(tls);
+        return WQ_ERROR_INVALID_ARGUMENT;
     }
     *out = tls;
     return WQ_OK;
