@@ -214,7 +214,8 @@ static void test_a_frozen_owner_is_taken_over_and_finds_out(void **state)
     for (int i = 0; i < 500 && !wq_lease_is_lost(a.lease); i++)
         usleep(10000);
     assert_true(wq_lease_is_lost(a.lease));
-    assert_int_equal(wq_lease_release(a.lease, WQ_DONE_WELL, 0, 1, NULL, &a.error), WQ_ERROR_LOCKED);
+    assert_int_equal(wq_lease_release(a.lease, WQ_DONE_WELL, 0, 1, NULL, &a.error),
+                     WQ_ERROR_LOCKED);
     assert_int_equal(wq_lease_release(b.lease, WQ_FREE, 0, 0, NULL, &b.error), WQ_OK);
     wq_leases_close(one);
     wq_leases_close(two);

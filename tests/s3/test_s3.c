@@ -368,7 +368,7 @@ static void test_answers_to_find(void **state)
     assert_int_equal(find(b), WQ_OK);
     expect_asked(b, 0, "HEAD /bucket/pre/" KEY " HTTP/1.1\r\n");
     assert_int_equal(find(b), WQ_ERROR_NOT_FOUND);
-    assert_int_equal(find(b), WQ_ERROR_SYSTEM);
+    assert_int_equal(find(b), WQ_ERROR_AWAY); /* with others they may do it later */
     assert_non_null(strstr(b->error.message, "credentials"));
     assert_non_null(strstr(b->error.message, b->endpoint));
     assert_int_equal(find(b), WQ_ERROR_SYSTEM);
@@ -584,6 +584,8 @@ static void test_refusals(void **state)
     bed *b = *state;
     open_store(b);
     static const char *const refusals[][2] = {
+        /* these are no fault of the output, which is kept */
+        {TEXT("403", "<Error><Code>ExpiredToken</Code></Error>"), "expired"},
         {TEXT("403", "<Error><Code>SignatureDoesNotMatch</Code></Error>"), "secret key"},
         {TEXT("403", "<Error><Code>RequestTimeTooSkewed</Code></Error>"), "clock"},
         {TEXT("400", "<Error><Code>" SECRET "\n</Code></Error>"), "400"},
@@ -591,12 +593,14 @@ static void test_refusals(void **state)
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
         SAY(b, refusals[i][0]);
         char *temp = make_temp(b, 3);
-        assert_int_equal(publish(b, temp, 0), WQ_ERROR_SYSTEM);
+        int is_away = i < 3;
+        assert_int_equal(publish(b, temp, 0), is_away ? WQ_ERROR_AWAY : WQ_ERROR_SYSTEM);
         assert_int_equal(asked(b), 1);
         if (strstr(b->error.message, refusals[i][1]) == NULL)
             fail_msg("expected '%s' in '%s'", refusals[i][1], b->error.message);
         assert_null(strchr(b->error.message, '\n'));
-        assert_int_equal(count_files(b), 0);
+        assert_int_equal(count_files(b), is_away);
+        unlink(temp);
         free(temp);
     }
 }

@@ -56,8 +56,8 @@ static void on_told(void *user, int result, const char *why)
 {
     requester *r = user;
     (void)why;
-    if (result == WQ_ERROR_INVALID_ARGUMENT)
-        r->is_deaf = 1;
+    if (result == WQ_ERROR_INVALID_ARGUMENT && !atomic_exchange(&r->is_deaf, 1))
+        wq_log(r->logger, WQ_LOG_WARNING, "the broker refuses answers to %s", r->id);
     wq_requester_unref(r);
 }
 
@@ -85,8 +85,10 @@ static void tell_as(wq_packager *p, requester *to, const char *text, size_t len,
         headers[n++] = (wq_stomp_header){"workqueue-returncode", code};
     if (is_sure)
         headers[n++] = (wq_stomp_header){"persistent", "true"};
-    if (is_sure)
+    if (is_sure) {
+        to->logger = &p->logger;
         atomic_fetch_add(&to->refs, 1);
+    }
     if (wq_broker_send(p->broker, to->reply_to, headers, n, text, len, is_sure ? on_told : NULL, to,
                        NULL) != WQ_OK &&
         is_sure)

@@ -3,12 +3,13 @@
  *     cancelled?                      told so, settled
  *     the store knows an end of it    told that, settled
  *     nobody runs its key             this slot does: running.c
- *     it runs, here or elsewhere      its owner hears who asks; then it is put off: a copy goes to a
- *                                     queue that gives it back after a while, and it is settled
- *     the store is away               put off, and the slot takes nothing until the store is back
+ *     it runs, here or elsewhere      its owner hears who asks; then it is put off: a copy goes to
+ * a queue that gives it back after a while, and it is settled the store is away               put
+ * off, and the slot takes nothing until the store is back
  *
- * So no delivery is held for another's run, and none is lost: a copy is confirmed before its original
- * is settled. Where a broker cannot give back later what it was sent, the slot holds the delivery.
+ * So no delivery is held for another's run, and none is lost: a copy is confirmed before its
+ * original is settled. Where a broker cannot give back later what it was sent, the slot holds the
+ * delivery.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -174,7 +175,8 @@ static int choose_reply_to(const wq_packager *p, const delivery *came, const cha
 static void refuse_message(wq_packager *p, const delivery *came, const char *id, const char *why)
 {
     char text[600], reply_to[WQ_DESTINATION_SIZE];
-    wq_log(&p->logger, WQ_LOG_WARNING, "a message is no job, and goes to the dead letters: %s", why);
+    wq_log(&p->logger, WQ_LOG_WARNING, "a message is no job, and goes to the dead letters: %s",
+           why);
     p->dead_letters++;
     wq_broker_nack(p->broker, came->at, 0, NULL);
     if (choose_reply_to(p, came, id, reply_to, sizeof reply_to) != 0)

@@ -1,11 +1,11 @@
 /* folder.c - outputs in a folder that several machines share: flock and rename.
  *
- * An output is the file KEY, as in a folder of one machine. It is made below .making, and moved to its
- * place while the lock of the folder is held, if its epoch (.epoch/KEY) allows it.
+ * An output is the file KEY, as in a folder of one machine. It is made below .making, and moved to
+ * its place while the lock of the folder is held, if its epoch (.epoch/KEY) allows it.
  *
- * A text is the file FOLDER/NAME below the path: its first line is the text, the rest the longer part.
- * It is written beside and renamed while the lock is held, so that readers need none. Its version is a
- * hash of it, as no two texts of ours are alike.
+ * A text is the file FOLDER/NAME below the path: its first line is the text, the rest the longer
+ * part. It is written beside and renamed while the lock is held, so that readers need none. Its
+ * version is a hash of it, as no two texts of ours are alike.
  */
 #include "workqueue/remote/folder.h"
 

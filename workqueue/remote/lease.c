@@ -67,125 +67,6 @@ static int64_t boottime_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* ---- records --------------------------------------------------------------------------------- */
-
-static void make_nonce(wq_record *record)
-{
-    uint64_t random[2] = {0};
-    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
-        random[0] = (uint64_t)boottime_ms();
-    snprintf(record->nonce, sizeof record->nonce, "%016" PRIx64 "%016" PRIx64, random[0],
-             random[1]);
-}
-
-static void name_of(char name[WQ_KEY_SIZE + 8], const char *key)
-{
-    snprintf(name, WQ_KEY_SIZE + 8, ".run/%s", key);
-}
-
-/* Writes a record under a new nonce if `tag` is still its version. A refusal, or no answer, may be
- * that of a second try after a first that was done: the nonce tells. */
-static int write_record(const wq_store *store, const char *key, wq_record *record,
-                        char tag[WQ_TAG_SIZE], const char *more, wq_error *error)
-{
-    char name[WQ_KEY_SIZE + 8], text[WQ_SHARED_TEXT_SIZE], there_tag[WQ_TAG_SIZE];
-    wq_record there;
-    wq_error ignored;
-    make_nonce(record);
-    name_of(name, key);
-    if (wq_record_text(text, record) != 0)
-        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    int result = store->shared->put(store->self, name, tag, text, more, there_tag, error);
-    if (result == WQ_OK) {
-        memcpy(tag, there_tag, WQ_TAG_SIZE);
-        return WQ_OK;
-    }
-    if (result != WQ_ERROR_LOCKED && result != WQ_ERROR_AWAY)
-        return result;
-    int looked = wq_record_read(store, key, &there, there_tag, &ignored);
-    if (looked == WQ_OK && strcmp(there.nonce, record->nonce) == 0) {
-        memcpy(tag, there_tag, WQ_TAG_SIZE);
-        return WQ_OK;
-    }
-    if (looked == WQ_OK || (looked == WQ_ERROR_NOT_FOUND && result == WQ_ERROR_LOCKED))
-        return strcmp(there_tag, tag) == 0 && looked == WQ_OK
-                   ? WQ_ERROR_AWAY
-                   : wq_fail(error, WQ_ERROR_LOCKED, "somebody else has the record");
-    return WQ_ERROR_AWAY;
-}
-
-int wq_record_read(const wq_store *store, const char *key, wq_record *out, char tag[WQ_TAG_SIZE],
-                   wq_error *error)
-{
-    char name[WQ_KEY_SIZE + 8], text[WQ_SHARED_TEXT_SIZE];
-    memset(out, 0, sizeof *out);
-    *tag = '\0';
-    name_of(name, key);
-    int result = store->shared->get(store->self, name, text, tag, error);
-    if (result == WQ_OK && wq_record_parse(out, text) != 0)
-        return wq_fail(error, WQ_ERROR_SYSTEM, "the record of %.8s is none of ours", key);
-    return result;
-}
-
-typedef struct listing {
-    const wq_store *store;
-    int (*each)(void *user, const char *key, const wq_record *record);
-    void *user;
-    int result;
-    wq_error *error;
-} listing;
-
-static int list_one(void *user, const char *name)
-{
-    listing *l = user;
-    wq_record record;
-    char tag[WQ_TAG_SIZE];
-    if (strlen(name) != WQ_KEY_SIZE - 1)
-        return 0;
-    int result = wq_record_read(l->store, name, &record, tag, l->error);
-    if (result == WQ_ERROR_AWAY)
-        l->result = result;
-    return l->result != WQ_OK || (result == WQ_OK && l->each(l->user, name, &record));
-}
-
-int wq_record_list(const wq_store *store,
-                   int (*each)(void *user, const char *key, const wq_record *record), void *user,
-                   wq_error *error)
-{
-    listing l = {store, each, user, WQ_OK, error};
-    int result = store->shared->list(store->self, ".run", list_one, &l, error);
-    return result != WQ_OK ? result : l.result;
-}
-
-/* ---- cancelled requests ---------------------------------------------------------------------- */
-
-/* Ids of strangers may hold anything. */
-static int mark_name(char *name, size_t size, const char *id)
-{
-    char plain[WQ_DESTINATION_SIZE];
-    if (wq_destination(plain, sizeof plain, "{id}", id) != WQ_OK)
-        return -1;
-    for (char *c = plain; *c != '\0'; c++)
-        *c = *c == '%' ? '.' : *c;
-    return snprintf(name, size, ".cancel/%s", plain) < (int)size ? 0 : -1;
-}
-
-int wq_cancel_mark(const wq_store *store, const char *id, wq_error *error)
-{
-    char name[400], tag[WQ_TAG_SIZE];
-    if (mark_name(name, sizeof name, id) != 0)
-        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the id is too long");
-    return store->shared->put(store->self, name, NULL, "cancelled", NULL, tag, error);
-}
-
-int wq_cancel_is_marked(const wq_store *store, const char *id)
-{
-    char name[400], tag[WQ_TAG_SIZE], text[WQ_SHARED_TEXT_SIZE];
-    wq_error ignored;
-    return mark_name(name, sizeof name, id) == 0 &&
-           store->shared->get(store->self, name, text, tag, &ignored) == WQ_OK;
-}
-
 /* ---- taking ---------------------------------------------------------------------------------- */
 
 /* How long another's record has been as it is. */
@@ -267,7 +148,7 @@ static wq_claimed give_up(wq_leases *leases, const wq_claim *claim, sight *seen,
     record->state = WQ_FAILED;
     record->attempts = seen->record.attempts;
     record->returncode = WQ_RETURNCODE_OURS;
-    int result = write_record(leases->o.store, claim->key, record, seen->tag, *why, error);
+    int result = wq_record_write(leases->o.store, claim->key, record, seen->tag, *why, error);
     if (result == WQ_OK)
         return WQ_CLAIM_ANSWERED;
     free(*why);
@@ -285,7 +166,7 @@ static wq_claimed take_over(wq_leases *leases, const wq_claim *claim, sight *see
         return WQ_CLAIM_AWAY;
     fill_in(leases, claim, seen, &lease->record);
     memcpy(lease->tag, seen->tag, sizeof lease->tag);
-    int result = write_record(store, claim->key, &lease->record, lease->tag, NULL, error);
+    int result = wq_record_write(store, claim->key, &lease->record, lease->tag, NULL, error);
     if (result == WQ_OK)
         result = store->shared->fence(store->self, claim->key, lease->record.epoch,
                                       seen->has_output ? seen->output_tag : "");
@@ -333,7 +214,7 @@ static wq_claimed answer(wq_leases *leases, const wq_claim *claim, sight *seen, 
                          char **why, wq_error *error)
 {
     char name[WQ_KEY_SIZE + 8];
-    name_of(name, claim->key);
+    wq_record_name(name, claim->key);
     *record = seen->record;
     if (record->state != WQ_FAILED) {
         record->state = WQ_DONE_WELL;
@@ -365,11 +246,12 @@ wq_claimed wq_lease_take(wq_leases *leases, wq_claim *claim, wq_lease **lease, w
         return WQ_CLAIM_ELSEWHERE;
     }
     if (runs)
-        wq_log(&leases->o.logger, WQ_LOG_WARNING,
-               "%s: %.8s is taken over from %s, of which nothing was heard for %u ms (epoch %" PRIu64
-               ", attempt %u)",
-               claim->id, claim->key, seen.record.owner, leases->o.takeover_ms, seen.record.epoch + 1,
-               seen.record.attempts + 1);
+        wq_log(
+            &leases->o.logger, WQ_LOG_WARNING,
+            "%s: %.8s is taken over from %s, of which nothing was heard for %u ms (epoch %" PRIu64
+            ", attempt %u)",
+            claim->id, claim->key, seen.record.owner, leases->o.takeover_ms, seen.record.epoch + 1,
+            seen.record.attempts + 1);
     if (runs && leases->o.max_attempts > 0 && seen.record.attempts >= leases->o.max_attempts)
         return give_up(leases, claim, &seen, record, why, error);
     *record = seen.record;
@@ -392,8 +274,8 @@ unsigned wq_lease_attempts(const wq_lease *lease)
 int wq_lease_is_lost(wq_lease *lease)
 {
     const wq_leases_options *o = &lease->leases->o;
-    return lease->is_lost || (o->strict && boottime_ms() - lease->renewed_at >=
-                                               (int64_t)o->takeover_ms * 3 / 4);
+    return lease->is_lost ||
+           (o->strict && boottime_ms() - lease->renewed_at >= (int64_t)o->takeover_ms * 3 / 4);
 }
 
 static void forget_lease(wq_lease *lease)
@@ -422,8 +304,8 @@ int wq_lease_release(wq_lease *lease, wq_record_state state, int returncode, uin
     record.returncode = returncode;
     record.size_bytes = size_bytes;
     int result = lease->is_lost ? WQ_ERROR_LOCKED
-                                : write_record(lease->leases->o.store, lease->key, &record,
-                                               lease->tag, why, error);
+                                : wq_record_write(lease->leases->o.store, lease->key, &record,
+                                                  lease->tag, why, error);
     lease->is_over = result != WQ_ERROR_AWAY;
     pthread_mutex_unlock(&lease->lock);
     if (result != WQ_ERROR_AWAY)
@@ -441,8 +323,8 @@ static void renew_lease(wq_leases *leases, wq_lease *lease)
     pthread_mutex_lock(&lease->lock);
     lease->tried_at = started;
     if (!lease->is_over && !lease->is_lost) {
-        int result = write_record(leases->o.store, lease->key, &lease->record, lease->tag, NULL,
-                                  &error);
+        int result =
+            wq_record_write(leases->o.store, lease->key, &lease->record, lease->tag, NULL, &error);
         if (result == WQ_OK)
             lease->renewed_at = started;
         lost = result == WQ_ERROR_LOCKED;

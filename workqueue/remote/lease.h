@@ -1,54 +1,23 @@
 /* lease.h - who runs a key, by the store's own word: a record per key, written on condition.
  *
  *     absent | free | done | failed (e)  --take-->     running (e+1, me, attempts 1)
- *     running (e, me)                    --renew-->    running (e, me), another nonce    each renew_ms
- *     running (e, me)                    --release-->  done | failed | free (e)
- *     running (e, other), unchanged for takeover_ms  --take-->  running (e+1, me, attempts + 1),
- *                                                     or, beyond max_attempts, failed (e+1)
+ *     running (e, me)                    --renew-->    running (e, me), another nonce    each
+ * renew_ms running (e, me)                    --release-->  done | failed | free (e) running (e,
+ * other), unchanged for takeover_ms  --take-->  running (e+1, me, attempts + 1), or, beyond
+ * max_attempts, failed (e+1)
  *
  * No wall clocks are compared. An owner counts its time from the start of its last good renewal, by
  * CLOCK_BOOTTIME, which goes on while a machine sleeps; who observes another's record counts by its
- * own CLOCK_MONOTONIC since it first saw this nonce. A lease keeps nobody from writing an output late:
- * that is what the output's own epoch is for (`fence` of wq_shared).
+ * own CLOCK_MONOTONIC since it first saw this nonce. A lease keeps nobody from writing an output
+ * late: that is what the output's own epoch is for (`fence` of wq_shared).
  */
 #ifndef WQ_REMOTE_LEASE_H
 #define WQ_REMOTE_LEASE_H
 
 #include <workqueue/extend.h>
 
-#include "workqueue/remote/messages.h"
+#include "workqueue/remote/record.h"
 #include "workqueue/util/log.h"
-
-enum { WQ_HOST_SIZE = 65, WQ_PLACE_SIZE = 257 };
-
-typedef enum wq_record_state { WQ_FREE, WQ_RUNNING, WQ_DONE_WELL, WQ_FAILED } wq_record_state;
-
-/* What is known of a key. */
-typedef struct wq_record {
-    uint64_t epoch; /* 0: there is no record */
-    wq_record_state state;
-    char owner[WQ_NAME_SIZE], host[WQ_HOST_SIZE];
-    char id[WQ_REQUEST_ID_SIZE]; /* of the request that it was taken for */
-    unsigned attempts;           /* to run this, as owners died at it */
-    int returncode;
-    uint64_t size_bytes;
-    int64_t began_ms; /* Unix time, for people */
-    char server[WQ_PLACE_SIZE], set[WQ_PLACE_SIZE]; /* of the job, for people; may be cut */
-    char nonce[33];
-} wq_record;
-
-/* Reads the record of a key, and its version; WQ_ERROR_NOT_FOUND: there is none. */
-int wq_record_read(const wq_store *store, const char *key, wq_record *out, char tag[WQ_TAG_SIZE],
-                   wq_error *error);
-
-/* Calls `each` for all records, until that returns nonzero. */
-int wq_record_list(const wq_store *store,
-                   int (*each)(void *user, const char *key, const wq_record *record), void *user,
-                   wq_error *error);
-
-/* A request is not wanted any more: whoever has it, or gets it, finds the mark. */
-int wq_cancel_mark(const wq_store *store, const char *id, wq_error *error);
-int wq_cancel_is_marked(const wq_store *store, const char *id); /* 0 also if that is not known */
 
 /* ---- leases ---------------------------------------------------------------------------------- */
 
@@ -60,7 +29,7 @@ typedef struct wq_leases_options {
     const char *owner;     /* borrowed; no two have the same */
     unsigned renew_ms, takeover_ms;
     unsigned max_attempts; /* 0: any */
-    int strict; /* a lease that cannot be renewed is lost before others may take it */
+    int strict;            /* a lease that cannot be renewed is lost before others may take it */
     wq_logger logger;
 } wq_leases_options;
 
@@ -76,20 +45,23 @@ typedef struct wq_claim {
     const char *key, *id;
     const wq_params *params;
     int rebuild;
-    uint64_t need; /* the first epoch whose end answers it; 0: it has just come, and it is found out */
-    void (*lost)(void *user); /* from the thread that renews, at most once: see wq_lease_is_lost() */
+    uint64_t
+        need; /* the first epoch whose end answers it; 0: it has just come, and it is found out */
+    void (*lost)(
+        void *user); /* from the thread that renews, at most once: see wq_lease_is_lost() */
     void *user;
 } wq_claim;
 
 typedef enum wq_claimed {
-    WQ_CLAIMED,        /* it is to be run: *lease */
+    WQ_CLAIMED,         /* it is to be run: *lease */
     WQ_CLAIM_ELSEWHERE, /* it runs: record.owner */
-    WQ_CLAIM_ANSWERED, /* it has ended: record.state, size_bytes, returncode, and *why if it failed */
-    WQ_CLAIM_AWAY      /* the store does not say */
+    WQ_CLAIM_ANSWERED,  /* it has ended: record.state, size_bytes, returncode, and *why if it failed
+                         */
+    WQ_CLAIM_AWAY       /* the store does not say */
 } wq_claimed;
 
-/* Looks who has the key, and takes it if nobody does. `record` is what there is then; `*why` is from
- * malloc, or NULL. */
+/* Looks who has the key, and takes it if nobody does. `record` is what there is then; `*why` is
+ * from malloc, or NULL. */
 wq_claimed wq_lease_take(wq_leases *leases, wq_claim *claim, wq_lease **lease, wq_record *record,
                          char **why, wq_error *error);
 
@@ -99,8 +71,8 @@ int wq_lease_is_lost(wq_lease *lease);
 uint64_t wq_lease_epoch(const wq_lease *lease);
 unsigned wq_lease_attempts(const wq_lease *lease);
 
-/* Writes how it ended (WQ_FREE: it did not) and frees the lease. WQ_OK; WQ_ERROR_LOCKED: it was lost.
- * WQ_ERROR_AWAY: try again, the lease is still there. */
+/* Writes how it ended (WQ_FREE: it did not) and frees the lease. WQ_OK; WQ_ERROR_LOCKED: it was
+ * lost. WQ_ERROR_AWAY: try again, the lease is still there. */
 int wq_lease_release(wq_lease *lease, wq_record_state state, int returncode, uint64_t size_bytes,
                      const char *why, wq_error *error);
 void wq_lease_drop(wq_lease *lease); /* only forgets it: others take it after a while */

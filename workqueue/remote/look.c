@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "workqueue/util/log.h"
 #include "workqueue/util/threads.h"
 
 struct wq_looker {
@@ -20,8 +21,8 @@ struct wq_looker {
     int closing;
 };
 
-/* An end is this job's if it is of the run that it was accepted in, or of a later one, or was written
- * for this very request. */
+/* An end is this job's if it is of the run that it was accepted in, or of a later one, or was
+ * written for this very request. */
 static int is_its_end(const wq_look *look, const wq_record *record)
 {
     return (look->epoch != 0 && record->epoch >= look->epoch) || strcmp(record->id, look->id) == 0;
@@ -84,9 +85,8 @@ static void *look_main(void *arg)
         if (!look->marks)
             look->seen = look_at_store(looker, look);
         else
-            look->seen = wq_cancel_mark(looker->store, look->id, &ignored) == WQ_OK
-                             ? WQ_SEEN_MARKED
-                             : WQ_SEEN_AWAY;
+            look->seen = wq_cancel_mark(looker->store, look->id, &ignored) == WQ_OK ? WQ_SEEN_MARKED
+                                                                                    : WQ_SEEN_AWAY;
         look->done(look->user);
         pthread_mutex_lock(&looker->lock);
     }

@@ -1,10 +1,11 @@
-/* look.h - asks the store, on a thread of its own, what became of a job; marks what is cancelled. */
+/* look.h - asks the store, on a thread of its own, what became of a job; marks what is cancelled.
+ */
 #ifndef WQ_REMOTE_LOOK_H
 #define WQ_REMOTE_LOOK_H
 
 #include <sys/queue.h>
 
-#include "workqueue/remote/lease.h"
+#include "workqueue/remote/record.h"
 
 typedef enum wq_sight {
     WQ_SEEN_NOTHING, /* no end, nothing that runs */
@@ -21,13 +22,13 @@ typedef struct wq_look {
     int marks;                  /* nonzero: it is to be marked as cancelled */
     const char *key, *id;
     int rebuild;
-    uint64_t epoch;      /* it was accepted in; 0: it was not */
+    uint64_t epoch;        /* it was accepted in; 0: it was not */
     char tag[WQ_TAG_SIZE]; /* in and out: of the record that was seen last */
     /* what came of it */
     wq_sight seen;
     int has_changed; /* the record, since the last look */
     int returncode;
-    char *why; /* owned; of a failure */
+    char *why;                /* owned; of a failure */
     void (*done)(void *user); /* from the looker's thread */
     void *user;
 } wq_look;

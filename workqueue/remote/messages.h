@@ -101,8 +101,9 @@ size_t wq_hint_text(char *buf, size_t size, const wq_hint *hint);
  * WQ_OK, or WQ_ERROR_INVALID_ARGUMENT if it does not fit. */
 int wq_destination(char *buf, size_t size, const char *pattern, const char *id);
 
-/* Where others SEND to a queue that its reader has declared: RabbitMQ would declare a plain name again,
- * otherwise than the reader did, and refuse that; by this name it only looks it up. 0 or -1. */
+/* Where others SEND to a queue that its reader has declared: RabbitMQ would declare a plain name
+ * again, otherwise than the reader did, and refuse that; by this name it only looks it up. 0 or -1.
+ */
 int wq_destination_for_others(char *buf, size_t size, const char *plain, int is_rabbitmq);
 
 /* Where a packager of that name is told something; 0 or -1. */

@@ -7,12 +7,12 @@
 typedef struct wq_packager wq_packager;
 
 typedef struct wq_packager_options {
-    const char *urls;                            /* of the brokers, as in wq_stomp_options */
-    const char *ca_file, *cert_file, *key_file;  /* as in wq_stomp_options */
+    const char *urls;                           /* of the brokers, as in wq_stomp_options */
+    const char *ca_file, *cert_file, *key_file; /* as in wq_stomp_options */
     const char *queue_package, *queue_reply, *queue_delete; /* as in wq_stomp_options */
     unsigned heartbeat_ms;
-    const char *name;     /* tells packagers apart; NULL: the host's, and something random */
-    const char *url_base; /* where outputs are, "URL/KEY" in what is told; NULL: "workqueue:" */
+    const char *name;      /* tells packagers apart; NULL: the host's, and something random */
+    const char *url_base;  /* where outputs are, "URL/KEY" in what is told; NULL: "workqueue:" */
     const wq_store *store; /* the queue's, with `shared`; borrowed */
     unsigned workers;      /* as many jobs are taken at a time; those of the queue */
     unsigned alive_ms;     /* a sign of life for each job at least so often */
@@ -43,8 +43,8 @@ int wq_packager_open(wq_packager **out, wq_queue *queue, const wq_packager_optio
 
 void wq_packager_stat(wq_packager *packager, wq_packager_stats *out);
 
-/* Takes no more jobs, and returns at once; `drained` is called when those that run have ended, from a
- * thread that goes with it: it must not close the packager itself. */
+/* Takes no more jobs, and returns at once; `drained` is called when those that run have ended, from
+ * a thread that goes with it: it must not close the packager itself. */
 void wq_packager_drain(wq_packager *packager, void (*drained)(void *user), void *user);
 
 /* Takes no more, ends what runs and leaves it to other packagers; then wq_close() the queue. NULL

@@ -1,7 +1,8 @@
 /* packaging.h - what the parts of the packager share.
  *
- *   packager.c   opening and closing; what comes from the broker; the slots' threads
+ *   slots.c      opening and closing; what comes from the broker; the slots' threads
  *   delivery.c   what becomes of a delivery: looked up, run here, or put off
+ *   inbox.c      hints of others
  *   running.c    a job that runs here, from its lease to its end
  *   answers.c    who is told what
  *   lease.c      who runs a key, by the store's own word
@@ -23,8 +24,9 @@
 /* Somebody who is told how a job goes. */
 typedef struct requester {
     LIST_ENTRY(requester) link;
-    atomic_uint refs; /* the list's, and one for each message that is not confirmed */
+    atomic_uint refs;   /* the list's, and one for each message that is not confirmed */
     atomic_int is_deaf; /* the broker refuses what is sent there */
+    const wq_logger *logger;
     char id[WQ_REQUEST_ID_SIZE];
     char reply_to[WQ_DESTINATION_SIZE]; /* empty: nobody is told */
     int is_told, is_cancelled;
@@ -90,7 +92,7 @@ struct wq_packager {
         dead_letters, connections;
 };
 
-/* ---- packager.c ------------------------------------------------------------------------------ */
+/* ---- slots.c --------------------------------------------------------------------------------- */
 
 /* Waits for news of this slot, at most `ms`; nonzero: we stop. */
 int wq_slot_wait(slot *s, int64_t ms);
@@ -100,6 +102,10 @@ void wq_slot_wake(slot *s);
 int wq_packager_is_stopping(const wq_packager *p);
 
 void wq_slot_subscribe(slot *s);
+
+/* ---- inbox.c --------------------------------------------------------------------------------- */
+
+void wq_inbox_subscribe(wq_packager *p); /* once the kind of the broker is known */
 
 /* ---- delivery.c ------------------------------------------------------------------------------ */
 

@@ -27,14 +27,14 @@ static json_t *string_of(const char *bytes, size_t size)
 /* `place_bytes` of server and set; the first without them fits in any case. */
 static char *dump(const wq_record *r, size_t place_bytes)
 {
-    json_t *json = json_pack(
-        "{s:i, s:I, s:s, s:o, s:o, s:o, s:i, s:i, s:I, s:I, s:o, s:o, s:s}", "v", 1, "epoch",
-        (json_int_t)r->epoch, "state", states[r->state], "owner",
-        string_of(r->owner, sizeof r->owner), "host", string_of(r->host, sizeof r->host), "id",
-        string_of(r->id, sizeof r->id), "attempts", (int)r->attempts, "returncode", r->returncode,
-        "size", (json_int_t)r->size_bytes, "began", (json_int_t)r->began_ms, "server",
-        string_of(r->server, place_bytes), "set", string_of(r->set, place_bytes), "nonce",
-        r->nonce);
+    json_t *json =
+        json_pack("{s:i, s:I, s:s, s:o, s:o, s:o, s:i, s:i, s:I, s:I, s:o, s:o, s:s}", "v", 1,
+                  "epoch", (json_int_t)r->epoch, "state", states[r->state], "owner",
+                  string_of(r->owner, sizeof r->owner), "host", string_of(r->host, sizeof r->host),
+                  "id", string_of(r->id, sizeof r->id), "attempts", (int)r->attempts, "returncode",
+                  r->returncode, "size", (json_int_t)r->size_bytes, "began",
+                  (json_int_t)r->began_ms, "server", string_of(r->server, place_bytes), "set",
+                  string_of(r->set, place_bytes), "nonce", r->nonce);
     char *text = json != NULL ? json_dumps(json, JSON_COMPACT | JSON_ENSURE_ASCII) : NULL;
     json_decref(json);
     return text;

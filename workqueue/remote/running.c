@@ -27,7 +27,7 @@ typedef struct run {
     int64_t began_at, told_at, looked_at;
     char line[WQ_REPLY_LINE_BYTES]; /* the latest */
     size_t line_len;
-    int has_line; /* that is yet to be told */
+    int has_line;  /* that is yet to be told */
     int is_ending; /* by our will */
     int is_lost, is_unwanted;
 } run;
@@ -144,7 +144,8 @@ static void take_line(run *u, const wq_snapshot *snapshot, int64_t now)
         u->has_line = 1;
     }
     int64_t least = u->has_line ? PROGRESS_MS : u->slot->packager->o.alive_ms;
-    if (u->line_len == 0 || (now - u->told_at < least && !(u->has_line && snapshot->has_returncode)))
+    if (u->line_len == 0 ||
+        (now - u->told_at < least && !(u->has_line && snapshot->has_returncode)))
         return;
     tell_all(u->slot, u->line, u->line_len);
     u->has_line = 0;
@@ -232,8 +233,8 @@ static int find_size(run *u, uint64_t *bytes)
     uint64_t epoch;
     wq_error error;
     int result;
-    while ((result = store->shared->output(store->self, u->work->key, &epoch, bytes, tag, &error)) ==
-               WQ_ERROR_AWAY &&
+    while ((result = store->shared->output(store->self, u->work->key, &epoch, bytes, tag,
+                                           &error)) == WQ_ERROR_AWAY &&
            !p->closing)
         wq_slot_wait(u->slot, RETRY_MS);
     return result;

@@ -39,8 +39,8 @@ typedef struct wq_s3_request {
     const char *path;                   /* of the object, encoded; "" for the bucket */
     const char *query;                  /* encoded, sorted, a "=" in each; or NULL */
     const char *headers[WQ_S3_HEADERS]; /* "Name: value"; NULL where there is none */
-    const char *body; /* of a POST; NULL: empty. Of a PUT: instead of the file */
-    int fd;           /* of a PUT without body: it is `bytes` from `offset` of this */
+    const char *body;                   /* of a POST; NULL: empty. Of a PUT: instead of the file */
+    int fd;                 /* of a PUT without body: it is `bytes` from `offset` of this */
     uint64_t offset, bytes; /* of a GET with a sink: what part of the object is asked for, not 0 */
     void *buf;              /* sink of a GET: `bytes` long; or NULL */
     int out_fd;             /* sink of a GET where buf is NULL: written from `offset` on; or -1 */

@@ -150,8 +150,8 @@ static int put_text(void *self, const char *name, const char *tag, const char *t
         return put_and_read_back(s, name, tag, text, more, new_tag, error);
     if (tag != NULL)
         wq_s3_condition(s, condition, sizeof condition, tag);
-    int result = put_object(s, name, tag != NULL ? condition : NULL, text, more, &status, new_tag,
-                            error);
+    int result =
+        put_object(s, name, tag != NULL ? condition : NULL, text, more, &status, new_tag, error);
     if (result != WQ_OK || status / 100 == 2)
         return result;
     if (status == 501)

@@ -56,8 +56,7 @@ static void choose_condition(upload *u)
     *u->condition = '\0';
     if (u->s->unconditional || (u->item->replace && u->fence.epoch == 0))
         return;
-    wq_s3_condition(u->s, u->condition, sizeof u->condition,
-                    u->item->replace ? u->fence.tag : "");
+    wq_s3_condition(u->s, u->condition, sizeof u->condition, u->item->replace ? u->fence.tag : "");
 }
 
 /* 501 to a conditional request: what such a store is asked from now on has no condition. */
@@ -72,8 +71,8 @@ static int gives_up_condition(upload *u, const wq_s3_answer *answer)
     return 1;
 }
 
-/* Whether what is in place stays: WQ_DONE, or WQ_OK, and then it is what may be replaced. Ours of an
- * answer that was lost counts as put. */
+/* Whether what is in place stays: WQ_DONE, or WQ_OK, and then it is what may be replaced. Ours of
+ * an answer that was lost counts as put. */
 static int look_first(upload *u, wq_error *error)
 {
     wq_s3_answer answer;
@@ -90,6 +89,13 @@ static int look_first(upload *u, wq_error *error)
         return WQ_DONE;
     snprintf(u->fence.tag, sizeof u->fence.tag, "%s", answer.tag);
     return WQ_OK;
+}
+
+/* 404 is the answer of some to If-Match where there is nothing any more. */
+static int is_broken_condition(const wq_s3_answer *answer)
+{
+    return answer->status == 412 ||
+           (answer->status == 404 && strcmp(answer->code, "NoSuchBucket") != 0);
 }
 
 /* One try under one condition; WQ_PENDING: there is to be another. */
@@ -110,7 +116,9 @@ static int put_once(upload *u, wq_error *error)
     if ((result = wq_s3_ask(u->s->client, &request, &answer, error)) == WQ_OK) {
         if (wq_s3_is_fine(&answer))
             memcpy(u->tag, answer.tag, sizeof u->tag);
-        else if (*u->condition != '\0' && (answer.status == 412 || answer.status == 404))
+        else if (*u->condition != '\0' && answer.status == 412 && !u->item->replace)
+            result = WQ_DONE;
+        else if (*u->condition != '\0' && is_broken_condition(&answer))
             result = (result = look_first(u, error)) == WQ_OK ? WQ_PENDING : result;
         else if (gives_up_condition(u, &answer))
             result = WQ_PENDING;
@@ -322,8 +330,7 @@ static void dispose_temp(upload *u, int result)
 
 static void publish_one(s3 *s, wq_publish *item)
 {
-    upload u = {
-        .s = s, .item = item, .label = LABEL_HEADER, .fence = wq_s3_fence_of(s, item->key)};
+    upload u = {.s = s, .item = item, .label = LABEL_HEADER, .fence = wq_s3_fence_of(s, item->key)};
     if (u.fence.epoch != 0)
         snprintf(u.epoch, sizeof u.epoch, "x-amz-meta-workqueue-epoch: %" PRIu64, u.fence.epoch);
     char *label = u.label + sizeof LABEL_HEADER - 1;

@@ -17,12 +17,12 @@ typedef struct wq_broker wq_broker;
 typedef struct wq_subscription wq_subscription;
 
 typedef struct wq_broker_options {
-    const char *urls;      /* stomp[s]://[user:password@]host[:port][/vhost],...; percent-encoded */
-    const char *ca_file;   /* PEM, for stomps; NULL: the system's authorities */
+    const char *urls;    /* stomp[s]://[user:password@]host[:port][/vhost],...; percent-encoded */
+    const char *ca_file; /* PEM, for stomps; NULL: the system's authorities */
     const char *cert_file, *key_file; /* PEM, who we are for stomps; NULL: nobody */
-    unsigned heartbeat_ms; /* asked for both ways; 0: none; default 10 s */
-    unsigned connect_ms;   /* until CONNECTED, per URL; default 10 s */
-    unsigned reconnect_max_ms;  /* longest pause between tries; default 10 s */
+    unsigned heartbeat_ms;            /* asked for both ways; 0: none; default 10 s */
+    unsigned connect_ms;              /* until CONNECTED, per URL; default 10 s */
+    unsigned reconnect_max_ms;        /* longest pause between tries; default 10 s */
     unsigned close_ms;          /* how long wq_broker_close() waits for receipts; default 3 s */
     size_t max_frame_bytes;     /* of a body, either way; one that comes longer is cut; 1 MiB */
     size_t max_outgoing_bytes;  /* sent and not yet confirmed, or not yet sent; 16 MiB */

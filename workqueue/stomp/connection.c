@@ -168,7 +168,8 @@ static int use_certificate(SSL_CTX *tls, const char *cert_file, const char *key_
         SSL_CTX_check_private_key(tls) == 1)
         return WQ_OK;
     return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
-                   "the certificate %.300s and its key cannot be used: %s", cert_file, tls_reason());
+                   "the certificate %.300s and its key cannot be used: %s", cert_file,
+                   tls_reason());
 }
 
 int wq_link_tls(SSL_CTX **out, const char *ca_file, const char *cert_file, const char *key_file,

@@ -21,8 +21,8 @@ typedef struct wq_broker_url {
 int wq_broker_urls_parse(wq_broker_url **out, size_t *n, const char *text, wq_error *error);
 void wq_broker_urls_free(wq_broker_url *urls, size_t n);
 
-/* What TLS is spoken by: `ca_file` (NULL: the system's) must have signed the other end; `cert_file` and
- * `key_file` say who we are (NULL: nobody). */
+/* What TLS is spoken by: `ca_file` (NULL: the system's) must have signed the other end; `cert_file`
+ * and `key_file` say who we are (NULL: nobody). */
 int wq_link_tls(SSL_CTX **out, const char *ca_file, const char *cert_file, const char *key_file,
                 wq_error *error);
 

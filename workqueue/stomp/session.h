@@ -4,8 +4,8 @@
 #ifndef WQ_SESSION_H
 #define WQ_SESSION_H
 
-#include "workqueue/stomp/connection.h"
 #include "workqueue/stomp/codec.h"
+#include "workqueue/stomp/connection.h"
 
 typedef struct wq_session_options {
     SSL_CTX *tls; /* the caller's; NULL if no URL asks for it */

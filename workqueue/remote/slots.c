@@ -1,4 +1,4 @@
-/* packager.c - takes jobs from a broker, runs them in a queue of its own, and answers.
+/* slots.c - takes jobs from a broker, runs them in a queue of its own, and answers.
  *
  * There is a slot for each worker: a subscription that has at most one delivery, and a thread that
  * deals with it from top to bottom and may wait for the store. The broker's thread only puts what
@@ -66,40 +66,6 @@ static void on_refused(void *user, const char *why)
 {
     const slot *s = user;
     wq_log(&s->packager->logger, WQ_LOG_ERROR, "the broker refuses a subscription: %s", why);
-}
-
-static void take_join_locked(wq_packager *p, const wq_hint *hint)
-{
-    for (unsigned i = 0; i < p->o.workers; i++)
-        if (strcmp(p->slots[i].key, hint->key) == 0) {
-            wq_requester_join_locked(&p->slots[i], hint->id, hint->reply_to);
-            p->slots[i].has_news = 1;
-            pthread_cond_signal(&p->slots[i].news);
-        }
-}
-
-static void take_cancel_locked(wq_packager *p, const wq_hint *hint)
-{
-    requester *r;
-    for (unsigned i = 0; i < p->o.workers; i++)
-        LIST_FOREACH(r, &p->slots[i].askers, link)
-        if (strcmp(r->id, hint->id) == 0) {
-            r->is_cancelled = p->slots[i].has_news = 1;
-            pthread_cond_signal(&p->slots[i].news);
-        }
-}
-
-static void on_hint(void *user, const wq_broker_message *message)
-{
-    wq_packager *p = user;
-    wq_hint hint;
-    wq_hint_read(&hint, message->frame->body, message->frame->body_len);
-    pthread_mutex_lock(&p->lock);
-    if (hint.kind == WQ_HINT_JOIN)
-        take_join_locked(p, &hint);
-    else if (hint.kind == WQ_HINT_CANCEL)
-        take_cancel_locked(p, &hint);
-    pthread_mutex_unlock(&p->lock);
 }
 
 /* ---- slots ----------------------------------------------------------------------------------- */
@@ -254,21 +220,6 @@ static void spell_defaults(wq_packager *p)
         spell_default(&p->o.queue_delete, "/queue/docsets/delete");
 }
 
-static void subscribe_inbox(wq_packager *p)
-{
-    char inbox[WQ_DESTINATION_SIZE];
-    static const wq_stomp_header headers[] = {
-        {"durable", "false"}, {"auto-delete", "true"}, {"exclusive", "false"}};
-    const wq_subscribe options = {.destination = inbox,
-                                  .headers = headers,
-                                  .n_headers = p->is_rabbitmq ? 3 : 0,
-                                  .ack = WQ_ACK_AUTO,
-                                  .message = on_hint,
-                                  .user = p};
-    if (wq_inbox(inbox, sizeof inbox, p->o.queue_reply, p->name) == 0)
-        wq_broker_subscribe(&p->inbox, p->broker, &options, NULL);
-}
-
 static void on_connected(void *user, uint64_t generation, const char *server)
 {
     wq_packager *p = user;
@@ -285,7 +236,7 @@ static void on_connected(void *user, uint64_t generation, const char *server)
                is_rabbitmq ? " (RabbitMQ takes no slash within a name: have servers subscribe to "
                              "%2F)"
                            : "");
-        subscribe_inbox(p);
+        wq_inbox_subscribe(p);
     }
     pthread_mutex_lock(&p->lock);
     p->has_met = p->is_connected = 1;
@@ -430,7 +381,8 @@ static int copy_options(wq_packager *p, const wq_packager_options *o, wq_error *
         LIST_INIT(&p->slots[i].askers);
         wq_cond_init(&p->slots[i].news);
     }
-    if (!p->o.queue_package || !p->o.queue_reply || !p->o.queue_delete || !p->o.url_base || !p->slots)
+    if (!p->o.queue_package || !p->o.queue_reply || !p->o.queue_delete || !p->o.url_base ||
+        !p->slots)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     return make_name(p, o->name, error);
 }
