@@ -1,5 +1,5 @@
 """test_cluster.py - demo-plugin/run --cluster: a broker, a store, two servers, two packagers, one
-of which is killed half-way."""
+of which is frozen on the way, and the other killed."""
 
 import os
 import re
@@ -38,11 +38,14 @@ class ClusterTest(FaceTest):
                 found.append((entry.name, text))
         return found
 
-    def test_a_packager_is_killed_and_the_job_ends_at_both_servers(self):
+    def test_one_is_frozen_one_is_killed_and_the_job_ends_at_both_servers(self):
         result = self.run_script("--cluster", "--once")
         said = result.stdout
         self.assertEqual(result.returncode, 0, said + result.stderr)
-        killed = said.index("SIGKILL to packager-")
+        frozen, killed = said.index("SIGSTOP to packager-"), said.index("SIGKILL to packager-")
+        self.assertLess(frozen, killed)
+        runs = re.findall(r"epoch (\d), attempt (\d): key [0-9a-f]{8}, (packager-\d)", said[killed:])
+        self.assertEqual([(e, a) for e, a, _ in runs], [("1", "1"), ("2", "2"), ("3", "3")], said)
         for server in ("server-1", "server-2"):
             told = [(m.start(), float(m[1])) for m in re.finditer(server + r" +([\d.]+) %", said)]
             fractions = [fraction for _, fraction in told]

@@ -96,6 +96,7 @@ class LeaseTest(PackagerTest):
         self.s3("PUT", f"/{self.tag}/.cancel/{id}")
 
     def far_packager(self, store_port=None, secret=SECRET, **options):
+        options = {"broker_heartbeat_ms": 1000, **options}
         broker = Proxy(self.broker.port)
         self.addCleanup(broker.close)
         url = self.url

@@ -694,15 +694,3 @@ class CommandTest(unittest.TestCase):
         file = self.folder / "file"
         file.write_text("")
         self.assert_refused(*good, "--state", file, words="file")
-
-    def test_two_do_not_share_a_state_folder(self):
-        one, two = self.folder / "one", self.folder / "two"
-        one.mkdir()
-        two.mkdir()
-        first = Packager(self, one, "/bin/true", "stomp://127.0.0.1:1")
-        self.assert_refused("--broker", "stomp://127.0.0.1:1", "--store", two, "--program",
-                            "/bin/true", "--state", one / "state", words="another packager")
-        self.assertIsNone(first.process.poll())
-
-
-del PackagerTest
