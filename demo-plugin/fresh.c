@@ -11,6 +11,11 @@
 
 enum { CONNECT_TIMEOUT_MS = 2000, TIMEOUT_MS = 5000, MAX_ANSWER_BYTES = 64 << 10 };
 
+/* Who waits for the answer. */
+struct asker {
+    const atomic_int *stop;
+};
+
 static size_t on_data(char *data, size_t size, size_t count, void *user)
 {
     struct text *answer = user;
@@ -22,12 +27,12 @@ static size_t on_data(char *data, size_t size, size_t count, void *user)
 
 static int on_progress(void *user, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
 {
-    const atomic_int *stop = user;
+    const struct asker *asker = user;
     (void)a;
     (void)b;
     (void)c;
     (void)d;
-    return *stop;
+    return *asker->stop;
 }
 
 static char *make_address(CURL *curl, const wq_params *params)
@@ -48,6 +53,7 @@ static char *make_address(CURL *curl, const wq_params *params)
 static int fetch(struct text *answer, const wq_params *params, const atomic_int *stop)
 {
     long status = 0;
+    struct asker asker = {stop};
     CURL *curl = curl_easy_init();
     char *address = curl == NULL ? NULL : make_address(curl, params);
     int r = address == NULL ? CURLE_OUT_OF_MEMORY : CURLE_OK;
@@ -66,7 +72,7 @@ static int fetch(struct text *answer, const wq_params *params, const atomic_int 
         curl_easy_setopt(curl, CURLOPT_WRITEDATA, answer);
         curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
         curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
-        curl_easy_setopt(curl, CURLOPT_XFERINFODATA, (void *)(uintptr_t)stop);
+        curl_easy_setopt(curl, CURLOPT_XFERINFODATA, &asker);
         r = (int)curl_easy_perform(curl);
         curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
     }

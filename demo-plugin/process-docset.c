@@ -77,6 +77,7 @@ int main(int argc, char **argv)
     if (token == NULL)
         return usage();
     static struct docset docset = {.failure = {.lock = PTHREAD_MUTEX_INITIALIZER}};
+    items_init(&docset.download.items, on_document, &docset);
     docset.output = argv[4];
     docset.failure.secret = token;
     docset.download.server = argv[1];
@@ -86,7 +87,6 @@ int main(int argc, char **argv)
     /* a file that may not grow is an error to report, not a death */
     (void)signal(SIGXFSZ, SIG_IGN);
     curl_global_init(CURL_GLOBAL_DEFAULT);
-    items_init(&docset.download.items, on_document, &docset);
     int failed = process(&docset);
     if (failed)
         fprintf(stderr, "%s\n", docset.failure.sentence);
