@@ -173,7 +173,6 @@ static int serve(struct plugin *plugin, struct options *options, const sigset_t 
     fflush(stdout);
     warn_of_openness(wq_server_address(server), options);
     wait_for_signal(stop);
-    search_stop(plugin->search);
     wq_server_stop(server);
     return 0;
 }

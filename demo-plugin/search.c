@@ -1,68 +1,46 @@
-/* search.c - GET /search.
+/* search.c - GET /search and GET /index.
  *
  * A search in a large set takes longer than an event loop may be held up, which carries the streams
  * of everybody else, and so may the look for the database, if it is in a store across a network. So
- * both are done by a few threads of their own:
+ * both are work for the threads of the faces:
  *
- *     loop: on_request ─► waiting ─► thread: query_run ─► message ─► loop: on_done ─► answer
+ *     loop: on_request ─► wq_http_work ─► thread: do_task: its turn, query_run ─► loop: end_task:
+ * answer
  *
- * A task belongs to its loop, then to the thread, then to the loop again. The request may be gone
- * by then: a guard in its pool, freed on the loop like the request, forgets it, and the search
- * stops. Of one API token one search runs at a time; its others wait, and those of other tokens go
- * first. */
+ * Of one API token one search runs at a time; a few more wait for their turn, and the rest are told
+ * to come again, so that whoever asks for much delays nobody else. */
 #include "search.h"
 
-#include <assert.h>
 #include <curl/curl.h>
-#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
+#include <time.h>
 
+#include "clock.h"
 #include "fresh.h"
 #include "query.h"
 
-enum { THREADS = 2, MAX_WAITING = 64, DEFAULT_RESULTS = 20 };
-
-struct search_loop {
-    h2o_multithread_receiver_t receiver; /* first: on_done gets the loop by it */
-    struct search *search;
-    size_t pending; /* tasks of this loop that a thread has or will have; under search->lock */
-};
+enum { OF_ONE_TOKEN = 6, DEFAULT_RESULTS = 20, LOOK_EVERY_MS = 20, PATIENCE_MS = 200 };
 
 struct task {
-    h2o_multithread_message_t message; /* first */
-    struct task *next;                 /* in waiting */
-    struct search_loop *loop;
-    struct guard *guard; /* NULL once the request is gone; the loop's */
-    atomic_int stop;     /* the request is gone, or the server stops */
-    int fd;              /* of its connection; -1 once it is gone; under search->lock */
-    wq_params params;    /* in held */
+    struct search *search;
+    struct task *next; /* in search->tasks */
+    wq_http_task *work;
+    atomic_int stop;  /* nobody waits for the answer any more */
+    wq_params params; /* in held */
     char *held;
     int is_about_index; /* GET /index */
     struct query query;
 };
 
-/* In the pool of a request that waits. */
-struct guard {
-    h2o_req_t *req;
-    struct task *task; /* NULL once it is answered */
-};
-
 struct search {
     struct plugin *plugin;
-    pthread_mutex_t lock;
-    pthread_cond_t work; /* waiting is not empty, or stopping */
-    pthread_cond_t idle; /* a loop's pending has become 0 */
-    struct task *waiting, **last;
-    size_t n_waiting;
-    struct task *running[THREADS]; /* NULL: that thread has none */
     struct watch *watch;
-    int stopping;
-    pthread_t threads[THREADS];
-    size_t n_threads, n_begun;
+    pthread_mutex_t lock;
+    pthread_cond_t turn; /* a task has left */
+    struct task *tasks;  /* that threads have, the oldest first; under lock */
 };
 
 struct search_handler {
@@ -80,47 +58,84 @@ static void free_task(struct task *task)
     free(task);
 }
 
-/* ---- the threads ---- */
-
-static int is_running_locked(const struct search *search, const char *api_token)
-{
-    for (size_t i = 0; i < THREADS; i++)
-        if (search->running[i] != NULL &&
-            strcmp(search->running[i]->params.api_token, api_token) == 0)
-            return 1;
-    return 0;
-}
-
-/* Takes the task at *at out of those that wait. */
-static struct task *unlink_task_locked(struct search *search, struct task **at)
-{
-    struct task *task = *at;
-    *at = task->next;
-    if (*at == NULL)
-        search->last = at;
-    search->n_waiting--;
-    return task;
-}
-
-/* Takes the next task: the first one whose token has none that runs, or that nobody waits for any
- * more. NULL: stop. search->lock is held. */
-static struct task *next_task_locked(struct search *search)
-{
-    for (;;) {
-        for (struct task **at = &search->waiting; *at != NULL; at = &(*at)->next)
-            if ((*at)->stop || !is_running_locked(search, (*at)->params.api_token))
-                return unlink_task_locked(search, at);
-        if (search->stopping)
-            return NULL;
-        pthread_cond_wait(&search->work, &search->lock);
-    }
-}
-
 static void refuse(struct query *query, int status, const char *problem)
 {
     query->status = status;
     query->problem = problem;
 }
+
+/* ---- turns ---- */
+
+static int is_gone(void *user)
+{
+    const struct task *task = user;
+    return wq_http_gone(task->work);
+}
+
+/* How many of the token's tasks that somebody waits for are older. */
+static int count_older_locked(const struct search *search, const struct task *task)
+{
+    int n = 0;
+    for (const struct task *t = search->tasks; t != NULL && t != task; t = t->next)
+        n += strcmp(t->params.api_token, task->params.api_token) == 0 && !wq_http_gone(t->work);
+    return n;
+}
+
+/* Whether no other task of the token is before it, not even one that is ending for nobody. */
+static int is_first_locked(const struct search *search, const struct task *task)
+{
+    for (const struct task *t = search->tasks; t != task; t = t->next)
+        if (strcmp(t->params.api_token, task->params.api_token) == 0)
+            return 0;
+    return 1;
+}
+
+static void wait_for_news_locked(struct search *search)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += LOOK_EVERY_MS * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_cond_timedwait(&search->turn, &search->lock, &until);
+}
+
+/* Waits until it is the task's turn. Nonzero: it will not be. Either way leave(). */
+static int enter(struct task *task)
+{
+    struct search *search = task->search;
+    struct task **at;
+    pthread_mutex_lock(&search->lock);
+    for (at = &search->tasks; *at != NULL;)
+        at = &(*at)->next;
+    *at = task;
+    /* Who has left may not have been seen to leave yet. */
+    const int64_t patience_ms = clock_ms() + PATIENCE_MS;
+    while (count_older_locked(search, task) >= OF_ONE_TOKEN && !is_gone(task) &&
+           clock_ms() < patience_ms)
+        wait_for_news_locked(search);
+    int too_many = count_older_locked(search, task) >= OF_ONE_TOKEN;
+    while (!too_many && !is_first_locked(search, task) && !is_gone(task))
+        wait_for_news_locked(search);
+    pthread_mutex_unlock(&search->lock);
+    if (too_many)
+        refuse(&task->query, 503, "This API token has other searches under way; try again later.");
+    return too_many || is_gone(task);
+}
+
+static void leave(struct task *task)
+{
+    struct search *search = task->search;
+    pthread_mutex_lock(&search->lock);
+    struct task **at = &search->tasks;
+    while (*at != task)
+        at = &(*at)->next;
+    *at = task->next;
+    pthread_cond_broadcast(&search->turn);
+    pthread_mutex_unlock(&search->lock);
+}
+
+/* ---- the work ---- */
 
 /* The path of the database, of a local copy if it is elsewhere; nonzero: there is none. */
 static int find_database(wq_queue *queue, struct task *task)
@@ -141,20 +156,6 @@ static int find_database(wq_queue *queue, struct task *task)
     return r;
 }
 
-/* libh2o does not read from a connection whose request is being answered, so it does not see it
- * close. */
-static int is_gone(void *user)
-{
-    struct task *task = user;
-    struct search *search = task->loop->search;
-    char byte;
-    pthread_mutex_lock(&search->lock);
-    ssize_t n = task->fd == -1 ? 0 : recv(task->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    int gone = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
-    pthread_mutex_unlock(&search->lock);
-    return gone;
-}
-
 static void look_at_index(struct task *task)
 {
     struct query *query = &task->query;
@@ -165,117 +166,34 @@ static void look_at_index(struct task *task)
         refuse(query, query->status, "The index of this document set cannot be read.");
 }
 
-static void run_task(struct search *search, struct task *task)
+/* On a thread. */
+static void do_task(void *user, wq_http_task *work)
 {
-    if (task->stop || is_gone(task))
-        refuse(&task->query, 503, "The search was stopped.");
-    else if (find_database(search->plugin->queue, task) != WQ_OK)
-        return;
-    else if (task->is_about_index)
-        look_at_index(task);
-    else
-        query_run(&task->query);
-}
-
-/* The task is the loop's again as soon as the message is out, and the loop may end as soon as
- * nothing of it is pending, so neither is touched after that. */
-static void *thread_main(void *user)
-{
-    struct search *search = user;
-    struct task *task;
-    pthread_mutex_lock(&search->lock);
-    size_t number = search->n_begun++;
-    while ((task = next_task_locked(search)) != NULL) {
-        search->running[number] = task;
-        pthread_mutex_unlock(&search->lock);
-        struct search_loop *loop = task->loop;
-        run_task(search, task);
-        pthread_mutex_lock(&search->lock);
-        search->running[number] = NULL;
-        h2o_multithread_send_message(&loop->receiver, &task->message);
-        if (--loop->pending == 0)
-            pthread_cond_broadcast(&search->idle);
-        pthread_cond_broadcast(&search->work); /* its token may have another one */
-    }
-    pthread_mutex_unlock(&search->lock);
-    return NULL;
-}
-
-/* 0, or -1: too many wait already, or none is to come any more. */
-static int add_task(struct search *search, struct task *task)
-{
-    pthread_mutex_lock(&search->lock);
-    int full = search->n_waiting == MAX_WAITING || search->stopping;
-    if (!full) {
-        *search->last = task;
-        search->last = &task->next;
-        search->n_waiting++;
-        task->loop->pending++;
-        pthread_cond_signal(&search->work);
-    }
-    pthread_mutex_unlock(&search->lock);
-    return full ? -1 : 0;
-}
-
-/* ---- the loops ---- */
-
-static void finish_task(struct task *task)
-{
-    struct guard *guard = task->guard;
-    const struct query *query = &task->query;
-    if (guard != NULL) {
-        guard->task = NULL;
-        if (query->status == 503)
-            plugin_header(guard->req, "retry-after", "2");
-        if (query->problem != NULL)
-            wq_http_problem(guard->req, query->status, query->problem);
+    struct task *task = user;
+    task->work = work;
+    if (enter(task) == 0 && find_database(task->search->plugin->queue, task) == WQ_OK) {
+        if (task->is_about_index)
+            look_at_index(task);
         else
-            wq_http_send(guard->req, 200, "application/json", query->body.data, query->body.len);
+            query_run(&task->query);
+    }
+    leave(task);
+}
+
+/* Answers the request, unless it has gone. */
+static void end_task(void *user, h2o_req_t *req)
+{
+    struct task *task = user;
+    const struct query *query = &task->query;
+    if (req != NULL) {
+        if (query->status == 503)
+            plugin_header(req, "retry-after", "2");
+        if (query->problem != NULL)
+            wq_http_problem(req, query->status, query->problem);
+        else
+            wq_http_send(req, 200, "application/json", query->body.data, query->body.len);
     }
     free_task(task);
-}
-
-static struct task *pop_message(h2o_linklist_t *messages)
-{
-    if (h2o_linklist_is_empty(messages))
-        return NULL;
-    h2o_linklist_t *link = messages->next;
-    h2o_linklist_unlink(link);
-    assert(messages->next != link);
-    return H2O_STRUCT_FROM_MEMBER(struct task, message.link, link);
-}
-
-static void on_done(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
-{
-    struct task *task;
-    (void)receiver;
-    while ((task = pop_message(messages)) != NULL)
-        finish_task(task);
-}
-
-static void on_context_init(h2o_handler_t *handler, h2o_context_t *context)
-{
-    struct search_loop *loop = h2o_mem_alloc(sizeof *loop);
-    memset(loop, 0, sizeof *loop);
-    loop->search = ((struct search_handler *)handler)->search;
-    h2o_multithread_register_receiver(context->queue, &loop->receiver, on_done);
-    h2o_context_set_handler_context(context, handler, loop);
-}
-
-/* No request is left, but tasks of requests that were cut off may be. */
-static void on_context_dispose(h2o_handler_t *handler, h2o_context_t *context)
-{
-    struct search_loop *loop = h2o_context_get_handler_context(context, handler);
-    struct search *search = loop->search;
-    struct task *task;
-    pthread_mutex_lock(&search->lock);
-    while (loop->pending > 0)
-        pthread_cond_wait(&search->idle, &search->lock);
-    pthread_mutex_unlock(&search->lock);
-    while ((task = pop_message(&loop->receiver._messages)) != NULL)
-        free_task(task);
-    h2o_multithread_unregister_receiver(context->queue, &loop->receiver);
-    free(loop);
 }
 
 /* ---- the request ---- */
@@ -341,40 +259,6 @@ static const char *read_query(struct query *query, h2o_req_t *req)
     return NULL;
 }
 
-/* Whether it waits or runs, a thread ends it soon. */
-static void stop_task(struct search *search, struct task *task)
-{
-    task->stop = 1;
-    watch_wake(search->watch);
-    pthread_mutex_lock(&search->lock);
-    task->fd = -1;
-    pthread_cond_signal(&search->work);
-    pthread_mutex_unlock(&search->lock);
-}
-
-static void on_request_gone(void *pointer)
-{
-    struct guard *guard = pointer;
-    struct task *task = guard->task;
-    if (task == NULL)
-        return;
-    task->guard = NULL;
-    stop_task(task->loop->search, task);
-}
-
-static int send_task(struct search *search, struct task *task, h2o_req_t *req)
-{
-    task->fd = h2o_socket_get_fd(req->conn->callbacks->get_socket(req->conn));
-    if (add_task(search, task) != 0) {
-        free_task(task);
-        plugin_header(req, "retry-after", "2");
-        return wq_http_problem(req, 503, "Too many searches are waiting; try again later.");
-    }
-    task->guard = h2o_mem_alloc_shared(&req->pool, sizeof *task->guard, on_request_gone);
-    *task->guard = (struct guard){req, task};
-    return 0;
-}
-
 static int on_request(h2o_handler_t *handler, h2o_req_t *req)
 {
     const struct search_handler *route = (struct search_handler *)handler;
@@ -391,6 +275,7 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
         return 0;
     }
     plugin_header(req, "cache-control", "no-store");
+    task->search = search;
     task->is_about_index = strcmp(route->path, INDEX_PATH) == 0;
     const char *wrong = task->is_about_index ? NULL : read_query(&task->query, req);
     if (wrong != NULL) {
@@ -401,28 +286,28 @@ static int on_request(h2o_handler_t *handler, h2o_req_t *req)
     task->query.is_gone = is_gone;
     task->query.user = task;
     task->query.watch = search->watch;
-    task->loop = h2o_context_get_handler_context(req->conn->ctx, handler);
-    return send_task(search, task, req);
+    if (wq_http_work(search->plugin->http, req, do_task, end_task, task) != WQ_OK)
+        free_task(task);
+    return 0;
 }
 
 /* ---- the whole ---- */
 
 struct search *search_open(struct plugin *plugin)
 {
+    pthread_condattr_t monotonic;
     struct search *search = calloc(1, sizeof *search);
     if (search == NULL)
         return NULL;
     curl_global_init(CURL_GLOBAL_DEFAULT); /* while there is one thread */
     search->plugin = plugin;
-    search->last = &search->waiting;
     pthread_mutex_init(&search->lock, NULL);
-    pthread_cond_init(&search->work, NULL);
-    pthread_cond_init(&search->idle, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&search->turn, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     search->watch = watch_open();
-    while (search->watch != NULL && search->n_threads < THREADS &&
-           pthread_create(&search->threads[search->n_threads], NULL, thread_main, search) == 0)
-        search->n_threads++;
-    if (search->n_threads > 0)
+    if (search->watch != NULL)
         return search;
     search_close(search);
     return NULL;
@@ -434,8 +319,6 @@ static void add_route(struct search *search, h2o_hostconf_t *host, const char *p
     struct search_handler *handler =
         (struct search_handler *)h2o_create_handler(conf, sizeof *handler);
     handler->super.on_req = on_request;
-    handler->super.on_context_init = on_context_init;
-    handler->super.on_context_dispose = on_context_dispose;
     handler->search = search;
     handler->path = path;
 }
@@ -446,31 +329,12 @@ void search_routes(struct search *search, h2o_hostconf_t *host)
     add_route(search, host, INDEX_PATH);
 }
 
-void search_stop(struct search *search)
-{
-    pthread_mutex_lock(&search->lock);
-    search->stopping = 1;
-    for (struct task *task = search->waiting; task != NULL; task = task->next)
-        task->stop = 1;
-    for (size_t i = 0; i < THREADS; i++)
-        if (search->running[i] != NULL)
-            search->running[i]->stop = 1;
-    pthread_cond_broadcast(&search->work);
-    pthread_mutex_unlock(&search->lock);
-    if (search->watch != NULL)
-        watch_wake(search->watch);
-}
-
 void search_close(struct search *search)
 {
     if (search == NULL)
         return;
-    search_stop(search);
-    for (size_t i = 0; i < search->n_threads; i++)
-        pthread_join(search->threads[i], NULL);
     watch_close(search->watch);
-    pthread_cond_destroy(&search->idle);
-    pthread_cond_destroy(&search->work);
+    pthread_cond_destroy(&search->turn);
     pthread_mutex_destroy(&search->lock);
     free(search);
 }

@@ -17,14 +17,11 @@
 
 struct search;
 
-/* Starts its threads; NULL: there is no room for them. */
+/* NULL: there is no room for it. */
 struct search *search_open(struct plugin *plugin);
 
 /* Adds the routes. */
 void search_routes(struct search *search, h2o_hostconf_t *host);
-
-/* Ends the searches that wait or run, so that their answers can leave before the server stops. */
-void search_stop(struct search *search);
 
 /* After the server has stopped. NULL is allowed. */
 void search_close(struct search *search);
