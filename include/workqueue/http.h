@@ -47,6 +47,22 @@ typedef struct wq_http_options {
      */
     int (*page)(void *user, struct st_h2o_req_t *req);
     void *page_user;           /**< handed to page */
+    /**
+     * Nonzero: `server` may be any text, and is taken as it is. 0, the default: it is an http or https
+     * URL, and is taken in one form for all its spellings (scheme and host in small letters, no default
+     * port, no final dot, ...), for the key of the job, the limits, deletion and the program alike.
+     */
+    int any_server;
+    /**
+     * Below which path clients see these faces, behind a proxy that takes it away, such as "/queue":
+     * every Location and link begins with it. NULL, the default: at the root.
+     */
+    const char *path_prefix;
+    /**
+     * Nonzero: a request's X-Forwarded-Prefix is taken instead, if it is a plain path. Only where
+     * every request comes through a proxy that sets it. Default 0.
+     */
+    int trust_forwarded_prefix;
 } wq_http_options;
 
 /** Fills `options` with the defaults; `size` as in wq_options_init(). */

@@ -54,8 +54,11 @@ static int set(struct settings *s, const char *name, const char *value)
         {"linger_ms", &s->serve.linger_ms},
         {"heartbeat_ms", &s->serve.http.heartbeat_ms},
         {"stall_timeout_ms", &s->serve.http.stall_timeout_ms},
-        {"lunkwill_patience_ms", &s->serve.http.lunkwill_patience_ms},
         {"tasks_window_ms", &s->serve.http.tasks_window_ms},
+        {"hold_ms", &s->serve.http.hold_ms},
+        {"lunkwill_patience_ms", &s->serve.http.lunkwill_patience_ms},
+        {"any_server", (unsigned *)&s->serve.http.any_server},
+        {"trust_forwarded_prefix", (unsigned *)&s->serve.http.trust_forwarded_prefix},
     };
     const struct {
         const char *name;
@@ -67,6 +70,8 @@ static int set(struct settings *s, const char *name, const char *value)
         {"max_queue", &s->queue.max_queue},
     };
 
+    if (strcmp(name, "path_prefix") == 0)
+        return (s->serve.http.path_prefix = value, 0);
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
         if (strcmp(name, numbers[i].name) == 0)
             return (int)(*numbers[i].to = n, 0);

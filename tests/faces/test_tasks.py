@@ -326,7 +326,7 @@ class RefusedTest(TaskTest):
             head, answer = self.post(server, body=body)
             self.assertEqual((head.status, list(answer["message"])), (400, [field]), answer)
             self.assertGreater(len(answer["message"][field][0]), 10)
-        head, answer = self.post(server, body=f"server={SERVER}&documentSetId=7&apiToken=" + "a" * 300,
+        head, answer = self.post(server, body=f"server={SERVER}&documentSetId=7&apiToken=" + "a" * 5000,
                                  token=None)
         self.assertEqual((head.status, list(answer["message"])), (400, ["apiToken"]), answer)
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "workqueue/http/request/fields.h"
+#include "workqueue/http/request/media_types.h"
 
 struct block {
     struct block *next;

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "workqueue/http/request/fields.h"
+#include "workqueue/http/request/media_types.h"
 
 /* Blocks of their own, so that a sanitizer sees a write beyond any of them. */
 struct block {

@@ -1,14 +1,43 @@
 /* faces.c - what the faces share: from a request to a job. */
 #include "workqueue/http/faces/faces.h"
 
+#include <stdarg.h>
 #include <time.h>
 
 #include "workqueue/http/hold/held.h"
 #include "workqueue/http/request/problem.h"
+#include "workqueue/http/request/url.h"
 
 int wq_is_method(h2o_req_t *req, const char *method)
 {
     return h2o_memis(req->method.base, req->method.len, method, strlen(method));
+}
+
+static h2o_iovec_t prefix_of(wq_http *http, h2o_req_t *req)
+{
+    const char *own = http->options.path_prefix;
+    h2o_iovec_t given = http->options.trust_forwarded_prefix
+                            ? wq_request_header(req, "x-forwarded-prefix")
+                            : h2o_iovec_init(NULL, 0);
+    while (given.len > 0 && given.base[given.len - 1] == '/')
+        given.len--;
+    if (given.len > 0 && wq_is_prefix(given.base, given.len))
+        return given;
+    return own ? h2o_iovec_init(own, strlen(own)) : h2o_iovec_init(NULL, 0);
+}
+
+char *wq_link(wq_http *http, h2o_req_t *req, const char *format, ...)
+{
+    enum { PATH_BYTES = 128 }; /* of a path of ours */
+    h2o_iovec_t prefix = prefix_of(http, req);
+    char *link = h2o_mem_alloc_pool(&req->pool, prefix.len + PATH_BYTES);
+    va_list args;
+    if (prefix.len > 0)
+        memcpy(link, prefix.base, prefix.len);
+    va_start(args, format);
+    vsnprintf(link + prefix.len, PATH_BYTES, format, args);
+    va_end(args);
+    return link;
 }
 
 static unsigned whole_seconds(uint64_t ms)
@@ -26,6 +55,8 @@ unsigned wq_retry_after_s(wq_queue *queue)
 
 unsigned wq_result_retry_s(wq_queue *queue, int result, const wq_params *params)
 {
+    if (result == WQ_ERROR_CLOSING)
+        return WQ_RESTART_S;
     return result == WQ_ERROR_USER_FULL ? whole_seconds(wq_user_estimate_ms(queue, params))
                                         : wq_retry_after_s(queue);
 }
@@ -56,7 +87,7 @@ void wq_tell_answer(h2o_req_t *req, const wq_answer *answer)
         tell_age(req, answer->made_at_ms);
 }
 
-int wq_ask_flags(wq_http *http, h2o_req_t *req, unsigned *flags, wq_answer *answer)
+int wq_refuse_stopping(wq_http *http, wq_answer *answer)
 {
     if (atomic_load(&http->stopping)) {
         answer->result = answer->error.code = WQ_ERROR_CLOSING;
@@ -64,8 +95,6 @@ int wq_ask_flags(wq_http *http, h2o_req_t *req, unsigned *flags, wq_answer *answ
                  wq_strerror(WQ_ERROR_CLOSING));
         return -1;
     }
-    if (wq_request_no_cache(req))
-        *flags |= WQ_ENSURE_REBUILD;
     return 0;
 }
 
@@ -89,7 +118,7 @@ static int on_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
 static int ask_queue(wq_http *http, h2o_req_t *req, unsigned flags, ask *a)
 {
     wq_answer refusal = {.params = &a->params, .context = a};
-    if (wq_ask_flags(http, req, &flags, &refusal) != 0)
+    if (wq_refuse_stopping(http, &refusal) != 0)
         return on_answer(http, req, &refusal);
     return wq_ask_queue(http, req, &a->params, flags, on_answer, a);
 }
@@ -141,11 +170,18 @@ static void on_cancel_news(wq_held *held)
         answer_cancelled(held);
 }
 
+int wq_told_state(const wq_snapshot *snapshot)
+{
+    if (!snapshot->resumes)
+        return snapshot->state;
+    return snapshot->started_at_ms != 0 ? WQ_STATE_RUNNING : WQ_STATE_QUEUED;
+}
+
 int wq_state_of(wq_job *job)
 {
     wq_snapshot snapshot;
     wq_job_snapshot(job, &snapshot);
-    int state = snapshot.state;
+    int state = wq_told_state(&snapshot);
     wq_snapshot_clear(&snapshot);
     return state;
 }

@@ -37,9 +37,9 @@ int wq_begin(wq_http *http, h2o_req_t *req, unsigned flags, wq_then then);
  * the failures, too. */
 int wq_ask(wq_http *http, h2o_req_t *req, const wq_params *params, unsigned flags, wq_then then);
 
-/* What wq_ask() does to flags and answers, for who asks the queue otherwise. 0, or -1 and
- * `answer->error`: the server stops. */
-int wq_ask_flags(wq_http *http, h2o_req_t *req, unsigned *flags, wq_answer *answer);
+/* What wq_ask() does before and after, for who asks the queue otherwise. 0, or -1 and
+ * `answer->error`: the server stops, and takes no new jobs. */
+int wq_refuse_stopping(wq_http *http, wq_answer *answer);
 void wq_tell_answer(h2o_req_t *req, const wq_answer *answer);
 
 /* Says where an answer comes from, in the response's headers; `result` is that of wq_begin(),
@@ -49,7 +49,9 @@ void wq_tell_how(h2o_req_t *req, int result);
 /* The job with the id in `text`; NULL and a 404 problem if it is unknown. */
 wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text);
 
-/* Where a job is at this moment: a wq_state. */
+/* What clients are told of where a job is, a wq_state: of one that ends here, but goes on after a
+ * restart, that it goes on. And the same of a job at this moment. */
+int wq_told_state(const wq_snapshot *snapshot);
 int wq_state_of(wq_job *job);
 
 /* Answers for a job that wq_job_cancel() or wq_job_abandon() has been called for; takes over the
@@ -62,6 +64,11 @@ int wq_answer_delete(wq_http *http, h2o_req_t *req, wq_job *job);
 
 /* Does the request carry the operator's secret? 1: yes; 0: the request has been answered. */
 int wq_is_operator(wq_http *http, h2o_req_t *req);
+
+/* A link to a path of ours, for a Location or a body: with the prefix below which the client sees
+ * us, in the request's pool. */
+char *wq_link(wq_http *http, h2o_req_t *req, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* Is it this method? */
 int wq_is_method(h2o_req_t *req, const char *method);

@@ -2,22 +2,41 @@
 #include <openssl/crypto.h>
 
 #include "workqueue/http/faces/faces.h"
-#include "workqueue/http/request/fields.h"
-#include "workqueue/http/request/problem.h"
 #include "workqueue/http/faces/stream.h"
 #include "workqueue/http/faces/handshake.h"
 #include "workqueue/http/faces/websocket.h"
+#include "workqueue/http/request/fields.h"
+#include "workqueue/http/request/media_types.h"
+#include "workqueue/http/request/problem.h"
 
-static const wq_format *const formats[] = {&wq_format_array, &wq_format_ndjson, &wq_format_sse};
+/* NDJSON goes by several names; each client gets the one that it asks for. */
+static const struct {
+    const char *media_type;
+    const wq_format *format;
+} offers[] = {
+    {"application/json", &wq_format_array},         {"application/x-ndjson", &wq_format_ndjson},
+    {"application/ndjson", &wq_format_ndjson},      {"application/jsonl", &wq_format_ndjson},
+    {"application/x-jsonl", &wq_format_ndjson},     {"application/jsonlines", &wq_format_ndjson},
+    {"application/x-jsonlines", &wq_format_ndjson}, {"text/event-stream", &wq_format_sse},
+};
+enum { N_OFFERS = sizeof offers / sizeof offers[0] };
 
 static const wq_format *negotiate(h2o_req_t *req)
 {
-    const char *offers[3];
-    h2o_iovec_t accept = wq_request_header(req, "accept");
-    for (size_t i = 0; i < 3; i++)
-        offers[i] = formats[i]->media_type;
-    int chosen = wq_accept(accept.base, accept.len, offers, 3);
-    return chosen < 0 ? NULL : formats[chosen];
+    const char *names[N_OFFERS];
+    h2o_iovec_t accept = wq_request_header_list(req, "accept");
+    for (size_t i = 0; i < N_OFFERS; i++)
+        names[i] = offers[i].media_type;
+    int chosen = wq_accept(accept.base, accept.len, names, N_OFFERS);
+    if (chosen < 0)
+        return NULL;
+    const wq_format *format = offers[chosen].format;
+    if (strcmp(format->media_type, names[chosen]) == 0)
+        return format;
+    wq_format *renamed = h2o_mem_alloc_pool(&req->pool, sizeof *renamed);
+    *renamed = *format;
+    renamed->media_type = names[chosen];
+    return renamed;
 }
 
 /* What an EventSource that connects again has seen, if that is a job of these parameters. A job
@@ -48,7 +67,7 @@ static int on_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
     const wq_format *format = negotiate(req);
     if (answer->job != NULL)
         return wq_stream(http, req, format, answer->job, 0);
-    if (format == &wq_format_sse && wq_request_header(req, "last-event-id").len > 0)
+    if (format == &wq_format_sse && wq_request_last_event_id(req).len > 0)
         return wq_send_bytes(req, 204, NULL, NULL, 0); /* it has seen the end */
     return wq_stream_none(req, format);
 }

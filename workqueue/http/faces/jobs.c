@@ -5,6 +5,7 @@
 #include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/faces/stream.h"
 #include "workqueue/http/request/fields.h"
+#include "workqueue/http/request/media_types.h"
 #include "workqueue/http/request/problem.h"
 
 /* `record` is given up. */
@@ -29,7 +30,7 @@ static int answer_job(wq_http *http, h2o_req_t *req, int status, wq_job *job)
 static int wants_job_events(h2o_req_t *req)
 {
     static const char *const offers[] = {"application/json", "text/event-stream"};
-    h2o_iovec_t accept = wq_request_header(req, "accept");
+    h2o_iovec_t accept = wq_request_header_list(req, "accept");
     return accept.len > 0 && wq_accept(accept.base, accept.len, offers, 2) == 1;
 }
 
@@ -40,9 +41,9 @@ static int answer_begun(wq_http *http, h2o_req_t *req, const wq_answer *answer)
     if (answer->result < 0)
         return wq_problem_result(req, answer->result, &answer->error,
                                  wq_retry_after_s(http->queue));
-    char *location = h2o_mem_alloc_pool(&req->pool, 64);
-    int n = snprintf(location, 64, "/jobs/%s", wq_job_id(job));
-    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_LOCATION, NULL, location, (size_t)n);
+    const char *location = wq_link(http, req, "/jobs/%s", wq_job_id(job));
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_LOCATION, NULL, location,
+                   strlen(location));
     return answer_job(http, req, answer->result == WQ_OK ? 201 : 200, job);
 }
 

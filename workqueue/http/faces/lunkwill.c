@@ -15,14 +15,15 @@
 
 #include "workqueue/http/faces/faces.h"
 #include "workqueue/http/hold/held.h"
-#include "workqueue/http/request/problem.h"
 #include "workqueue/http/faces/result.h"
+#include "workqueue/http/request/problem.h"
 
 enum {
     FIRST_DELAY_MS = 50,
     LAST_DELAY_MS = 4000,
     GROWTH = 10, /* a delay is that part of the request's age: a late answer is late by a tenth */
     RETRY_MS = 2000,
+    DELAYS = 3,        /* so many fit into the time that a client may be silent, at least */
     KEEP_MS = 3600000, /* what nobody asks for any more */
 };
 
@@ -71,7 +72,8 @@ static void answer_held(wq_held *held)
 {
     wq_http *http = held->http;
     h2o_req_t *req = held->req;
-    int ended = held->job->snapshot.has_returncode, stopping = atomic_load(&http->stopping);
+    int ended = wq_told_state(&held->job->snapshot) >= WQ_STATE_SUCCEEDED;
+    int stopping = held->job->snapshot.resumes || atomic_load(&http->stopping);
     if (!ended && !stopping)
         return;
     wq_job *job = wq_job_ref(held->job->job);
@@ -195,14 +197,22 @@ static int enter(wq_lunkwill *l, const wq_job *job, int how, int64_t now, reques
     return entered ? 0 : -1;
 }
 
+/* How long to wait before asking again, at this age of a request. */
+static int64_t delay_at(const wq_lunkwill *l, int64_t age)
+{
+    int64_t delay = FIRST_DELAY_MS + age / GROWTH;
+    int64_t most = patience_ms(l) / DELAYS;
+    most = most < LAST_DELAY_MS ? most : LAST_DELAY_MS;
+    return delay < most ? delay : most;
+}
+
 /* Notes that the client has asked, and copies the request; 0 if there is none with this id. */
 static int note(wq_lunkwill *l, const char *id, int64_t now, request *copy)
 {
     pthread_mutex_lock(&l->lock);
     request *r = find_locked(l, id);
     if (r != NULL) {
-        int64_t delay = FIRST_DELAY_MS + (now - r->created) / GROWTH;
-        r->delay_ms = delay < LAST_DELAY_MS ? delay : LAST_DELAY_MS;
+        r->delay_ms = delay_at(l, now - r->created);
         r->asked = now;
         TAILQ_REMOVE(list_of(l, r), r, link);
         TAILQ_INSERT_TAIL(list_of(l, r), r, link);
@@ -324,6 +334,19 @@ static void follow(wq_lunkwill *l, h2o_req_t *req, const request *r, wq_job *job
 
 /* ---- the conversation ------------------------------------------------------------------------ */
 
+/* With nothing in front of it a job is about to run: clients that know only "processing" are not to
+ * be told anything else by an idle server. */
+static int state_of(wq_job *job)
+{
+    wq_snapshot now;
+    wq_job_snapshot(job, &now);
+    int state = wq_told_state(&now);
+    if (state == WQ_STATE_QUEUED && now.n_ahead_in_queue == 0)
+        state = WQ_STATE_RUNNING;
+    wq_snapshot_clear(&now);
+    return state;
+}
+
 /* What the protocol calls it. A failed program has an answer too; only an output that has been
  * deleted since, or a job that has been forgotten, has none. A store across a network is not asked
  * about each summary: there, the response tells. */
@@ -331,7 +354,7 @@ static const char *status_of(wq_queue *queue, wq_job *job)
 {
     static const char *const words[] = {"spooled", "processing", "buffering",
                                         "ready",   "ready",      "cancelled"};
-    int state = job ? wq_state_of(job) : WQ_STATE_SUCCEEDED;
+    int state = job ? state_of(job) : WQ_STATE_SUCCEEDED;
     if (job == NULL || (state == WQ_STATE_SUCCEEDED && !wq_outputs_block(queue) &&
                         wq_output_find(queue, wq_job_params(job), NULL) == WQ_ERROR_NOT_FOUND))
         return "failed";

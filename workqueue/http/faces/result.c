@@ -98,7 +98,10 @@ static void describe(result *r)
     snprintf(r->age, sizeof r->age, "%lld",
              now.tv_sec > r->modified ? (long long)(now.tv_sec - r->modified) : 0);
     gmtime_r(&r->modified, &tm);
-    h2o_time2str_rfc1123(r->modified_text, &tm);
+    if (now.tv_sec > r->modified) /* else another version may come to have the same: conditions.c */
+        h2o_time2str_rfc1123(r->modified_text, &tm);
+    else
+        r->modified_text[0] = '\0';
 }
 
 static void add_text(h2o_req_t *req, const h2o_token_t *name, const char *text)
@@ -129,6 +132,11 @@ static void add_headers(wq_http *http, h2o_req_t *req, int status, result *r)
     add_text(req, H2O_TOKEN_ACCEPT_RANGES, "bytes");
     h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("x-content-type-options"), 0,
                           "X-Content-Type-Options", H2O_STRLIT("nosniff"));
+    /* what a program has written must not run as a page of ours */
+    h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("content-security-policy"), 0,
+                          "Content-Security-Policy",
+                          H2O_STRLIT("sandbox; default-src 'none'; style-src 'unsafe-inline'; "
+                                     "img-src data:"));
     if (status == 206) {
         snprintf(r->content_range, sizeof r->content_range, "bytes %llu-%llu/%llu",
                  (unsigned long long)r->left.at, (unsigned long long)(r->left.at + r->left.bytes - 1),

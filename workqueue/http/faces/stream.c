@@ -253,7 +253,7 @@ wq_job *wq_last_seen(wq_http *http, h2o_req_t *req, uint64_t *seen)
 {
     char id[WQ_ID_SIZE] = "";
     wq_job *job;
-    h2o_iovec_t last = wq_request_header(req, "last-event-id");
+    h2o_iovec_t last = wq_request_last_event_id(req);
     if (last.len <= WQ_ID_SIZE || last.base[WQ_ID_SIZE - 1] != '.')
         return NULL;
     memcpy(id, last.base, WQ_ID_SIZE - 1);

@@ -294,7 +294,7 @@ static int ask_for_task(wq_http *http, h2o_req_t *req, task_ask *ask)
 {
     unsigned flags = WQ_ENSURE_JOB | (ask->rebuild ? WQ_ENSURE_REBUILD : 0);
     wq_answer refusal = {.params = &ask->params};
-    if (wq_ask_flags(http, req, &flags, &refusal) == 0)
+    if (wq_refuse_stopping(http, &refusal) == 0)
         return wq_ask_queue_observed(http, req, &ask->params, flags, settle_by_job, on_answer,
                                      ask->user);
     settle_user(http, ask->user, NULL);
@@ -353,8 +353,8 @@ static size_t render(const wq_job *job, const wq_snapshot *snapshot, char *body,
     return (size_t)snprintf(body, size,
                             "{\"success\": true, \"data\": {\"task_id\": \"%s\", "
                             "\"task_status\": \"%s\", \"done_percentage\": %u, %s}}",
-                            wq_job_id(job), status_of(snapshot->state), percentage(snapshot),
-                            items);
+                            wq_job_id(job), status_of(wq_told_state(snapshot)),
+                            percentage(snapshot), items);
 }
 
 static int tell(wq_http *http, h2o_req_t *req, h2o_iovec_t name)

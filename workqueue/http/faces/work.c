@@ -1,4 +1,8 @@
-/* work.c - polling: POST /start_work, GET, HEAD and DELETE /work/{id}.
+/* work.c - polling: POST /start_work, GET, HEAD and DELETE /work/{id} and /work/{id}/{n}.
+ *
+ * Clients that follow redirects by themselves count them, and some how often one URL comes: so the
+ * n-th poll is sent to a path of its own, which is the same resource, and is held the longer the
+ * larger n is. It is a path without a query, as there are clients that replace their path by it.
  *
  * A poll is answered when there is something to tell that a redirect can tell: the job has begun to
  * run, or has ended. Until then it is held, for a time, so that a client that ignores Retry-After
@@ -6,21 +10,27 @@
  */
 #include "workqueue/http/faces/faces.h"
 #include "workqueue/http/hold/held.h"
-#include "workqueue/http/request/fields.h"
-#include "workqueue/http/request/problem.h"
 #include "workqueue/http/faces/result.h"
 #include "workqueue/http/faces/stream.h"
 #include "workqueue/http/faces/handshake.h"
 #include "workqueue/http/faces/websocket.h"
+#include "workqueue/http/request/fields.h"
+#include "workqueue/http/request/media_types.h"
+#include "workqueue/http/request/problem.h"
 
 enum {
-    WAIT_MS = 60000,       /* a client may prefer to wait so long, or for hold_ms if that is more */
-    RETRY_AFTER_S = 86400, /* at most: early estimates can be of any size */
+    WAIT_MS = 55000,     /* at most, or hold_ms if that is more: proxies wait 60 s for an answer */
+    MAX_WAIT_S = 86400,  /* what is read of a preference; it is applied as above */
+    GROWTH_PERCENT = 60, /* of hold_ms, with each poll of a client that follows redirects */
+    LEAST_RETRY_MS = 4000, /* who obeys Retry-After may be late by so much, */
+    RETRY_PART = 12,       /* or by that part of the time that the job has taken so far */
+    MAX_DIGITS = 6,        /* of n */
 };
 
 typedef struct poll {
     wq_held held;
-    int phase; /* of the job, when the poll came */
+    int phase;  /* of the job, when the poll came */
+    unsigned n; /* how many came before, by the client's own path */
 } poll;
 
 /* ---- Prefer: wait=N (RFC 7240) --------------------------------------------------------------- */
@@ -60,7 +70,7 @@ static int64_t read_wait(const char *at, const char *end)
     at += quoted;
     const char *digits = at;
     for (; at < end && *at >= '0' && *at <= '9'; at++)
-        s = s > RETRY_AFTER_S ? s : s * 10 + (*at - '0');
+        s = s > MAX_WAIT_S ? s : s * 10 + (*at - '0');
     if (at == digits || (quoted && (at == end || *at++ != '"')))
         return -1;
     at = skip_blanks(at, end);
@@ -86,12 +96,15 @@ static int64_t preferred_wait(h2o_req_t *req)
 }
 
 /* How long this poll may be held; `*applied` is the preference as it is honoured, or -1. */
-static int64_t hold_for(wq_http *http, h2o_req_t *req, int64_t *applied)
+static int64_t hold_for(wq_http *http, h2o_req_t *req, unsigned n, int64_t *applied)
 {
     int64_t hold_ms = http->options.hold_ms, s = preferred_wait(req);
-    int64_t most = (hold_ms > WAIT_MS ? hold_ms : WAIT_MS) / 1000;
-    *applied = s > most ? most : s;
-    return s < 0 ? hold_ms : *applied * 1000;
+    int64_t most = hold_ms > WAIT_MS ? hold_ms : WAIT_MS;
+    int64_t grown = hold_ms + hold_ms * GROWTH_PERCENT * n / 100;
+    *applied = s > most / 1000 ? most / 1000 : s;
+    if (s >= 0)
+        return *applied * 1000;
+    return grown < most ? grown : most;
 }
 
 static void tell_applied(h2o_req_t *req, int64_t applied)
@@ -107,38 +120,59 @@ static void tell_applied(h2o_req_t *req, int64_t applied)
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
-/* 303 to the job; takes over the reference. Without Retry-After if it need not be waited for. */
-static int redirect(h2o_req_t *req, wq_job *job, uint64_t estimate_ms)
+/* 303 to the job, for the poll after the n-th; takes over the reference. Who follows seed 001 needs
+ * a Retry-After on each, also where there is nothing to wait for. */
+static int redirect(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n, unsigned retry_s)
 {
-    enum { SIZE = 64 };
-    char *text = h2o_mem_alloc_pool(&req->pool, 2 * SIZE);
-    uint64_t s = (estimate_ms + 999) / 1000;
-    int n = snprintf(text, SIZE, "/work/%s", wq_job_id(job));
+    char *location = n > 0 ? wq_link(http, req, "/work/%s/%u", wq_job_id(job), n)
+                           : wq_link(http, req, "/work/%s", wq_job_id(job));
+    char *seconds = h2o_mem_alloc_pool(&req->pool, 16);
+    int digits = snprintf(seconds, 16, "%u", retry_s);
     wq_job_unref(job);
-    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_LOCATION, NULL, text, (size_t)n);
-    if (s > 0) {
-        text += SIZE;
-        n = snprintf(text, SIZE, "%d", s < RETRY_AFTER_S ? (int)s : RETRY_AFTER_S);
-        h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_RETRY_AFTER, NULL, text, (size_t)n);
-    }
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_LOCATION, NULL, location,
+                   strlen(location));
+    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_RETRY_AFTER, NULL, seconds,
+                   (size_t)digits);
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
                    H2O_STRLIT("no-store"));
     return wq_send_bytes(req, 303, NULL, NULL, 0);
 }
 
-/* What there is to tell now; takes over the reference. */
-static int answer(wq_http *http, h2o_req_t *req, wq_job *job)
+/* When to ask again: when the job should have ended, but never so late that its end would be known
+ * much later than it was. That each poll is held keeps their number small. */
+static unsigned retry_after(wq_job *job, uint64_t estimate_ms)
 {
+    wq_snapshot now;
+    wq_job_snapshot(job, &now);
+    uint64_t age = now.waited_ms + now.ran_ms, most = age / RETRY_PART;
+    wq_snapshot_clear(&now);
+    most = most > LEAST_RETRY_MS ? most : LEAST_RETRY_MS;
+    uint64_t s = (estimate_ms < most ? estimate_ms : most) / 1000;
+    return s < 1 ? 1 : (unsigned)s;
+}
+
+/* Does the job go on after a restart, though it has ended here? Or do only these faces end? */
+static int goes_on(wq_http *http, wq_job *job)
+{
+    wq_snapshot now;
+    wq_job_snapshot(job, &now);
+    int goes = now.resumes || (!now.has_returncode && atomic_load(&http->stopping));
+    wq_snapshot_clear(&now);
+    return goes;
+}
+
+/* What there is to tell now; takes over the reference. */
+static int answer(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n)
+{
+    if (goes_on(http, job)) {
+        req->http1_is_persistent = 0;
+        return redirect(http, req, job, n + 1, WQ_RESTART_S);
+    }
     /* asked once: with many queued, its place among them is what a poll costs us most */
     uint64_t estimate_ms = wq_job_estimate_ms(job);
     if (estimate_ms == 0)
         return wq_answer_result(http, req, job);
-    if (!atomic_load(&http->stopping))
-        return redirect(req, job, estimate_ms);
-    /* nobody would hold the next poll, and who redirects at once is asked at once */
-    wq_job_unref(job);
-    req->http1_is_persistent = 0;
-    return wq_problem_result(req, WQ_ERROR_CLOSING, NULL, wq_retry_after_s(http->queue));
+    return redirect(http, req, job, n + 1, retry_after(job, estimate_ms));
 }
 
 /* ---- held polls ------------------------------------------------------------------------------ */
@@ -153,7 +187,7 @@ static void on_timeout(wq_held *held)
 {
     wq_job *job = wq_job_ref(held->job->job);
     wq_release(held);
-    answer(held->http, held->req, job);
+    answer(held->http, held->req, job, H2O_STRUCT_FROM_MEMBER(poll, held, held)->n);
 }
 
 static void on_news(wq_held *held)
@@ -172,7 +206,8 @@ static void on_gone(wq_held *held)
 }
 
 /* Takes over the reference to `job`. */
-static int hold(wq_http *http, h2o_req_t *req, wq_job *job, int64_t ms, int64_t applied)
+static int hold_poll(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n, int64_t ms,
+                     int64_t applied)
 {
     poll *p = h2o_mem_alloc_pool(&req->pool, sizeof *p);
     p->held = (wq_held){.http = http,
@@ -184,6 +219,7 @@ static int hold(wq_http *http, h2o_req_t *req, wq_job *job, int64_t ms, int64_t 
     if (wq_hold(&p->held, job) != 0)
         return 0;
     tell_applied(req, applied);
+    p->n = n;
     p->phase = phase_of(p->held.job->snapshot.state);
     wq_held_deadline(&p->held, wq_loop_now() + ms);
     if (p->phase == 2 || atomic_load(&http->stopping))
@@ -192,13 +228,13 @@ static int hold(wq_http *http, h2o_req_t *req, wq_job *job, int64_t ms, int64_t 
 }
 
 /* Takes over the reference to `job`. */
-static int answer_poll(wq_http *http, h2o_req_t *req, wq_job *job)
+static int answer_poll(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n)
 {
-    int64_t applied, ms = hold_for(http, req, &applied);
-    if (ms > 0 && wq_job_estimate_ms(job) != 0)
-        return hold(http, req, job, ms, applied);
+    int64_t applied, ms = hold_for(http, req, n, &applied);
+    if (ms > 0 && wq_state_of(job) < WQ_STATE_SUCCEEDED && !atomic_load(&http->stopping))
+        return hold_poll(http, req, job, n, ms, applied);
     tell_applied(req, applied);
-    return answer(http, req, job);
+    return answer(http, req, job, n);
 }
 
 /* ---- the other things a client may want of a job --------------------------------------------- */
@@ -208,7 +244,7 @@ static int wants_events(wq_http *http, h2o_req_t *req)
 {
     const char *type = http->options.result_type;
     size_t n = strcspn(type, "; \t");
-    h2o_iovec_t accept = wq_request_header(req, "accept");
+    h2o_iovec_t accept = wq_request_header_list(req, "accept");
     if (accept.len == 0)
         return 0;
     h2o_iovec_t bare = h2o_strdup(&req->pool, type, n);
@@ -257,8 +293,9 @@ int wq_answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
 
 static int on_begun(wq_http *http, h2o_req_t *req, const wq_answer *answer)
 {
-    (void)http;
-    return redirect(req, answer->job, wq_job_estimate_ms(answer->job));
+    uint64_t estimate_ms = wq_job_estimate_ms(answer->job);
+    return redirect(http, req, answer->job, 0,
+                    estimate_ms == 0 ? 0 : retry_after(answer->job, estimate_ms));
 }
 
 int wq_face_start_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
@@ -269,20 +306,42 @@ int wq_face_start_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     return wq_begin(http, req, WQ_ENSURE_JOB, on_begun);
 }
 
+/* Takes "/{n}" off the end; n, 0 if there is none. -1: it is no number. */
+static int take_count(h2o_iovec_t *rest)
+{
+    const char *slash = memchr(rest->base, '/', rest->len);
+    if (slash == NULL)
+        return 0;
+    size_t digits = (size_t)(rest->base + rest->len - slash - 1);
+    size_t n = digits >= 1 && digits <= MAX_DIGITS ? h2o_strtosize(slash + 1, digits) : SIZE_MAX;
+    rest->len = (size_t)(slash - rest->base);
+    return n == SIZE_MAX ? -1 : (int)n;
+}
+
+/* "curl -X POST -L" asks with POST all along. */
+static int is_bodiless_post(h2o_req_t *req)
+{
+    return wq_is_method(req, "POST") && req->entity.len == 0;
+}
+
 int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
     wq_job *job;
-    if (wq_method(req, "GET, HEAD, DELETE, OPTIONS") ||
-        (job = wq_find_job(http, req, rest)) == NULL)
+    int n = rest.len > 0 ? take_count(&rest) : 0;
+    if (!is_bodiless_post(req) && wq_method(req, "GET, HEAD, DELETE, OPTIONS"))
+        return 0;
+    if (n < 0)
+        return wq_problem(req, 404, "There is nothing at this path.");
+    if ((job = wq_find_job(http, req, rest)) == NULL)
         return 0;
     if (wq_is_method(req, "DELETE"))
         return wq_answer_delete(http, req, job);
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, NULL, H2O_STRLIT("Accept"));
     if (wq_is_method(req, "HEAD"))
-        return answer(http, req, job);
+        return answer(http, req, job, (unsigned)n);
     if (wq_handshake_wanted(req))
         return wq_websocket(http, req, job);
     if (wants_events(http, req))
         return answer_events(http, req, job);
-    return answer_poll(http, req, job);
+    return answer_poll(http, req, job, (unsigned)n);
 }

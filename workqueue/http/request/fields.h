@@ -2,8 +2,8 @@
  *
  * Every decoder is strict about framing, lenient about order, and bounded: it writes only to memory
  * from the allocator it is given, and never more than the input's length and a little. */
-#ifndef WQ_FIELDS_H
-#define WQ_FIELDS_H
+#ifndef WQ_HTTP_REQUEST_FIELDS_H
+#define WQ_HTTP_REQUEST_FIELDS_H
 
 #include <stddef.h>
 
@@ -19,7 +19,7 @@ typedef struct wq_fields {
     const char *server;
     const char *document_set_id; /* documentSetId or document_set_id */
     const char *api_token;       /* apiToken or api_token */
-    const char *rebuild;         /* "1" or "true": build again */
+    const char *rebuild;         /* build again: see wq_field_yes() */
 } wq_fields;
 
 /* Decoders return 0, or -1 and in *why, static or from the arena, what is malformed: part of a
@@ -35,6 +35,10 @@ int wq_fields_json(wq_fields *fields, wq_arena arena, const char *data, size_t l
 int wq_fields_multipart(wq_fields *fields, wq_arena arena, const char *boundary,
                         size_t boundary_len, const char *data, size_t len, const char **why);
 
+/* A yes or a no, in any case: 1, true, yes, on; 0, false, no, off, or nothing. 1 or 0; -1: neither.
+ */
+int wq_field_yes(const char *value);
+
 /* One field of a query string by name, decoded; NULL if not there or malformed. */
 const char *wq_query_field(wq_arena arena, const char *query, size_t len, const char *name);
 
@@ -45,14 +49,23 @@ const char *wq_percent_decoded(wq_arena arena, const char *data, size_t len);
  * the header is anything else. */
 const char *wq_basic_token(wq_arena arena, const char *value, size_t len, const char **why);
 
-/* Splits a Content-Type: writes the lower-case "type/subtype" to `type` and, if there is one, the
- * unquoted parameter `boundary`. 0 or -1 if malformed. */
-int wq_content_type(wq_arena arena, const char *value, size_t len, const char **type,
-                    const char **boundary);
+/* ---- for the decoders ---- */
 
-/* Picks the media type of `offers` (n of them, lower-case, most wanted by us first) that an Accept
- * header likes best (RFC 9110: q, wildcards, specificity; a tie goes to the earlier offer). -1 if
- * it accepts none. Malformed elements are skipped; with none left, as with value NULL: 0. */
-int wq_accept(const char *value, size_t len, const char *const *offers, size_t n);
+enum { WQ_FIELD_NAMES = 6 };
+typedef struct wq_field_name {
+    const char *name; /* as clients spell it */
+    size_t offset;    /* in wq_fields */
+} wq_field_name;
+extern const wq_field_name wq_field_names[WQ_FIELD_NAMES];
+
+/* Where the value of the i-th name goes. */
+const char **wq_field_slot(wq_fields *fields, size_t i);
+
+/* Say why; -1. */
+int wq_malformed(const char **why, const char *sentence);
+int wq_malformedf(wq_arena arena, const char **why, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+const char *wq_copy_text(wq_arena arena, const char *data, size_t len);
 
 #endif

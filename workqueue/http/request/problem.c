@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "workqueue/http/request/headers.h"
+
 static const struct {
     int status;
     const char *reason;
@@ -38,6 +40,7 @@ static const struct {
     {413, "Content Too Large"},
     {415, "Unsupported Media Type"},
     {416, "Range Not Satisfiable"},
+    {417, "Expectation Failed"},
     {422, "Unprocessable Content"},
     {426, "Upgrade Required"},
     {429, "Too Many Requests"},
@@ -63,18 +66,34 @@ static int is_method(const h2o_req_t *req, const char *method)
 
 /* ---- sending -------------------------------------------------------------------------------- */
 
+static const char RESOURCE_POLICY[] = "cross-origin-resource-policy";
+
+static int is_own_origin_only(const h2o_req_t *req)
+{
+    return h2o_find_header_by_str(&req->res.headers, RESOURCE_POLICY, sizeof RESOURCE_POLICY - 1,
+                                  -1) != -1;
+}
+
+void wq_own_origin_only(h2o_req_t *req)
+{
+    if (!is_own_origin_only(req))
+        h2o_add_header_by_str(&req->pool, &req->res.headers, RESOURCE_POLICY,
+                              sizeof RESOURCE_POLICY - 1, 0, NULL, H2O_STRLIT("same-origin"));
+}
+
 void wq_cors(h2o_req_t *req)
 {
     h2o_headers_t *headers = &req->res.headers;
 
     /* Twice would make browsers refuse the answer. */
-    if (h2o_find_header(headers, H2O_TOKEN_ACCESS_CONTROL_ALLOW_ORIGIN, -1) != -1)
+    if (h2o_find_header(headers, H2O_TOKEN_ACCESS_CONTROL_ALLOW_ORIGIN, -1) != -1 ||
+        is_own_origin_only(req))
         return;
     h2o_add_header(&req->pool, headers, H2O_TOKEN_ACCESS_CONTROL_ALLOW_ORIGIN, NULL,
                    H2O_STRLIT("*"));
     h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("access-control-expose-headers"), 0, NULL,
                           H2O_STRLIT("Location, Retry-After, ETag, Age, Preference-Applied, "
-                                     "X-Workqueue, Content-Range, Accept-Ranges"));
+                                     "X-Workqueue, X-Workqueue-Job, Content-Range, Accept-Ranges"));
 }
 
 /* h2o asserts on some that are no status, and 1xx is no answer. */
@@ -162,9 +181,47 @@ char *wq_put_escaped(char *out, const char *text)
     return out;
 }
 
+/* The lunkwill face has a shape of its own for errors, which its clients read. */
+static int is_lunkwill(const h2o_req_t *req)
+{
+    static const char *const paths[] = {"/run", "/api/lunkwill"};
+
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
+        if (h2o_memis(req->pathconf->path.base, req->pathconf->path.len, paths[i],
+                      strlen(paths[i])))
+            return 1;
+    return 0;
+}
+
+/* `message` is the first line of the detail; `exception` the status in words without blanks. */
+static h2o_iovec_t make_lunkwill_error(h2o_req_t *req, int status, const char *detail)
+{
+    const char *reason = wq_reason(status);
+    const h2o_iovec_t message = h2o_strdup(&req->pool, detail, strcspn(detail, "\r\n"));
+    char *json = h2o_mem_alloc_pool(&req->pool, 160 + 2 * strlen(reason) + 12 * strlen(detail));
+    char *at = json;
+
+    at += sprintf(at, "{\"title\":\"%s\",\"message\":\"", reason);
+    at = wq_put_escaped(at, message.base);
+    at = wq_put_escaped(stpcpy(at, "\",\"detail\":\""), detail);
+    at = stpcpy(at, "\",\"exception\":\"");
+    for (const char *c = reason; *c != '\0'; c++)
+        if (*c != ' ')
+            *at++ = *c;
+    at += sprintf(at, "\",\"status_code\":%d}\n", status);
+    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE,
+                   H2O_STRLIT("application/json"), 1);
+    return h2o_iovec_init(json, (size_t)(at - json));
+}
+
 /* Makes the document in the pool and sets the headers that go with it. */
 static h2o_iovec_t make_problem(h2o_req_t *req, int status, const char *detail)
 {
+    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, H2O_STRLIT("no-store"),
+                   1);
+    if (is_lunkwill(req))
+        return make_lunkwill_error(req, status, detail);
+
     const char *reason = wq_reason(status);
     char *json = h2o_mem_alloc_pool(&req->pool, 128 + strlen(reason) + 6 * strlen(detail));
     char *at = json;
@@ -175,8 +232,6 @@ static h2o_iovec_t make_problem(h2o_req_t *req, int status, const char *detail)
     at += sprintf(at, "\"}\n");
     h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE,
                    H2O_STRLIT("application/problem+json"), 1);
-    h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, H2O_STRLIT("no-store"),
-                   1);
     return h2o_iovec_init(json, (size_t)(at - json));
 }
 
@@ -226,7 +281,8 @@ int wq_problem_result(h2o_req_t *req, int result, const wq_error *error, unsigne
 
     if (wq_is_for_later(result)) {
         char *seconds = h2o_mem_alloc_pool(&req->pool, 16);
-        const int n = snprintf(seconds, 16, "%u", retry_after_s);
+        const int n =
+            snprintf(seconds, 16, "%u", result == WQ_ERROR_CLOSING ? WQ_RESTART_S : retry_after_s);
 
         h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_RETRY_AFTER, seconds, (size_t)n, 1);
         return send_problem(req, result == WQ_ERROR_USER_FULL ? 429 : 503, detail);
@@ -247,13 +303,20 @@ static void preflight(h2o_req_t *req, const char *allow)
 {
     h2o_headers_t *headers = &req->res.headers;
 
+    const h2o_iovec_t asked = wq_request_header_list(req, "access-control-request-headers");
     add_allow(req, allow);
+    if (is_own_origin_only(req)) {
+        send_body(req, 204, (h2o_iovec_t){NULL, 0});
+        return;
+    }
     h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("access-control-allow-methods"), 0, NULL,
                           H2O_STRLIT("GET, POST, DELETE, OPTIONS"));
-    h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("access-control-allow-headers"), 0, NULL,
-                          H2O_STRLIT("authorization, content-type, x-lunkwill, prefer, "
-                                     "last-event-id, cache-control, "
-                                     "if-none-match, if-range, range"));
+    /* Whatever a page's scripts add to its requests: those that trace have headers of their own. */
+    if (asked.len > 0)
+        h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("access-control-allow-headers"), 0,
+                              NULL, asked.base, asked.len);
+    h2o_set_header(&req->pool, headers, H2O_TOKEN_VARY,
+                   H2O_STRLIT("Access-Control-Request-Headers"), 1);
     h2o_add_header_by_str(&req->pool, headers, H2O_STRLIT("access-control-max-age"), 0, NULL,
                           H2O_STRLIT("86400"));
     send_body(req, 204, (h2o_iovec_t){NULL, 0});

@@ -10,9 +10,10 @@
 #include <string.h>
 #include <strings.h>
 
-#include "workqueue/http/request/url.h"
 #include "workqueue/http/request/fields.h"
+#include "workqueue/http/request/media_types.h"
 #include "workqueue/http/request/problem.h"
+#include "workqueue/http/request/url.h"
 
 #define BODY_TYPES "application/x-www-form-urlencoded, multipart/form-data and application/json"
 
@@ -37,18 +38,6 @@ static h2o_iovec_t token_header(const h2o_req_t *req, const h2o_token_t *token)
 {
     const ssize_t i = h2o_find_header(&req->headers, token, -1);
 
-    return i == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[i].value;
-}
-
-h2o_iovec_t wq_request_header(h2o_req_t *req, const char *name)
-{
-    const size_t len = strlen(name);
-    const h2o_token_t *token = h2o_lookup_token(name, len);
-    ssize_t i;
-
-    if (token != NULL)
-        return token_header(req, token);
-    i = h2o_find_header_by_str(&req->headers, name, len, -1);
     return i == -1 ? h2o_iovec_init(NULL, 0) : req->headers.entries[i].value;
 }
 
@@ -109,6 +98,17 @@ h2o_iovec_t wq_request_subprotocol(h2o_req_t *req, const char *name)
     return h2o_iovec_init(NULL, 0);
 }
 
+h2o_iovec_t wq_request_last_event_id(h2o_req_t *req)
+{
+    const h2o_iovec_t header = wq_request_header(req, "last-event-id");
+    const char *field;
+
+    if (header.len > 0)
+        return header;
+    field = wq_http_query(req, "lastEventId");
+    return field != NULL ? h2o_iovec_init(field, strlen(field)) : h2o_iovec_init(NULL, 0);
+}
+
 /* ---- the sources, the one with precedence first; -1: *fault says why ------------------------ */
 
 __attribute__((format(printf, 4, 5))) static int faulty(h2o_req_t *req, wq_request_fault *fault,
@@ -134,6 +134,11 @@ static int unauthorized(h2o_req_t *req, wq_request_fault *fault, const char *why
     return faulty(req, fault, 401, "%s.", why);
 }
 
+static int is_missing(const char *text)
+{
+    return text == NULL || *text == '\0';
+}
+
 /* "token." and the token, percent-encoded. */
 static int read_subprotocol(h2o_req_t *req, wq_fields *fields, wq_request_fault *fault)
 {
@@ -150,11 +155,14 @@ static int read_subprotocol(h2o_req_t *req, wq_fields *fields, wq_request_fault 
                               "The token in the subprotocol is not percent-encoded correctly");
 }
 
+/* A field wins: what is in the header may be the login of a proxy in front. */
 static int read_authorization(h2o_req_t *req, wq_fields *fields, wq_request_fault *fault)
 {
     const h2o_iovec_t value = token_header(req, H2O_TOKEN_AUTHORIZATION);
     const char *why;
 
+    if (!is_missing(fields->api_token))
+        return 0;
     if (value.base == NULL)
         return read_subprotocol(req, fields, fault);
     fields->api_token = wq_basic_token(arena_of(req), value.base, value.len, &why);
@@ -203,11 +211,23 @@ static int read_body_as(h2o_req_t *req, wq_fields *fields, const char *type, con
                   "A body of this Content-Type cannot be read here; " BODY_TYPES " can.");
 }
 
+/* Is there a Content-Encoding that is more than "identity"? */
+static int is_encoded(h2o_req_t *req)
+{
+    for (ssize_t i = -1;
+         (i = h2o_find_header(&req->headers, H2O_TOKEN_CONTENT_ENCODING, i)) != -1;) {
+        const h2o_iovec_t coding = req->headers.entries[i].value;
+
+        if (coding.len > 0 && !h2o_lcstris(coding.base, coding.len, H2O_STRLIT("identity")))
+            return 1;
+    }
+    return 0;
+}
+
 static int read_body(const wq_request_limits *limits, h2o_req_t *req, wq_fields *fields,
                      wq_request_fault *fault)
 {
     const h2o_iovec_t value = token_header(req, H2O_TOKEN_CONTENT_TYPE);
-    const h2o_iovec_t coding = token_header(req, H2O_TOKEN_CONTENT_ENCODING);
     const char *type, *boundary;
 
     if (req->entity.base == NULL || req->entity.len == 0)
@@ -215,7 +235,7 @@ static int read_body(const wq_request_limits *limits, h2o_req_t *req, wq_fields 
     if (req->entity.len > limits->max_body_bytes)
         return faulty(req, fault, 413, "The body has %zu bytes; at most %zu are taken here.",
                       req->entity.len, limits->max_body_bytes);
-    if (coding.len > 0 && !h2o_lcstris(coding.base, coding.len, H2O_STRLIT("identity")))
+    if (is_encoded(req))
         return faulty(req, fault, 415, "A body with a Content-Encoding cannot be read here.");
     if (wq_content_type(arena_of(req), value.base, value.len, &type, &boundary) != 0)
         return faulty(req, fault, 415,
@@ -234,11 +254,6 @@ static int read_query(h2o_req_t *req, wq_fields *fields, wq_request_fault *fault
 }
 
 /* ---- what was read, held against the rules; -1: *fault says why ----------------------------- */
-
-static int is_missing(const char *text)
-{
-    return text == NULL || *text == '\0';
-}
 
 static int check_present(h2o_req_t *req, const wq_fields *fields, wq_request_fault *fault)
 {
@@ -274,17 +289,66 @@ static int check_params(h2o_req_t *req, const wq_params *params, wq_request_faul
     return faulty(req, fault, 400, "%s.", error.message);
 }
 
-static int is_true(const char *value)
+/* What `server` is for the key, the limits, deletion and the program alike; -1: it is no URL. */
+static int take_server(const wq_request_limits *limits, h2o_req_t *req, wq_fields *fields,
+                       wq_request_fault *fault)
 {
-    return value != NULL && (strcmp(value, "1") == 0 || strcmp(value, "true") == 0);
+    char url[WQ_URL_SIZE];
+    const char *why;
+
+    if (is_missing(fields->server) || limits->any_server)
+        return 0;
+    if ((why = wq_url_canonical(url, sizeof url, fields->server)) != NULL) {
+        fault->fields[0] = "server";
+        return faulty(req, fault, 400,
+                      "The field server must be the http or https URL of a server, such as "
+                      "https://www.example.org: %s.",
+                      why);
+    }
+    if (strcmp(url, fields->server) != 0)
+        fields->server = h2o_strdup(&req->pool, url, SIZE_MAX).base;
+    return 0;
 }
 
-int wq_request_no_cache(h2o_req_t *req)
+/* A program could take for an option what begins so. */
+static int check_dashes(h2o_req_t *req, const wq_fields *fields, wq_request_fault *fault)
 {
-    const h2o_iovec_t value = token_header(req, H2O_TOKEN_CACHE_CONTROL);
+    for (size_t i = 0; i < WQ_FIELD_NAMES; i++) {
+        const char *value = *wq_field_slot((wq_fields *)fields, i);
 
-    return h2o_memis(req->method.base, req->method.len, H2O_STRLIT("POST")) && value.len > 0 &&
-           h2o_contains_token(value.base, value.len, H2O_STRLIT("no-cache"), ',');
+        if (value == NULL || *value != '-')
+            continue;
+        fault->fields[0] = wq_field_names[i].name;
+        return faulty(req, fault, 400,
+                      "The field %s begins with \"-\", which a program could take for an option.",
+                      fault->fields[0]);
+    }
+    return 0;
+}
+
+/* The fields of body and query; `fault` is what is wrong with them by themselves. */
+static int read_fields(const wq_request_limits *limits, h2o_req_t *req, wq_fields *fields,
+                       wq_request_fault *fault)
+{
+    return read_body(limits, req, fields, fault) != 0 || read_query(req, fields, fault) != 0 ||
+                   check_dashes(req, fields, fault) != 0 ||
+                   take_server(limits, req, fields, fault) != 0
+               ? -1
+               : 0;
+}
+
+static int read_rebuild(h2o_req_t *req, const wq_fields *fields, int *rebuild,
+                        wq_request_fault *fault)
+{
+    const int yes = wq_field_yes(fields->rebuild);
+
+    if (rebuild != NULL)
+        *rebuild = yes > 0;
+    if (yes >= 0)
+        return 0;
+    fault->fields[0] = "rebuild";
+    return faulty(req, fault, 400,
+                  "The field rebuild takes 1, true, yes, on, or 0, false, no, off.");
 }
 
 /* `token_later`: it need not be there. */
@@ -296,8 +360,9 @@ static int read_all(const wq_request_limits *limits, h2o_req_t *req, int token_l
     int no_token;
 
     *fault = (wq_request_fault){0};
-    if (read_authorization(req, &fields, fault) != 0 ||
-        read_body(limits, req, &fields, fault) != 0 || read_query(req, &fields, fault) != 0)
+    if (read_fields(limits, req, &fields, fault) != 0 ||
+        read_authorization(req, &fields, fault) != 0 || check_dashes(req, &fields, fault) != 0 ||
+        read_rebuild(req, &fields, rebuild, fault) != 0)
         return -1;
     no_token = token_later && is_missing(fields.api_token);
     if (no_token)
@@ -313,8 +378,6 @@ static int read_all(const wq_request_limits *limits, h2o_req_t *req, int token_l
     *out = params;
     if (no_token)
         out->api_token = NULL;
-    if (rebuild != NULL)
-        *rebuild = is_true(fields.rebuild);
     return 0;
 }
 
@@ -349,7 +412,7 @@ int wq_request_fields(const wq_request_limits *limits, h2o_req_t *req, wq_fields
     wq_request_fault fault = {0};
 
     *out = (wq_fields){0};
-    if (read_body(limits, req, out, &fault) == 0 && read_query(req, out, &fault) == 0)
+    if (read_fields(limits, req, out, &fault) == 0)
         return 0;
     wq_problem(req, fault.status, "%s", fault.detail);
     return -1;

@@ -1,14 +1,17 @@
 /* request.h - from an h2o request to parameters, within limits. */
-#ifndef WQ_REQUEST_H
-#define WQ_REQUEST_H
+#ifndef WQ_HTTP_REQUEST_REQUEST_H
+#define WQ_HTTP_REQUEST_REQUEST_H
 
 #include <h2o.h>
 #include <workqueue/http.h>
+
+#include "workqueue/http/request/headers.h"
 
 /* What of the options a request is held against. */
 typedef struct wq_request_limits {
     size_t max_body_bytes;
     struct wq_allow *allow; /* the servers that may be asked for */
+    int any_server;         /* `server` may be any text, and is taken as it is */
 } wq_request_limits;
 
 /* What is wrong with a request. Texts are static or in the request's pool. */
@@ -21,8 +24,9 @@ typedef struct wq_request_fault {
 
 /* Reads server, document set id and token. 0 and *out in the request's pool; or -1 and *fault.
  * Nothing is answered, but a 401's WWW-Authenticate is in the response's headers already.
- * Precedence: the Authorization header over a WebSocket's subprotocol token.TOKEN over the body
- * over the query. `*rebuild`, unless NULL: whether the field of that name asks for it. */
+ * Precedence: the body over the query; for the token, these over the Authorization header over a
+ * WebSocket's subprotocol token.TOKEN. `out->server` is in canonical form (url.h). `*rebuild`,
+ * unless NULL: whether the field of that name asks for it. */
 int wq_request_read(const wq_request_limits *limits, h2o_req_t *req, wq_params *out, int *rebuild,
                     wq_request_fault *fault);
 
@@ -39,10 +43,6 @@ int wq_request_target(const wq_request_limits *limits, h2o_req_t *req, wq_params
 struct wq_fields;
 int wq_request_fields(const wq_request_limits *limits, h2o_req_t *req, struct wq_fields *out);
 
-/* Does the client want the answer to be made again? Only a POST can say so by its Cache-Control:
- * browsers put no-cache on every EventSource and WebSocket, which want nothing of the kind. */
-int wq_request_no_cache(h2o_req_t *req);
-
 /* The subprotocol `name` among those that a WebSocket's handshake offers; if `name` ends in '.',
  * the first that begins so. {NULL, 0} if there is none. */
 h2o_iovec_t wq_request_subprotocol(h2o_req_t *req, const char *name);
@@ -51,7 +51,8 @@ h2o_iovec_t wq_request_subprotocol(h2o_req_t *req, const char *name);
  * Transfer-Encoding)? To be asked while it is handled first. */
 int wq_request_is_ambiguous(h2o_req_t *req);
 
-/* A request header by lower-case name; {NULL, 0} if there is none. */
-h2o_iovec_t wq_request_header(h2o_req_t *req, const char *name);
+/* What an event source has seen: the header Last-Event-ID, or the field lastEventId of the query,
+ * which those send that cannot set headers. */
+h2o_iovec_t wq_request_last_event_id(h2o_req_t *req);
 
 #endif

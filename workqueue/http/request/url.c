@@ -1,4 +1,5 @@
-/* allow.c - the servers that jobs may be asked for: URLs, compared as what they mean.
+/* url.c - the servers that jobs are asked for: URLs in one form for all their spellings, and the
+ * list of those that are allowed.
  *
  * Whoever is let in here is contacted by a program with somebody's token, and that program reads
  * the URL with a parser of its own. So only what every parser reads alike is taken, and whatever
@@ -24,6 +25,7 @@ typedef struct url {
     unsigned port;
     char host[HOST_SIZE]; /* lower case, without a final dot; an IPv6 address begins with '[' */
     char path[PATH_SIZE]; /* "" or "/a/b", without a final slash */
+    int has_final_slash;  /* it had one, after a path that is not empty */
 } url;
 
 struct wq_allow {
@@ -163,6 +165,7 @@ static const char *parse_path(url *out, const char *text)
 {
     static const char odd[] = "its path can be read in more than one way";
     char *end = out->path;
+    out->has_final_slash = 1;
     while (*text != '\0') {
         char *segment = end;
         *end++ = *text++;
@@ -180,7 +183,10 @@ static const char *parse_path(url *out, const char *text)
     }
     if (end > out->path && end[-1] == '/')
         end--;
+    else
+        out->has_final_slash = 0;
     *end = '\0';
+    out->has_final_slash &= *out->path != '\0';
     return NULL;
 }
 
@@ -201,6 +207,39 @@ static const char *parse(url *out, const char *text)
     const size_t authority = strcspn(text, "/");
     const char *why = parse_authority(out, text, authority);
     return why != NULL ? why : parse_path(out, text + authority);
+}
+
+const char *wq_url_canonical(char *out, size_t size, const char *text)
+{
+    url u;
+    const char *why = parse(&u, text);
+    if (why != NULL)
+        return why;
+    char port[8] = "";
+    if (u.port != (u.is_https ? 443u : 80u))
+        snprintf(port, sizeof port, ":%u", u.port);
+    const int n = snprintf(out, size, "http%s://%s%s%s%s%s", u.is_https ? "s" : "", u.host,
+                           u.host[0] == '[' ? "]" : "", port, u.path, u.has_final_slash ? "/" : "");
+    return n > 0 && (size_t)n < size ? NULL : "it is too long";
+}
+
+/* Only what means the same wherever it is put: no dots, no escapes, nothing that a browser takes
+ * for a host ("//"). */
+int wq_is_prefix(const char *path, size_t n)
+{
+    enum { MAX_PREFIX = 256 };
+    if (n == 0)
+        return 1;
+    if (n > MAX_PREFIX || path[0] != '/' || path[n - 1] == '/')
+        return 0;
+    for (size_t i = 0; i < n; i++) {
+        const char c = path[i];
+        if (!is_letter(c) && !is_digit(c) && (c == '\0' || strchr("/-_.~", c) == NULL))
+            return 0;
+        if (i > 0 && path[i - 1] == '/' && (c == '/' || c == '.'))
+            return 0;
+    }
+    return 1;
 }
 
 /* ---- the list -------------------------------------------------------------------------------- */

@@ -96,10 +96,10 @@ void wq_http_options_init(wq_http_options *options, size_t size)
     options->max_streams = 100000;
     options->max_body_bytes = 1 << 20;
     options->hold_ms = 25000;
-    options->lunkwill_patience_ms = 180000;
     options->tasks_window_ms = 300000;
     options->result_type = "application/octet-stream";
     options->tasks_path = "/api/tasks";
+    options->lunkwill_patience_ms = 180000;
 }
 
 static int fail(wq_error *error, int code, const char *sentence)
@@ -136,7 +136,7 @@ static int copy_options(wq_http *http, const wq_http_options *options, wq_error 
     own->allow_servers = NULL;
     own->n_allow_servers = 0;
     if (copy_text(&own->result_type) | copy_path(&own->tasks_path) |
-        copy_text(&own->operator_secret))
+        copy_text(&own->operator_secret) | copy_text(&own->path_prefix))
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     return wq_allow_new(&http->limits.allow, options->allow_servers, options->n_allow_servers,
                         error);
@@ -154,6 +154,10 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
         return fail(error, WQ_ERROR_INVALID_ARGUMENT,
                     "http options: result_type must be set, and tasks_path a path such as "
                     "/api/tasks");
+    if (options->path_prefix != NULL && !wq_is_prefix(options->path_prefix,
+                                                      strlen(options->path_prefix)))
+        return fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                    "http options: path_prefix must be a path such as /queue, without a final slash");
     if (options->stall_timeout_ms == 0 || options->max_body_bytes == 0)
         return fail(error, WQ_ERROR_INVALID_ARGUMENT,
                     "http options: stall_timeout_ms and max_body_bytes must not be 0");
@@ -163,6 +167,7 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     http->queue = queue;
     http->options = *options;
     http->limits.max_body_bytes = options->max_body_bytes;
+    http->limits.any_server = options->any_server;
     pthread_mutex_init(&http->lock, NULL);
     LIST_INIT(&http->loops);
     wq_inboxes_init(&http->inboxes);
@@ -200,6 +205,7 @@ void wq_http_free(wq_http *http)
     free((char *)http->options.tasks_path);
     free((char *)http->options.operator_secret);
     wq_inboxes_destroy(&http->inboxes);
+    free((char *)http->options.path_prefix);
     pthread_mutex_destroy(&http->lock);
     free(http);
 }
