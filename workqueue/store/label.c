@@ -49,7 +49,7 @@ __attribute__((format(printf, 3, 4))) static void add_line(text *t, const char *
     for (char *c = value; *c != '\0'; c++)
         if (*c == '\n')
             *c = ' '; /* as in a program's path */
-    t->n += (size_t)sprintf(t->bytes + t->n, "%s=%s\n", name, value);
+    t->n += (size_t)snprintf(t->bytes + t->n, sizeof t->bytes - t->n, "%s=%s\n", name, value);
 }
 
 /* Unix time in ms as people read it. */
