@@ -64,6 +64,18 @@ typedef struct wq_run {
     void (*ended)(void *user, const wq_outcome *outcome);
 } wq_run;
 
+/** A job that runs on some machine; all is borrowed for the call. */
+typedef struct wq_elsewhere {
+    const char *key;             /**< in hex */
+    const char *id;              /**< of the request that it was begun for */
+    const char *server;          /**< may be cut, if long */
+    const char *document_set_id; /**< may be cut, if long */
+    const char *packager, *host; /**< who runs it */
+    uint64_t epoch;              /**< grows with each run of the key */
+    unsigned attempt;            /**< 1, or more if packagers have gone while they ran it */
+    int64_t began_at_ms;         /**< Unix time, by its packager's clock */
+} wq_elsewhere;
+
 /**
  * A runner has either `run`, or `start` and `cancel`: it is asynchronous then, and holds as many
  * runs as it likes without a thread for each. `workers` of the options is for `run`.
@@ -95,6 +107,10 @@ typedef struct wq_runner {
     /** wq_output_delete() has been called, for a runner that knows of more places where the output
      * may be; must return at once. NULL: there are none. */
     void (*removed)(void *self, const wq_params *params, const char *key);
+    /** Calls `each` for every job that runs on any machine, as the store knows it, until that returns
+     * nonzero. May take long. WQ_OK, WQ_ERROR_AWAY or another failure. NULL: there are no others. */
+    int (*list)(void *self, int (*each)(void *user, const wq_elsewhere *job), void *user,
+                wq_error *error);
 } wq_runner;
 
 /* ---- what machines share ---------------------------------------------------------------------- */

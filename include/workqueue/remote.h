@@ -28,6 +28,9 @@ typedef struct wq_s3_options {
                                  $AWS_ACCESS_KEY_ID, $AWS_SECRET_ACCESS_KEY, $AWS_SESSION_TOKEN */
     const char *secret_key; /**< never logged, never part of an error */
     const char *session_token; /**< of temporary credentials; NULL: none */
+    const char *credentials_file; /**< where the three are instead: lines NAME=VALUE with the names
+                                       above, or as in ~/.aws/credentials; read again whenever the
+                                       store refuses what it said. NULL: none */
     int path_style;      /**< nonzero, the default: the bucket is in the path; 0: in the host */
     const char *ca_file; /**< PEM, for https; NULL: $AWS_CA_BUNDLE, else the system's */
     const char *content_type; /**< stored with outputs; default "application/octet-stream" */

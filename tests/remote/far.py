@@ -20,11 +20,16 @@ class Shelf:
 
     def __init__(self, test):
         files = self.files = {}
+        busy = self.busy = {}  # path: so many times it says 503 first
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 body = files.get(self.path)
-                self.send_response(200 if body is not None else 404)
+                status = 200 if body is not None else 404
+                if busy.get(self.path, 0) > 0:
+                    busy[self.path] -= 1
+                    body, status = b"", 503
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(body or b"")))
                 self.end_headers()
                 self.wfile.write(body or b"")

@@ -237,6 +237,27 @@ static void test_a_strict_owner_gives_up_before_others_may_take_it(void **state)
     wq_leases_close(two);
 }
 
+/* The store was away for all: its owner gets its chance before it is taken over. */
+static void test_time_without_a_look_counts_by_half(void **state)
+{
+    fixture *f = *state;
+    wq_leases *one = open_leases(&f->table, "one", 0, 0), *two = open_leases(f->store, "two", 0, 0);
+    asked a = {0}, b = {0};
+    assert_int_equal(ask(one, &a, "1", 0), WQ_CLAIMED);
+    is_away = 1;
+    usleep(2 * RENEW_MS * 1000); /* no renewal is under way any more */
+    assert_int_equal(ask(two, &b, "2", 0), WQ_CLAIM_ELSEWHERE);
+    usleep(3 * TAKEOVER_MS * 1000);
+    assert_int_equal(ask(two, &b, "2", 0), WQ_CLAIM_ELSEWHERE);
+    is_away = 0;
+    usleep(TAKEOVER_MS * 1000);
+    assert_int_equal(ask(two, &b, "2", 0), WQ_CLAIM_ELSEWHERE);
+    assert_false(wq_lease_is_lost(a.lease));
+    wq_lease_drop(a.lease);
+    wq_leases_close(one);
+    wq_leases_close(two);
+}
+
 /* I: each of its packagers ends at it. */
 static void test_i_a_job_that_ends_its_packagers_fails_at_last(void **state)
 {
@@ -356,6 +377,7 @@ int main(void)
         TEST(test_an_owner_that_renews_keeps_it),
         TEST(test_a_frozen_owner_is_taken_over_and_finds_out),
         TEST(test_a_strict_owner_gives_up_before_others_may_take_it),
+        TEST(test_time_without_a_look_counts_by_half),
         TEST(test_i_a_job_that_ends_its_packagers_fails_at_last),
         TEST(test_answers_that_get_lost_change_nothing),
         TEST(test_a_rebuild_is_answered_by_a_run_that_began_after_it),

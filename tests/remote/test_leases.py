@@ -14,9 +14,9 @@ import unittest
 import uuid
 
 import services
-from harness import BUILD, is_running, wait_for
+from harness import is_running, wait_for
 from machines import Proxy
-from test_packager import PACKAGER, PASSWORD, SECONDS, SECRET, Answers, PackagerTest
+from test_packager import PACKAGER, PASSWORD, SECONDS, SECRET, PackagerTest
 
 BUCKET = "leases"
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -77,11 +77,11 @@ class LeaseTest(PackagerTest):
         self.ceph = services.service("ceph")
         self.s3("PUT", "")
 
-    def s3(self, method, path, *more):
+    def s3(self, method, path):
         """By curl, which can sign."""
         done = subprocess.run(
             ["curl", "-sS", "-K", "-", "-X", method, "--retry", "5", "--retry-connrefused",
-             "--aws-sigv4", "aws:amz:us-east-1:s3", "-H", f"x-amz-content-sha256: {EMPTY}", *more,
+             "--aws-sigv4", "aws:amz:us-east-1:s3", "-H", f"x-amz-content-sha256: {EMPTY}", "--data-binary", "",
              f"http://127.0.0.1:{self.ceph.port}/{BUCKET}{path}"],
             check=True, capture_output=True, input=f"user = DOCSETSKEY:{SECRET}".encode())
         return done.stdout.decode()
@@ -281,6 +281,26 @@ class LeaseTest(PackagerTest):
         self.far_packager()
         job.wait("Complete")
         self.assertEqual(len(self.started()), 1)
+
+    def test_credentials_are_read_again_from_their_file(self):
+        file = self.folder / "credentials"
+        file.write_text("[default]\naws_access_key_id = DOCSETSKEY\naws_secret_access_key = old\n")
+        packager = self.far_packager(secret="unused", s3_credentials=file)
+        packager.wait_log("no jobs are taken until the store can be used")
+        file.write_text(f"AWS_ACCESS_KEY_ID=DOCSETSKEY\nexport AWS_SECRET_ACCESS_KEY='{SECRET}'\n")
+        self.ask("1").wait("Complete")
+        packager.wait_log("credentials of the S3 store were read again")
+        self.assertNotIn(SECRET, packager.log())
+
+    def test_metrics_tell_what_a_packager_does(self):
+        file = self.folder / "metrics.prom"
+        self.far_packager(metrics=file)
+        self.ask("1").wait("Complete")
+        wait_for(lambda: file.exists() and "workqueue_packager_succeeded_total 1\n" in file.read_text(),
+                 "metrics", SECONDS)
+        for line in ("workqueue_packager_connected 1", "workqueue_packager_store_usable 1",
+                     "workqueue_packager_claimed_total 1", "workqueue_packager_running 0"):
+            self.assertIn(line + "\n", file.read_text())
 
     def test_a_store_that_is_away_fails_nothing(self):
         cut = Proxy(self.ceph.port)

@@ -184,6 +184,16 @@ class Cases:
         for stream in streams:
             self.assert_succeeds(stream)
 
+    def test_s13_a_file_server_that_is_busy_once(self):
+        server, packager = self.serve(), self.packager()
+        path, job = self.start(server), packager.get()
+        job.accept()
+        packager.shelf.busy["/0"] = 2
+        job.complete(OUTPUT)
+        self.wait_result(server, path)
+        self.assertEqual(self.output_of(server, path), OUTPUT)
+        self.assertEqual(packager.shelf.busy["/0"], 0)
+
     # -- cancelling
 
     def test_a_cancel_is_heard_and_answered(self):

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "workqueue/util/log.h"
@@ -28,7 +29,13 @@ struct wq_fetcher {
 
 /* ---- one file -------------------------------------------------------------------------------- */
 
-enum { CONNECT_MS = 10000, STALL_S = 30, REDIRECTS = 5 };
+enum {
+    CONNECT_MS = 10000,
+    STALL_S = 30,
+    REDIRECTS = 5,
+    RETRY_MS = 200, /* before another try, twice as long before each next */
+    RETRIES = 6,
+};
 
 typedef struct download {
     int fd, write_error, too_long;
@@ -85,6 +92,18 @@ static void set_options(CURL *curl, const char *url, download *d, char *why)
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, why);
 }
 
+/* What may go better in a moment: a server that is busy or comes up, a connection that broke. */
+static int is_transient(CURL *curl, CURLcode code)
+{
+    long status = 0;
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+    if (code == CURLE_HTTP_RETURNED_ERROR)
+        return status >= 500 || status == 429 || status == 408;
+    return code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST ||
+           code == CURLE_PARTIAL_FILE || code == CURLE_RECV_ERROR || code == CURLE_SEND_ERROR ||
+           code == CURLE_GOT_NOTHING || code == CURLE_OPERATION_TIMEDOUT;
+}
+
 /* What has become of it. */
 static int judge(CURLcode code, const download *d, uint64_t size_bytes, const char *why,
                  wq_error *error)
@@ -104,7 +123,7 @@ static int judge(CURLcode code, const download *d, uint64_t size_bytes, const ch
     return WQ_OK;
 }
 
-static int download_to(const wq_fetcher *f, const wq_fetch *fetch, const char *path,
+static int download_to(const wq_fetcher *f, const wq_fetch *fetch, const char *path, int *again,
                        wq_error *error)
 {
     char why[CURL_ERROR_SIZE] = "";
@@ -116,7 +135,9 @@ static int download_to(const wq_fetcher *f, const wq_fetch *fetch, const char *p
     int result;
     if (curl != NULL) {
         set_options(curl, fetch->url, &d, why);
-        result = judge(curl_easy_perform(curl), &d, fetch->size_bytes, why, error);
+        CURLcode code = curl_easy_perform(curl);
+        *again = is_transient(curl, code);
+        result = judge(code, &d, fetch->size_bytes, why, error);
     } else {
         result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
@@ -128,13 +149,29 @@ static int download_to(const wq_fetcher *f, const wq_fetch *fetch, const char *p
 
 /* ---- the threads ----------------------------------------------------------------------------- */
 
+/* Doubling; nonzero if it is still wanted then. */
+static int pause_before(const wq_fetcher *f, const wq_fetch *fetch, unsigned tries)
+{
+    const struct timespec step = {.tv_nsec = RETRY_MS * 1000000L};
+    for (unsigned i = 0; i < 1U << tries; i++) {
+        if (atomic_load(&fetch->stop) || atomic_load(&f->closing))
+            return 0;
+        nanosleep(&step, NULL);
+    }
+    return 1;
+}
+
 static void do_fetch(const wq_fetcher *f, wq_fetch *fetch)
 {
     const char *path;
     wq_error error = {0};
     int result = fetch->path(fetch->user, &path, &error);
-    if (result >= 0)
-        result = download_to(f, fetch, path, &error);
+    int again = result >= 0;
+    for (unsigned tries = 0; again; tries++) {
+        again = 0;
+        result = download_to(f, fetch, path, &again, &error);
+        again = again && tries < RETRIES && pause_before(f, fetch, tries);
+    }
     fetch->done(fetch->user, result, &error);
 }
 

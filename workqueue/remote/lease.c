@@ -22,10 +22,12 @@
 
 enum { OBSERVED = 4096 /* records of others that are watched for a change */ };
 
-/* When this packager first saw this version of another's record. */
+/* How long this packager has seen this version of another's record. Time between two looks counts for a
+ * half of the whole at most: while the store is away for all its owner could not renew it either, and
+ * has to have its chance afterwards. */
 typedef struct observed {
     char key[WQ_KEY_SIZE], tag[WQ_TAG_SIZE];
-    int64_t at; /* monotonic */
+    int64_t looked_at, age_ms; /* monotonic */
 } observed;
 
 struct wq_leases {
@@ -69,26 +71,32 @@ static int64_t boottime_ms(void)
 
 /* ---- taking ---------------------------------------------------------------------------------- */
 
+static observed *find_observed_locked(wq_leases *leases, const char *key)
+{
+    for (unsigned i = 0; i < OBSERVED; i++)
+        if (strcmp(leases->observed[i].key, key) == 0)
+            return &leases->observed[i];
+    return &leases->observed[leases->next_observed++ % OBSERVED];
+}
+
 /* How long another's record has been as it is. */
 static int64_t unchanged_ms(wq_leases *leases, const char *key, const char *tag)
 {
-    int64_t now = wq_monotonic_ms(), since = now;
-    observed *found = NULL;
+    int64_t now = wq_monotonic_ms(), most = leases->o.takeover_ms / 2;
     pthread_mutex_lock(&leases->lock);
-    for (unsigned i = 0; i < OBSERVED && found == NULL; i++)
-        if (strcmp(leases->observed[i].key, key) == 0)
-            found = &leases->observed[i];
-    if (found == NULL)
-        found = &leases->observed[leases->next_observed++ % OBSERVED];
-    if (strcmp(found->key, key) == 0 && strcmp(found->tag, tag) == 0) {
-        since = found->at;
+    observed *seen = find_observed_locked(leases, key);
+    if (strcmp(seen->key, key) == 0 && strcmp(seen->tag, tag) == 0) {
+        int64_t gap = now - seen->looked_at;
+        seen->age_ms += gap < most ? gap : most;
     } else {
-        snprintf(found->key, sizeof found->key, "%s", key);
-        snprintf(found->tag, sizeof found->tag, "%s", tag);
-        found->at = now;
+        snprintf(seen->key, sizeof seen->key, "%s", key);
+        snprintf(seen->tag, sizeof seen->tag, "%s", tag);
+        seen->age_ms = 0;
     }
+    seen->looked_at = now;
+    int64_t age = seen->age_ms;
     pthread_mutex_unlock(&leases->lock);
-    return now - since;
+    return age;
 }
 
 static void unref_lease(wq_lease *lease)

@@ -154,6 +154,35 @@ static void remote_removed(void *self, const wq_params *params, const char *key)
     free(text);
 }
 
+/* How a listing goes. */
+typedef struct listing {
+    int (*each)(void *user, const wq_elsewhere *job);
+    void *user;
+} listing;
+
+static int list_record(void *user, const char *key, const wq_record *record)
+{
+    const listing *l = user;
+    const wq_elsewhere job = {.key = key,
+                              .id = record->id,
+                              .server = record->server,
+                              .document_set_id = record->set,
+                              .packager = record->owner,
+                              .host = record->host,
+                              .epoch = record->epoch,
+                              .attempt = record->attempts,
+                              .began_at_ms = record->began_ms};
+    return record->state == WQ_RUNNING ? l->each(l->user, &job) : 0;
+}
+
+static int remote_list(void *self, int (*each)(void *user, const wq_elsewhere *job), void *user,
+                       wq_error *error)
+{
+    const remote *r = self;
+    listing l = {each, user};
+    return wq_record_list(r->o.store, list_record, &l, error);
+}
+
 static void free_strings(wq_stomp_options *o)
 {
     free((char *)o->queue_package);
@@ -284,6 +313,8 @@ static void init(remote *r, const wq_stomp_options *options)
         .removed = remote_removed,
         .max_in_flight = options->max_in_flight,
     };
+    if (options->store != NULL && options->store->shared != NULL)
+        r->runner.list = remote_list;
 }
 
 int wq_stomp_runner_open(wq_runner **out, const wq_stomp_options *options, wq_error *error)

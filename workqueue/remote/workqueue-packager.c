@@ -14,15 +14,16 @@
 #include <workqueue/remote.h>
 
 #include "workqueue/remote/folder.h"
+#include "workqueue/remote/metrics.h"
 #include "workqueue/remote/packager.h"
 
-enum { MAX_VARIABLES = 256 };
+enum { MAX_VARIABLES = 256, METRICS_S = 5 };
 
 typedef struct settings {
     wq_options queue;
     wq_packager_options packager;
     wq_s3_options s3;
-    const char *store, *public_base, *state_dir;
+    const char *store, *public_base, *state_dir, *metrics;
     int drains;
     char *url_base;
     const char *environment[MAX_VARIABLES + 1];
@@ -65,6 +66,8 @@ static const struct row {
      "existing folder for outputs in the making (./packager-state, made if missing)"},
     {"s3-endpoint", "URL", TEXT, AT(s3.endpoint), 0, 0, "where the S3 store is (AWS_ENDPOINT_URL)"},
     {"s3-region", "NAME", TEXT, AT(s3.region), 0, 0, "its region (AWS_REGION, us-east-1)"},
+    {"s3-credentials", "FILE", TEXT, AT(s3.credentials_file), 0, 0,
+     "a file with AWS_ACCESS_KEY_ID=... and so on, read again when they are refused"},
     {"s3-ca", "FILE", TEXT, AT(s3.ca_file), 0, 0, "who may sign for it (AWS_CA_BUNDLE)"},
     {"s3-virtual-host", NULL, OFF, AT(s3.path_style), 0, 0, "the bucket is in the host's name"},
     {"s3-public", "URL", TEXT, AT(public_base), 0, 0,
@@ -81,6 +84,8 @@ static const struct row {
      "end a program whose lease cannot be renewed, before another may begin"},
     {"put-off-ms", "N", NUMBER, AT(packager.put_off_ms), 50, 600000,
      "a request whose key runs elsewhere comes again after so long (5000)"},
+    {"metrics", "FILE", TEXT, AT(metrics), 0, 0,
+     "what it does, for a Prometheus collector of text files, written every few seconds"},
     {"drain-at-term", NULL, ON, AT(drains), 0, 0,
      "SIGTERM is as SIGUSR1: take nothing new, end what runs, exit"},
     {"ack-after-ms", "N", NUMBER, AT(packager.ack_after_ms), 0, UINT32_MAX,
@@ -305,12 +310,24 @@ static void on_drained(void *user)
     kill(getpid(), SIGTERM);
 }
 
+static void write_metrics(const settings *s, wq_packager *packager)
+{
+    wq_packager_stats stats;
+    wq_packager_stat(packager, &stats);
+    if (wq_packager_write_metrics(&stats, s->metrics) != 0)
+        fprintf(stderr, "workqueue-packager: cannot write %s: %s\n", s->metrics, strerror(errno));
+}
+
 /* Until we are to end: at SIGTERM or SIGINT, or at SIGUSR1 when all that ran has ended. */
 static void wait_for_end(const settings *s, wq_packager *packager, const sigset_t *stop)
 {
-    int number = 0, drains = 0;
+    static const struct timespec pause = {.tv_sec = METRICS_S};
+    int number, drains = 0;
     for (;;) {
-        if (sigwait(stop, &number) != 0)
+        number = s->metrics != NULL ? sigtimedwait(stop, NULL, &pause) : sigwaitinfo(stop, NULL);
+        if (s->metrics != NULL)
+            write_metrics(s, packager);
+        if (number < 0)
             continue;
         int is_to_drain = number == SIGUSR1 || (number == SIGTERM && s->drains);
         if (!is_to_drain || drains)

@@ -98,9 +98,29 @@ static const char *or_environment(const char *value, const char *name, const cha
     return value != NULL && *value != '\0' ? value : NULL;
 }
 
-static int take_credentials(wq_s3_config *config, const wq_s3_options *o, wq_error *error)
+static int take_file(s3 *s, wq_s3_config *config, const wq_s3_options *o, wq_error *error)
+{
+    s->credentials_file = strdup(o->credentials_file);
+    if (s->credentials_file == NULL)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    if (wq_s3_read_credentials(s) != 0)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                       "S3 options: there are no credentials in %s; it should have lines like "
+                       "AWS_ACCESS_KEY_ID=... and AWS_SECRET_ACCESS_KEY=...",
+                       o->credentials_file);
+    config->access_key = s->access_key;
+    config->secret_key = s->secret_key;
+    config->session_token = *s->session_token != '\0' ? s->session_token : NULL;
+    config->renew = wq_s3_renew_credentials;
+    config->user = s;
+    return WQ_OK;
+}
+
+static int take_credentials(s3 *s, wq_s3_config *config, const wq_s3_options *o, wq_error *error)
 {
     int given = o->access_key != NULL;
+    if (o->credentials_file != NULL)
+        return take_file(s, config, o, error);
     config->access_key = or_environment(o->access_key, "AWS_ACCESS_KEY_ID", NULL);
     config->secret_key =
         given ? o->secret_key : or_environment(o->secret_key, "AWS_SECRET_ACCESS_KEY", NULL);
@@ -185,7 +205,7 @@ static int open_client(s3 *s, const wq_s3_options *o, wq_error *error)
         .logger = s->logger,
     };
     int result = take_url(s, bucket, o->url, error);
-    if (result != WQ_OK || (result = take_credentials(&config, o, error)) != WQ_OK)
+    if (result != WQ_OK || (result = take_credentials(s, &config, o, error)) != WQ_OK)
         return result;
     config.region = or_environment(o->region, "AWS_REGION", "AWS_DEFAULT_REGION");
     if (config.region == NULL)

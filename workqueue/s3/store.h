@@ -45,6 +45,12 @@ typedef struct s3_fence {
 /* shared.c: what machines share. */
 extern const wq_shared wq_s3_shared;
 
+/* Reads access_key and the two after it from credentials_file: 0, or -1 if it has none. */
+int wq_s3_read_credentials(s3 *s);
+
+/* The client's `renew`: nonzero if the file has other ones by now. */
+int wq_s3_renew_credentials(void *s3);
+
 /* The fence of a key; epoch 0: none. */
 s3_fence wq_s3_fence_of(s3 *s, const char *key);
 
