@@ -123,6 +123,7 @@ static void block_signals(sigset_t *stop)
     sigemptyset(stop);
     sigaddset(stop, SIGTERM);
     sigaddset(stop, SIGINT);
+    sigaddset(stop, SIGHUP); /* the terminal has gone */
     all = *stop;
     sigaddset(&all, SIGPIPE);
     pthread_sigmask(SIG_BLOCK, &all, NULL);
@@ -152,7 +153,8 @@ static int refuse(const wq_error *error)
 /* Whoever can reach us can have us fetch from what we can reach, which may be more. */
 static void warn_of_openness(const char *address, const struct options *options)
 {
-    int is_loopback = strncmp(address, "127.", 4) == 0 || strncmp(address, "[::1]", 5) == 0;
+    int is_loopback = strncmp(address, "127.", 4) == 0 || strncmp(address, "unix:", 5) == 0 ||
+                      strncmp(address, "[::1]", 5) == 0;
     if (!is_loopback && options->serve.http.n_allow_servers == 0)
         on_log(NULL, WQ_LOG_WARNING,
                "listening beyond loopback without --allow-server: whoever reaches this address can "
@@ -169,7 +171,8 @@ static int serve(struct plugin *plugin, struct options *options, const sigset_t 
     options->serve.log = on_log;
     if (wq_serve(&server, plugin->queue, &options->serve, &error) != WQ_OK)
         return refuse(&error);
-    printf("listening on http://%s\n", wq_server_address(server));
+    printf("listening on %s%s\n", strncmp(wq_server_address(server), "unix:", 5) == 0 ? "" : "http://",
+           wq_server_address(server));
     fflush(stdout);
     warn_of_openness(wq_server_address(server), options);
     wait_for_signal(stop);

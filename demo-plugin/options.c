@@ -26,6 +26,7 @@ enum kind {
     KIND_OFF,      /* int, becomes 0 */
     KIND_ON,       /* int, becomes 1 */
     KIND_ALLOW,    /* one more of options.allow */
+    KIND_LISTEN,   /* serve.listen, then one more of options.listen_also */
     KIND_VARIABLE, /* one more of options.environment */
     KIND_CGROUP,   /* const char *, "none" becomes NULL */
     KIND_SECRET    /* the file whose contents become options.secret */
@@ -40,8 +41,8 @@ static const struct row {
     unsigned long long least, most;
     const char *help;
 } rows[] = {
-    {"listen", "ADDR:PORT", KIND_TEXT, AT(serve.listen), 0, 0,
-     "where to listen (127.0.0.1:8080); port 0 is any free one"},
+    {"listen", "ADDR:PORT", KIND_LISTEN, 0, 0, 0,
+     "where to listen (127.0.0.1:8080); also :PORT, unix:PATH, fd:N, systemd; may be repeated"},
     {"program", "PATH", KIND_TEXT, AT(queue.program), 0, 0,
      "what to run for a job (process-docset)"},
     {"storage", "DIR", KIND_TEXT, AT(queue.storage_dir), 0, 0,
@@ -63,9 +64,13 @@ static const struct row {
     {"max-connections", "N", KIND_SIZE, AT(serve.max_connections), 0, SIZE_MAX,
      "at the same time (0: as many as the limit of open files leaves room for)"},
     {"max-body-bytes", "N", KIND_SIZE, AT(serve.http.max_body_bytes), 1, SIZE_MAX / 4,
-     "longest body of a request (1048576)"},
+     "longest body of a request (65536)"},
+    {"max-connections-per-peer", "N", KIND_SIZE, AT(serve.max_connections_per_peer), 0, SIZE_MAX,
+     "of one client address (0: half of all; any number from this machine)"},
     {"request-timeout-ms", "N", KIND_UNSIGNED, AT(serve.request_timeout_ms), 1, UINT32_MAX,
-     "how long a request may take to arrive, and a connection be idle (10000)"},
+     "how long a request may take to arrive (10000)"},
+    {"idle-timeout-ms", "N", KIND_UNSIGNED, AT(serve.idle_timeout_ms), 1, UINT32_MAX,
+     "how long a connection may be idle between requests (75000)"},
     {"fair", NULL, KIND_ON, AT(queue.fair), 0, 0,
      "users take turns, a job each; else first come, first served"},
     {"heartbeat-ms", "N", KIND_UNSIGNED, AT(serve.http.heartbeat_ms), 0, UINT32_MAX,
@@ -214,6 +219,23 @@ static int add_allowed(struct options *options, const char *prefix)
     return OPTIONS_RUN;
 }
 
+static int add_listen(struct options *options, const char *address)
+{
+    size_t n = options->serve.n_listen_also;
+    if (options->serve.listen == NULL) {
+        options->serve.listen = address;
+        return OPTIONS_RUN;
+    }
+    const char **grown = realloc(options->listen_also, (n + 1) * sizeof *grown);
+    if (grown == NULL)
+        return wrong("there is no memory for --%s%s", "listen", "");
+    grown[n] = address;
+    options->listen_also = grown;
+    options->serve.listen_also = grown;
+    options->serve.n_listen_also = n + 1;
+    return OPTIONS_RUN;
+}
+
 /* It ends with NULL. */
 static int add_variable(struct options *options, const char *name)
 {
@@ -316,6 +338,8 @@ static int apply(struct options *options, const struct row *row, const char *val
         break;
     case KIND_ALLOW:
         return add_allowed(options, value);
+    case KIND_LISTEN:
+        return add_listen(options, value);
     case KIND_VARIABLE:
         return add_variable(options, value);
     case KIND_CGROUP:
@@ -434,6 +458,7 @@ int options_parse(struct options *options, int argc, char **argv)
     wq_stomp_options_init(&options->stomp, sizeof options->stomp);
     wq_s3_options_init(&options->s3, sizeof options->s3);
     options->serve.listen = NULL;
+    options->serve.notify_systemd = 1;
     int r = parse_all(options, argc, argv);
     return r == OPTIONS_RUN ? use_defaults(options) : r;
 }
@@ -443,6 +468,7 @@ void options_dispose(struct options *options)
     free(options->program);
     free(options->journal_path);
     free(options->allow);
+    free(options->listen_also);
     free(options->environment);
     if (options->secret != NULL)
         explicit_bzero(options->secret, strlen(options->secret));

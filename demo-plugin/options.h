@@ -15,6 +15,7 @@ struct options {
     const char *journal;      /* a file, "none", or NULL: beside the storage */
     char *journal_path;       /* what queue.journal_path points to, if it is beside the storage */
     char *program;            /* what queue.program points to, if it was found and not given */
+    const char **listen_also; /* what serve.listen_also points to */
     const char **allow;       /* what serve.http.allow_servers points to */
     const char **environment; /* what queue.environment points to, if some was given */
     size_t n_environment;

@@ -29,7 +29,7 @@ typedef struct wq_http_options {
     unsigned heartbeat_ms;     /**< a stream without news gets a newline; default 15000, 0 never */
     unsigned stall_timeout_ms; /**< a client that takes nothing for so long is dropped; default 30000 */
     size_t max_streams;        /**< held responses at a time; default 100000; one more gets 503 */
-    size_t max_body_bytes;     /**< of a request; default 1048576; more gets 413 */
+    size_t max_body_bytes;     /**< of a request; default 65536; more gets 413 */
     unsigned hold_ms;          /**< a poll is held at most so long; default 25000 */
     /** A lunkwill client that does not ask for so long has its request cancelled; default 180000, as a
      * browser asks for a hidden page once a minute. */
@@ -160,15 +160,30 @@ WQ_API int wq_http_gone(const wq_http_task *task);
 /** How a server behaves. Fill it with wq_serve_options_init(). Borrowed during wq_serve() only. */
 typedef struct wq_serve_options {
     size_t size;               /**< sizeof(wq_serve_options) of the caller */
-    const char *listen;        /**< "127.0.0.1:8080", "[::1]:8080", ":8080"; port 0: any free one */
+    /** Where to listen. "127.0.0.1:8080", "[::1]:8080"; ":8080" is every address of both families,
+     * and a name all its addresses; port 0: any free one. "unix:PATH" or "unix:PATH,MODE" (octal;
+     * 666 by default) is a Unix socket, which replaces one that nobody listens on and is removed at
+     * stop; "fd:N" a socket that listens already, which stays the caller's; "systemd" all that a
+     * .socket unit has given the process. At most 16 sockets in all. */
+    const char *listen;
+    const char *const *listen_also; /**< more of the same */
+    size_t n_listen_also;           /**< how many; 0, the default: none */
     unsigned loops;            /**< event loops, each on a thread; default 2, at most 64 */
     size_t max_connections;    /**< default 0: what the limit of open files leaves room for */
-    unsigned request_timeout_ms; /**< for a whole request to arrive, and idle; default 10000 */
+    /** Of one client address, an IPv6 one by its first 64 bits; more are closed at once. Default 0:
+     * half of all, but any number from this machine, where a proxy's are everybody's. */
+    size_t max_connections_per_peer;
+    unsigned request_timeout_ms; /**< for a whole request to arrive; default 10000 */
+    unsigned idle_timeout_ms;    /**< between requests; default 75000, as proxies keep connections */
     unsigned linger_ms;        /**< at stop, how long clients may take to read their end; default 5000 */
     wq_http_options http;      /**< of the faces */
     /** Adds routes of your own to `host`, before the faces' fallback; NULL: none. */
     void (*routes)(void *user, wq_http *http, struct st_h2o_hostconf_t *host);
     void *user;                /**< handed to routes */
+    /** Nonzero: tells systemd when it is ready and stops, how many jobs run and wait, and its watchdog
+     * that all loops are at work, as the environment's NOTIFY_SOCKET and WATCHDOG_USEC say. Default
+     * 0: the process is its host's, and so is what the service manager hears. */
+    int notify_systemd;
     wq_log_cb log;             /**< NULL: no log */
     void *log_user;            /**< handed to log */
 } wq_serve_options;
@@ -184,7 +199,8 @@ WQ_API void wq_serve_options_init(wq_serve_options *options, size_t size);
 WQ_API int wq_serve(wq_server **out, wq_queue *queue, const wq_serve_options *options,
                     wq_error *error);
 
-/** The address it listens on, as in "127.0.0.1:8080", with the real port; borrowed. */
+/** The first address it listens on, as in "127.0.0.1:8080" with the real port, or "unix:PATH";
+ * borrowed. */
 WQ_API const char *wq_server_address(const wq_server *server);
 
 /**

@@ -51,6 +51,7 @@ static int set(struct settings *s, const char *name, const char *value)
         {"drain_ms", &s->queue.drain_ms},
         {"loops", &s->serve.loops},
         {"request_timeout_ms", &s->serve.request_timeout_ms},
+        {"idle_timeout_ms", &s->serve.idle_timeout_ms},
         {"linger_ms", &s->serve.linger_ms},
         {"heartbeat_ms", &s->serve.http.heartbeat_ms},
         {"stall_timeout_ms", &s->serve.http.stall_timeout_ms},
@@ -65,6 +66,7 @@ static int set(struct settings *s, const char *name, const char *value)
         size_t *to;
     } sizes[] = {
         {"max_connections", &s->serve.max_connections},
+        {"max_connections_per_peer", &s->serve.max_connections_per_peer},
         {"max_streams", &s->serve.http.max_streams},
         {"max_body_bytes", &s->serve.http.max_body_bytes},
         {"max_queue", &s->queue.max_queue},

@@ -215,3 +215,107 @@ class OwnHostTest(LibraryTest):
         self.assertIsInstance(json.loads(streams[0].body), list)
         self.assertEqual(server.wait(), 0)
         del job
+
+
+class CrowdTest(LibraryTest):
+    """One client's connections are not everybody's."""
+
+    def crowd(self, server, n, source, data):
+        """n connections from that address, which send and never read."""
+        clients = []
+        for _ in range(n):
+            sock = socket.socket()
+            self.addCleanup(sock.close)
+            sock.bind((source, 0))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(server.address)
+            sock.setblocking(False)
+            try:
+                sock.send(data)
+            except (BlockingIOError, ConnectionError):
+                pass
+            clients.append(sock)
+        return clients
+
+    def is_answered(self, server):
+        try:
+            return server.ask("GET", "/health")[0].status == 200
+        except (AssertionError, OSError):
+            return False
+
+    def test_h1_those_who_never_read(self):
+        """They hold no response: they ask for more than they take."""
+        server = self.serve_with(max_connections=20, loops=1, stall_timeout_ms=1000)
+        request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+        crowd = self.crowd(server, 20, "127.0.0.1", request * 2000)
+        wait_for(lambda: self.is_answered(server), "the others served", 3 * DEADLINE)
+        del crowd
+
+    def test_m9_a_share_for_each(self):
+        """The rest is for others, and a place that is given back can be taken again."""
+        server = self.serve_with(max_connections=20, loops=2, max_connections_per_peer=5)
+        crowd = self.crowd(server, 30, "127.0.0.2", b"GET / HT")
+        self.assertTrue(self.is_answered(server))
+        wait_for(lambda: sum(self.is_open(sock) for sock in crowd) == 5, "five of them left")
+        for sock in crowd:
+            sock.close()
+
+        def can_connect():
+            again = self.crowd(server, 1, "127.0.0.2", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            again[0].settimeout(DEADLINE)
+            try:
+                return again[0].recv(100)
+            except ConnectionError:
+                return False
+        wait_for(can_connect, "a place")
+
+    def is_open(self, sock):
+        try:
+            return sock.recv(1) != b""
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
+
+    def test_h2_turns(self):
+        """A connection that pipelines leaves its loop to others between."""
+        server = self.serve_with(loops=1)
+        sock = socket.create_connection(server.address)
+        self.addCleanup(sock.close)
+        request = b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+        requests = request * 100000
+        sock.setblocking(False)
+        sent, longest, end = 0, 0, time.monotonic() + 4
+        while time.monotonic() < end:
+            try:
+                sent += sock.send(requests[sent % len(request):][:1 << 20])
+            except BlockingIOError:
+                pass
+            try:
+                while sock.recv(1 << 20):
+                    pass
+            except BlockingIOError:
+                pass
+            begin = time.monotonic()
+            self.assertTrue(self.is_answered(server))
+            longest = max(longest, time.monotonic() - begin)
+        self.assertLess(longest, 0.5 * SLOW)
+        self.assertGreater(sent, 1 << 20)
+
+    def test_w5_idle_connections_stay(self):
+        """Longer than a request may take to arrive, as a proxy's pool wants it."""
+        server = self.serve_with(request_timeout_ms=300, idle_timeout_ms=3000)
+        client = server.connect()
+        client.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(client.read_head().status, 200)
+        client.read_all()
+        time.sleep(1)
+        client.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.begin_response()
+        self.assertEqual(client.read_head().status, 200)
+        client.read_all()
+        begin = time.monotonic()
+        while client.read_raw():
+            pass
+        self.assertTrue(client.eof)
+        self.assertGreater(time.monotonic() - begin, 1)

@@ -416,13 +416,13 @@ class DeletionTest(OperatorTest):
         self.fill()
         self.begin().reset()
         wait_for(lambda: not (self.server.storage / name).exists(), "the output deleted")
-        self.wait_metric(self.server, 'workqueue_held_responses{face="deletion"}', 0)
-        self.assertEqual(self.metrics(self.server)['workqueue_held_requests_total{face="deletion"}'], 1)
+        self.wait_metric(self.server, 'workqueue_held_responses{face="work"}', 0)
+        self.assertEqual(self.metrics(self.server)['workqueue_held_requests_total{face="work"}'], 1)
 
     def test_stop_meanwhile(self):
         self.fill()
         client = self.begin()
-        self.wait_metric(self.server, 'workqueue_held_requests_total{face="deletion"}', 1)
+        self.wait_metric(self.server, 'workqueue_held_requests_total{face="work"}', 1)
         self.server.terminate()
         self.assert_deleted((client.read_head(), client.read_all()), 0)
         self.assertEqual(self.server.wait(), 0)

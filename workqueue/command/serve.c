@@ -140,6 +140,9 @@ static int serve(serve_state *st)
     st->s.serve.http.page = on_page;
     st->s.serve.http.page_user = st->site;
     st->s.serve.listen = st->s.listen.items[0];
+    st->s.serve.listen_also = st->s.listen.items + 1;
+    st->s.serve.n_listen_also = st->s.listen.n - 1;
+    st->s.serve.notify_systemd = 1;
     st->s.serve.routes = add_pages;
     st->s.serve.user = st;
     st->s.serve.log = log_write;
@@ -150,7 +153,9 @@ static int serve(serve_state *st)
     }
     tell_start(st, p);
     warn_of_open_door(st);
-    printf("listening on http://%s\n", wq_server_address(st->server));
+    printf("listening on %s%s\n",
+           strncmp(wq_server_address(st->server), "unix:", 5) == 0 ? "" : "http://",
+           wq_server_address(st->server));
     fflush(stdout);
     int number = host_wait(on_hangup, st);
     log_event(st->log, WQ_LOG_INFO, "event=stopping signal=%s",

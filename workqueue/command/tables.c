@@ -21,8 +21,8 @@ GROUP(program_group, "Program", program_rows);
 
 static const option_row listen_rows[] = {
     {"listen", "ADDRESS", OPTION_LIST, ALL(listen), 0, 0,
-     "Listens on HOST:PORT or :PORT (127.0.0.1:8080); may be given several times. Port 0 is any "
-     "free one."},
+     "Listens on HOST:PORT, :PORT (both families), unix:PATH[,MODE], fd:N or systemd (a .socket unit's); "
+     "127.0.0.1:8080 by default; may be given several times. Port 0 is any free one."},
     {"loops", "N", OPTION_UNSIGNED, ALL(serve.loops), 1, 64,
      "So many event loops, each a thread (2)."},
     {"max-connections", "N", OPTION_SIZE, ALL(serve.max_connections), 0, SIZE_MAX,

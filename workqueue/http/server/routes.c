@@ -94,7 +94,7 @@ void wq_http_options_init(wq_http_options *options, size_t size)
     options->heartbeat_ms = 15000;
     options->stall_timeout_ms = 30000;
     options->max_streams = 100000;
-    options->max_body_bytes = 1 << 20;
+    options->max_body_bytes = 65536;
     options->hold_ms = 25000;
     options->tasks_window_ms = 300000;
     options->result_type = "application/octet-stream";

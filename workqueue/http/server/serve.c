@@ -3,146 +3,68 @@
  *
  * libh2o wants loop, context, listener and sockets made on the thread that runs the loop, because
  * it recycles memory per thread; so each thread sets itself up, and wq_serve() waits until all
- * have. To stop, each loop: closes its listener; ends idle connections; waits until its connections
- * are gone, at most linger_ms; cuts the rest; disposes of what it made.
+ * have. To stop, each loop: closes its listeners; ends idle connections; waits until its
+ * connections are gone, at most linger_ms; cuts the rest; disposes of what it made.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/timerfd.h>
 
 #include "workqueue/http/hold/contexts.h"
-#include "workqueue/http/hold/timers.h"
+#include "workqueue/http/hold/loop.h"
 #include "workqueue/http/request/problem.h"
+#include "workqueue/http/server/accept.h"
+#include "workqueue/http/server/listen.h"
+#include "workqueue/http/server/notify.h"
+#include "workqueue/util/log.h"
 
 enum {
-    ACCEPT_AT_ONCE = 16,   /* connections before other events get their turn */
-    ACCEPT_RETRY_MS = 100, /* after accept failed for want of descriptors or memory */
-    SPARE_FDS = 64,        /* kept for the host, beside what runs need */
+    SPARE_FDS = 64, /* kept for the host, beside what runs need */
     FDS_PER_RUN = 10,
     FEW_PER_RUN = 5,  /* without which none can start, */
     FEW_PER_LOOP = 8, /* and no loop */
-    BACKLOG = 1024,
+    STATUS_MS = 5000, /* systemd is told of the queue so often */
+    COUNT_FROM = 256, /* connections, from which on a peer's share is looked at by default */
 };
 
 typedef struct server_loop {
     wq_server *server;
     pthread_t thread;
     h2o_context_t ctx;
-    h2o_accept_ctx_t accept_ctx;
-    h2o_socket_t *listener, *retry;
-    int listen_fd, retry_fd;
-    size_t n_connections, max_connections;
+    wq_acceptor acceptor;
+    int listen_fds[WQ_MAX_LISTENERS];
+    size_t max_connections;
     h2o_multithread_receiver_t receiver;
     h2o_multithread_message_t stop;
     int stopping;
     int64_t stop_by; /* CLOCK_MONOTONIC ms */
+    wq_timer tick;
+    atomic_llong ticked_at; /* its thread has been at work then */
 } server_loop;
 
 struct wq_server {
     wq_queue *queue;
     wq_http *http;
     h2o_globalconf_t config;
-    unsigned linger_ms, n_loops, n_started;
+    wq_serve_options options; /* its texts are not kept */
+    unsigned n_loops, n_started;
     server_loop *loops;
-    pthread_mutex_t telling; /* held while loops are told to stop */
+    wq_listening listening;
+    wq_peers *peers;
+    int counts_local;
+    unsigned tick_ms, watchdog_ms; /* 0: systemd is told nothing; expects nothing */
+    pthread_mutex_t telling;       /* held while loops are told to stop */
     /* under it */
     pthread_cond_t up;
     unsigned n_up; /* loops that can be told something */
-    char address[128];
-    wq_log_cb log;
-    void *log_user;
 };
 
-static int fail(wq_error *error, int code, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static int fail(wq_error *error, int code, const char *format, ...)
-{
-    va_list args;
-    if (error == NULL)
-        return code;
-    va_start(args, format);
-    vsnprintf(error->message, sizeof error->message, format, args);
-    va_end(args);
-    error->code = code;
-    return code;
-}
-
-/* ---- connections ----------------------------------------------------------------------------- */
-
-static void on_accept(h2o_socket_t *listener, const char *err);
-
-static void resume_accept(server_loop *loop)
-{
-    if (loop->listener != NULL && !h2o_socket_is_reading(loop->listener) &&
-        loop->n_connections < loop->max_connections)
-        h2o_socket_read_start(loop->listener, on_accept);
-}
-
-static void on_close(void *data)
-{
-    server_loop *loop = data;
-    loop->n_connections--;
-    resume_accept(loop);
-}
-
-static void on_retry(h2o_socket_t *sock, const char *err)
-{
-    server_loop *loop = sock->data;
-    uint64_t count;
-    (void)err;
-    if (read(loop->retry_fd, &count, sizeof count) > 0)
-        resume_accept(loop);
-}
-
-/* A listener that stays readable would spin the loop: stop reading it, and look again soon. */
-static void pause_accept(server_loop *loop)
-{
-    struct itimerspec soon = {.it_value = {0, ACCEPT_RETRY_MS * 1000000}};
-    h2o_socket_read_stop(loop->listener);
-    timerfd_settime(loop->retry_fd, 0, &soon, NULL);
-}
-
-static void on_accept(h2o_socket_t *listener, const char *err)
-{
-    server_loop *loop = listener->data;
-    if (err != NULL)
-        return;
-    for (int i = 0; i < ACCEPT_AT_ONCE; i++) {
-        if (loop->n_connections >= loop->max_connections) {
-            h2o_socket_read_stop(listener); /* until one closes */
-            return;
-        }
-        h2o_socket_t *sock = h2o_evloop_socket_accept(listener);
-        if (sock == NULL) {
-            if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-                pause_accept(loop);
-            return;
-        }
-        loop->n_connections++;
-        sock->on_close.cb = on_close;
-        sock->on_close.data = loop;
-        h2o_accept(&loop->accept_ctx, sock);
-    }
-}
-
 /* ---- stop, on the loop's thread -------------------------------------------------------------- */
-
-static void close_listener(server_loop *loop)
-{
-    if (loop->listener == NULL)
-        return;
-    h2o_socket_read_stop(loop->listener);
-    h2o_socket_close(loop->listener);
-    loop->listener = NULL;
-}
 
 static int fd_of(h2o_req_t *req)
 {
@@ -180,35 +102,62 @@ static void on_stop(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messag
     /* not h2o_context_request_shutdown(): that arms a timer that outlives the context */
     loop->ctx.shutdown_requested = 1;
     loop->stopping = 1;
-    loop->stop_by = wq_loop_now() + loop->server->linger_ms;
-    close_listener(loop);
+    loop->stop_by = wq_loop_now() + loop->server->options.linger_ms;
+    wq_acceptor_close(&loop->acceptor);
     each_connection(loop, shut_idle);
     wq_context_stop(loop->server->http, &loop->ctx);
 }
 
-static void run(server_loop *loop)
+static void run_loop(server_loop *loop)
 {
+    const size_t *n_connections = &loop->acceptor.n_connections;
     while (!loop->stopping)
         h2o_evloop_run(loop->ctx.loop, INT32_MAX);
-    while (loop->n_connections > 0 && wq_loop_now() < loop->stop_by) {
+    while (*n_connections > 0 && wq_loop_now() < loop->stop_by) {
         h2o_evloop_run(loop->ctx.loop, 20);
         each_connection(loop, shut_idle); /* those that have become idle since */
     }
     each_connection(loop, shut_all);
     wq_context_cut(loop->server->http, &loop->ctx);
-    for (int i = 0; i < 100 && loop->n_connections > 0; i++)
+    for (int i = 0; i < 100 && *n_connections > 0; i++)
         h2o_evloop_run(loop->ctx.loop, 10);
 }
 
-/* ---- a loop's thread ------------------------------------------------------------------------- */
+/* ---- what systemd is told -------------------------------------------------------------------- */
 
-static h2o_socket_t *watch_fd(server_loop *loop, int fd, h2o_socket_cb cb)
+static int all_loops_tick(const wq_server *server, int64_t now)
 {
-    h2o_socket_t *sock = h2o_evloop_socket_create(loop->ctx.loop, fd, H2O_SOCKET_FLAG_DONT_READ);
-    sock->data = loop;
-    h2o_socket_read_start(sock, cb);
-    return sock;
+    for (unsigned i = 0; i < server->n_loops; i++) {
+        const long long at = atomic_load(&server->loops[i].ticked_at);
+        if (at != 0 && now - at > server->watchdog_ms)
+            return 0;
+    }
+    return 1;
 }
+
+/* By the first loop; the watchdog hears of us only while all of them are at work. */
+static void tell_systemd(const wq_server *server, int64_t now)
+{
+    char text[128];
+    wq_stats stats;
+    wq_queue_stats(server->queue, &stats);
+    snprintf(text, sizeof text, "STATUS=%zu running, %zu queued%s", stats.running, stats.queued,
+             server->watchdog_ms != 0 && all_loops_tick(server, now) ? "\nWATCHDOG=1" : "");
+    wq_notify(text);
+}
+
+static void on_tick(wq_timer *timer)
+{
+    server_loop *loop = H2O_STRUCT_FROM_MEMBER(server_loop, tick, timer);
+    const int64_t now = wq_loop_now();
+    atomic_store(&loop->ticked_at, now);
+    if (loop == loop->server->loops)
+        tell_systemd(loop->server, now);
+    wq_timer_set(&wq_loop_of_context(loop->server->http, &loop->ctx)->timers, timer,
+                 now + loop->server->tick_ms);
+}
+
+/* ---- a loop's thread ------------------------------------------------------------------------- */
 
 /* libh2o leaves the loop's own epoll open. Its number stands right behind the public part of the
  * loop; it is closed only if it is an epoll indeed. */
@@ -225,31 +174,45 @@ static void destroy_loop(h2o_evloop_t *evloop)
         close(fd);
 }
 
+static void open_loop(server_loop *loop)
+{
+    wq_server *server = loop->server;
+    wq_timers *timers = &wq_loop_of_context(server->http, &loop->ctx)->timers;
+    loop->acceptor = (wq_acceptor){.h2o = {.ctx = &loop->ctx, .hosts = server->config.hosts},
+                                   .peers = server->peers,
+                                   .counts_local = server->counts_local,
+                                   .max_connections = loop->max_connections};
+    wq_guards_init(&loop->acceptor.guards, server->http, timers, server->options.request_timeout_ms,
+                   server->options.idle_timeout_ms);
+    wq_acceptor_open(&loop->acceptor, loop->listen_fds, server->listening.n);
+    loop->tick.fire = on_tick;
+    if (server->tick_ms != 0)
+        wq_timer_set(timers, &loop->tick, wq_loop_now() + 1);
+}
+
 static void *loop_main(void *arg)
 {
     server_loop *loop = arg;
     wq_server *server = loop->server;
+    const wq_logger logger = {server->options.log, server->options.log_user};
     h2o_evloop_t *evloop = h2o_evloop_create();
     h2o_context_init(&loop->ctx, evloop, &server->config);
-    loop->accept_ctx = (h2o_accept_ctx_t){.ctx = &loop->ctx, .hosts = server->config.hosts};
     h2o_multithread_register_receiver(loop->ctx.queue, &loop->receiver, on_stop);
-    loop->retry = watch_fd(loop, loop->retry_fd, on_retry);
-    loop->listener = watch_fd(loop, loop->listen_fd, on_accept);
+    open_loop(loop);
     pthread_mutex_lock(&server->telling);
     server->n_up++;
     pthread_cond_signal(&server->up);
     pthread_mutex_unlock(&server->telling);
 
-    run(loop);
+    run_loop(loop);
 
     /* libh2o writes to a loop's pipe after the message can be read already: nobody may be about to
      * when the pipe is closed */
     pthread_mutex_lock(&server->telling);
     pthread_mutex_unlock(&server->telling);
     h2o_multithread_unregister_receiver(loop->ctx.queue, &loop->receiver);
-    h2o_socket_close(loop->retry);
-    if (loop->n_connections > 0 && server->log != NULL)
-        server->log(server->log_user, WQ_LOG_ERROR, "connections were left at stop");
+    if (loop->acceptor.n_connections > 0)
+        wq_log(&logger, WQ_LOG_ERROR, "connections were left at stop");
     h2o_context_dispose(&loop->ctx);
     h2o_evloop_run(evloop, 0); /* frees the sockets that were closed last */
     destroy_loop(evloop);
@@ -257,87 +220,6 @@ static void *loop_main(void *arg)
 }
 
 /* ---- start ----------------------------------------------------------------------------------- */
-
-/* "HOST:PORT", "[HOST]:PORT" or ":PORT" to its two parts, in a copy. */
-static int split_address(char *copy, const char **host, const char **port)
-{
-    char *colon = strrchr(copy, ':');
-    if (colon == NULL || colon[1] == '\0' || strspn(colon + 1, "0123456789") != strlen(colon + 1))
-        return -1;
-    *colon = '\0';
-    *port = colon + 1;
-    size_t n = strlen(copy);
-    if (copy[0] == '[' && copy[n - 1] == ']') {
-        copy[n - 1] = '\0';
-        copy++;
-    } else if (strchr(copy, ':') != NULL) {
-        return -1;
-    }
-    *host = *copy != '\0' ? copy : NULL;
-    return strtol(*port, NULL, 10) <= 65535 ? 0 : -1;
-}
-
-static int listen_on(const struct addrinfo *ai)
-{
-    int on = 1;
-    int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return -1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, ai->ai_addr, ai->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0)
-        return fd;
-    int saved = errno;
-    close(fd);
-    errno = saved;
-    return -1;
-}
-
-static void write_address(wq_server *server, int fd)
-{
-    struct sockaddr_storage ss = {0};
-    socklen_t len = sizeof ss;
-    char host[64] = "?", port[16] = "?";
-    if (getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
-        getnameinfo((struct sockaddr *)&ss, len, host, sizeof host, port, sizeof port,
-                    NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(server->address, sizeof server->address,
-             ss.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
-}
-
-static int open_listener(wq_server *server, const char *address, int *out, wq_error *error)
-{
-    const char *host, *port;
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
-                    *found = NULL;
-    char *copy = strdup(address);
-    if (copy == NULL)
-        return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    int result = WQ_OK;
-    if (split_address(copy, &host, &port) != 0) {
-        result = fail(error, WQ_ERROR_INVALID_ARGUMENT,
-                      "listen address \"%s\" must look like 127.0.0.1:8080 or [::1]:8080", address);
-        goto out;
-    }
-    int r = getaddrinfo(host, port, &hints, &found);
-    if (r != 0) {
-        result = fail(error, r == EAI_MEMORY ? WQ_ERROR_NO_MEMORY : WQ_ERROR_INVALID_ARGUMENT,
-                      "listen address \"%s\": %s", address,
-                      r == EAI_SYSTEM ? strerror(errno) : gai_strerror(r));
-        goto out;
-    }
-    *out = listen_on(found);
-    if (*out < 0)
-        result = fail(error, WQ_ERROR_SYSTEM, "listen on %s: %s", address, strerror(errno));
-    else
-        write_address(server, *out);
-out:
-    if (found != NULL)
-        freeaddrinfo(found);
-    free(copy);
-    return result;
-}
 
 /* About how many are open. */
 static size_t open_files(void)
@@ -372,18 +254,28 @@ static int check_room_for_loops(const wq_server *server, wq_error *error)
     size_t needed = FEW_PER_LOOP * server->n_loops + FEW_PER_RUN;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= used + needed)
         return WQ_OK;
-    return fail(error, WQ_ERROR_SYSTEM,
-                "start %u event loops: too many open files: %zu, and %zu more are needed, but the "
-                "limit is %llu",
-                server->n_loops, used, needed, (unsigned long long)limit.rlim_cur);
+    return wq_fail(
+        error, WQ_ERROR_SYSTEM,
+        "start %u event loops: too many open files: %zu, and %zu more are needed, but the "
+        "limit is %llu",
+        server->n_loops, used, needed, (unsigned long long)limit.rlim_cur);
 }
 
-static int start_loop(server_loop *loop, int listen_fd, wq_error *error)
+static void close_copies(server_loop *loop, unsigned n)
+{
+    while (n > 0)
+        close(loop->listen_fds[--n]);
+}
+
+static int start_loop(server_loop *loop, const wq_listening *listening, wq_error *error)
 {
     sigset_t all, before;
-    loop->listen_fd = fcntl(listen_fd, F_DUPFD_CLOEXEC, 3);
-    loop->retry_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    int r = loop->listen_fd < 0 || loop->retry_fd < 0 ? errno : 0;
+    int r = 0;
+    unsigned n = 0;
+    for (; n < listening->n && r == 0; n++)
+        if ((loop->listen_fds[n] = fcntl(listening->fds[n], F_DUPFD_CLOEXEC, 3)) < 0)
+            r = errno;
+    n -= r != 0;
     /* Signals are the host's; and a write to a client that left must not raise SIGPIPE. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -394,23 +286,33 @@ static int start_loop(server_loop *loop, int listen_fd, wq_error *error)
         pthread_setname_np(loop->thread, "wq-loop");
         return WQ_OK;
     }
-    if (loop->listen_fd >= 0)
-        close(loop->listen_fd);
-    if (loop->retry_fd >= 0)
-        close(loop->retry_fd);
-    return fail(error, WQ_ERROR_SYSTEM, "start an event loop: %s", strerror(r));
+    close_copies(loop, n);
+    return wq_fail(error, WQ_ERROR_SYSTEM, "start an event loop: %s", strerror(r));
 }
 
-static int start_loops(wq_server *server, const wq_serve_options *options, int listen_fd,
-                       wq_error *error)
+/* How many connections one peer may have. Those of this machine are a proxy's, or its operator's,
+ * and count only where a number was given. */
+static int share_connections(wq_server *server, size_t max)
+{
+    size_t share = server->options.max_connections_per_peer;
+    server->counts_local = share != 0;
+    if (share == 0)
+        share = max < COUNT_FROM ? 0 : max / 2;
+    return (server->peers = wq_peers_new(share)) != NULL ? 0 : -1;
+}
+
+static int start_loops(wq_server *server, wq_error *error)
 {
     int result = WQ_OK;
-    size_t max =
-        options->max_connections ? options->max_connections : room_for_connections(server->queue);
-    for (unsigned i = 0; i < server->n_loops && result == WQ_OK; i++) {
+    size_t max = server->options.max_connections, n = server->n_loops;
+    if (max == 0)
+        max = room_for_connections(server->queue);
+    if (share_connections(server, max) != 0)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    for (unsigned i = 0; i < n && result == WQ_OK; i++) {
         server->loops[i] = (server_loop){.server = server};
-        server->loops[i].max_connections = max / options->loops + (max % options->loops != 0);
-        result = start_loop(&server->loops[i], listen_fd, error);
+        server->loops[i].max_connections = max / n + (max % n != 0);
+        result = start_loop(&server->loops[i], &server->listening, error);
         server->n_started += result == WQ_OK;
     }
     pthread_mutex_lock(&server->telling);
@@ -471,6 +373,7 @@ void wq_serve_options_init(wq_serve_options *options, size_t size)
     options->listen = "127.0.0.1:8080";
     options->loops = 2;
     options->request_timeout_ms = 10000;
+    options->idle_timeout_ms = 75000;
     options->linger_ms = 5000;
     wq_http_options_init(&options->http, sizeof options->http);
 }
@@ -482,6 +385,14 @@ static size_t cut_bodies_at(size_t max_body_bytes)
     return max_body_bytes < (SIZE_MAX - MORE) / 2 ? max_body_bytes * 2 + MORE : SIZE_MAX;
 }
 
+/* The guard knows the limit of each wait; libh2o, which has one for all, comes later. */
+static unsigned longest_wait(const wq_serve_options *options)
+{
+    const unsigned a = options->request_timeout_ms, b = options->idle_timeout_ms, more = 1000;
+    const unsigned longer = a > b ? a : b;
+    return longer < UINT32_MAX - more ? longer + more : longer;
+}
+
 static int configure(wq_server *server, const wq_serve_options *options, wq_error *error)
 {
     h2o_globalconf_t *config = &server->config;
@@ -489,7 +400,7 @@ static int configure(wq_server *server, const wq_serve_options *options, wq_erro
         h2o_config_register_host(config, h2o_iovec_init(H2O_STRLIT("default")), 65535);
     config->server_name.len = 0;
     config->max_request_entity_size = cut_bodies_at(options->http.max_body_bytes);
-    config->http1.req_timeout = options->request_timeout_ms;
+    config->http1.req_timeout = longest_wait(options);
     config->http1.upgrade_to_http2 = 0;
     int result = wq_http_mount(&server->http, host, server->queue, &options->http, error);
     if (result != WQ_OK)
@@ -499,6 +410,7 @@ static int configure(wq_server *server, const wq_serve_options *options, wq_erro
     h2o_create_handler(&host->fallback_path, sizeof(h2o_handler_t))->on_req = no_route;
     h2o_create_filter(&host->fallback_path, sizeof(h2o_filter_t))->on_setup_ostream =
         on_setup_ostream;
+    wq_guard_host(host);
     return WQ_OK;
 }
 
@@ -514,63 +426,106 @@ static void stop_loops(wq_server *server)
 
 static void free_server(wq_server *server)
 {
+    wq_listening_close(&server->listening);
     wq_http_free(server->http);
     h2o_config_dispose(&server->config);
+    wq_peers_free(server->peers);
     pthread_cond_destroy(&server->up);
     pthread_mutex_destroy(&server->telling);
     free(server->loops);
     free(server);
 }
 
-int wq_serve(wq_server **out, wq_queue *queue, const wq_serve_options *options, wq_error *error)
+static int open_listeners(wq_server *server, const wq_serve_options *options, wq_error *error)
 {
-    int listen_fd = -1;
+    int result = WQ_OK;
+    if (options->listen != NULL)
+        result = wq_listen(&server->listening, options->listen, error);
+    for (size_t i = 0; i < options->n_listen_also && result == WQ_OK; i++)
+        result = wq_listen(&server->listening, options->listen_also[i], error);
+    return result;
+}
+
+static int check_options(const wq_serve_options *options, wq_error *error)
+{
     if (options->size != sizeof *options)
-        return fail(error, WQ_ERROR_INVALID_ARGUMENT,
-                    "serve options: fill them with wq_serve_options_init()");
-    if (options->loops < 1 || options->loops > 64 || options->listen == NULL)
-        return fail(error, WQ_ERROR_INVALID_ARGUMENT,
-                    "serve options: loops must be from 1 to 64, and listen must be set");
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                       "serve options: fill them with wq_serve_options_init()");
+    if (options->loops < 1 || options->loops > 64 ||
+        (options->listen == NULL && options->n_listen_also == 0))
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                       "serve options: loops must be from 1 to 64, and listen must be set");
+    if (options->request_timeout_ms == 0 || options->idle_timeout_ms == 0)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                       "serve options: request_timeout_ms and idle_timeout_ms must not be 0");
+    return WQ_OK;
+}
+
+static void plan_ticks(wq_server *server)
+{
+    if (!server->options.notify_systemd)
+        return;
+    server->watchdog_ms = wq_watchdog_ms();
+    server->tick_ms = STATUS_MS;
+    if (server->watchdog_ms != 0 && server->watchdog_ms / 3 < STATUS_MS)
+        server->tick_ms = server->watchdog_ms / 3 + 1;
+}
+
+/* NULL: no memory. */
+static wq_server *new_server(wq_queue *queue, const wq_serve_options *options)
+{
     wq_server *server = calloc(1, sizeof *server);
     if (server == NULL || (server->loops = calloc(options->loops, sizeof(server_loop))) == NULL) {
         free(server);
-        return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+        return NULL;
     }
     server->queue = queue;
     server->n_loops = options->loops;
-    server->linger_ms = options->linger_ms;
-    server->log = options->log;
-    server->log_user = options->log_user;
+    server->options = *options;
     pthread_mutex_init(&server->telling, NULL);
     pthread_cond_init(&server->up, NULL);
     h2o_config_init(&server->config);
-    int result = configure(server, options, error);
+    plan_ticks(server);
+    return server;
+}
+
+int wq_serve(wq_server **out, wq_queue *queue, const wq_serve_options *options, wq_error *error)
+{
+    int result = check_options(options, error);
+    if (result != WQ_OK)
+        return result;
+    wq_server *server = new_server(queue, options);
+    if (server == NULL)
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    result = configure(server, options, error);
     if (result == WQ_OK)
-        result = open_listener(server, options->listen, &listen_fd, error);
+        result = open_listeners(server, options, error);
     if (result == WQ_OK)
         result = check_room_for_loops(server, error);
     if (result == WQ_OK)
-        result = start_loops(server, options, listen_fd, error);
-    if (listen_fd >= 0)
-        close(listen_fd); /* each loop has its own */
+        result = start_loops(server, error);
     if (result != WQ_OK) {
         stop_loops(server);
         free_server(server);
         return result;
     }
+    if (options->notify_systemd)
+        wq_notify("READY=1");
     *out = server;
     return WQ_OK;
 }
 
 const char *wq_server_address(const wq_server *server)
 {
-    return server->address;
+    return server->listening.address;
 }
 
 void wq_server_stop(wq_server *server)
 {
     if (server == NULL)
         return;
+    if (server->options.notify_systemd)
+        wq_notify("STOPPING=1\nSTATUS=stopping");
     wq_stop(server->queue);
     stop_loops(server);
     free_server(server);
