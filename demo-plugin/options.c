@@ -152,6 +152,8 @@ static const struct row {
      "where their answers come (/queue/package%2F{id})"},
     {"queue-delete", "DEST", KIND_TEXT, AT(stomp.queue_delete), 0, 0,
      "where deletions are told (/queue/docsets%2Fdelete)"},
+    {"plain-request", "URL", KIND_TEXT, AT(stomp.plain_request), 0, 0,
+     "send each job as this URL and nothing else, for packagers of others; see workqueue-deploy(7)"},
     {"broker-cert", "FILE", KIND_TEXT, AT(stomp.cert_file), 0, 0,
      "our certificate for stomps brokers that ask for one"},
     {"broker-key", "FILE", KIND_TEXT, AT(stomp.key_file), 0, 0, "its key (in the same file)"},

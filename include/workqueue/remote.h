@@ -94,6 +94,12 @@ typedef struct wq_stomp_options {
                                        cancels are left there; NULL: all goes by the broker */
     const char *cert_file; /**< PEM, our certificate for stomps brokers that ask for one; NULL: none */
     const char *key_file;  /**< PEM, its key; NULL: in cert_file */
+    const char *plain_request; /**< for packagers of others: a job is sent as a URL and nothing else,
+                                    made from this by putting the job's server in place of "{server}" and
+                                    its document set in place of "{id}", such as
+                                    "{server}/api/docsets/{id}?fmt=meta,txt"; its answers are read at
+                                    queue_reply with the document set as the id, as the queue there
+                                    is. Tokens are not sent. NULL: our own form */
     unsigned heartbeat_ms;     /**< asked of the broker, and promised; default 10000; 0: none */
     unsigned reply_expires_ms; /**< a queue of answers that nobody reads goes after this long (on
                                     RabbitMQ; elsewhere by configuration); default 1800000 */

@@ -29,6 +29,7 @@ class Proxy:
         self.stalled = threading.Event()  # nothing passes while it is not set
         self.stalled.set()
         self.bytes_per_s = None
+        self.passed = 0  # bytes, both ways
         self.lock = threading.Lock()
         self.open = set()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -58,6 +59,7 @@ class Proxy:
         try:
             while data := a.recv(65536):
                 self.stalled.wait()
+                self.passed += len(data)
                 rate = self.bytes_per_s
                 step = max(1, rate // 20) if rate else len(data)
                 for i in range(0, len(data), step):

@@ -350,7 +350,7 @@ class CutTest(FaceTest):
         wait_for(lambda: not self.processes(), "no process", seen=self.processes)
         files = [str(p.relative_to(self.folder)) for m in cluster.machines
                  for p in m.folder.rglob("*") if p.is_file()]
-        mine = re.compile(r".*/(\.workqueue\.lock|s3-copies/[0-9a-f]{64})$")
+        mine = re.compile(r".*/(\.workqueue\.(lock|process)|s3-copies/[0-9a-f]{64})$")
         self.assertEqual([f for f in files if not mine.match(f)], [])
 
     def test_whatever_dies_every_job_ends_once(self):

@@ -282,6 +282,29 @@ class LeaseTest(PackagerTest):
         job.wait("Complete")
         self.assertEqual(len(self.started()), 1)
 
+    def test_a_short_job_costs_three_puts_and_leaves_nothing_at_the_broker(self):
+        asked = []
+
+        def change(method, path, status):
+            asked.append((method, re.sub(r"[0-9a-f]{32,}", "KEY", path.partition(self.tag)[2])))
+
+        middle = Middle(self, self.ceph.port, change)
+        packager = self.far_packager(store_port=middle.port, workers=1, broker_heartbeat_ms=0)
+        self.ask("first").wait("Complete")
+        asked.clear()
+        before = packager.broker.passed
+        n = 20
+        for i in range(n):
+            self.ask(f"short{i}").wait("Complete")
+        self.barrier()
+        bytes_at = (packager.broker.passed - before) / (n + 1)
+        puts = [path for method, path in asked if method == "PUT"]
+        self.assertEqual(len(puts), 3 * (n + 1), sorted(set(asked)))
+        self.assertLessEqual(len(asked), 8 * (n + 1), sorted(set(asked)))
+        print(f"a job: {len(asked) / (n + 1):.1f} requests of the store, 3 of them PUT, "
+              f"{bytes_at:.0f} bytes by the broker", flush=True)
+        self.assertLess(bytes_at, 8000)
+
     def test_credentials_are_read_again_from_their_file(self):
         file = self.folder / "credentials"
         file.write_text("[default]\naws_access_key_id = DOCSETSKEY\naws_secret_access_key = old\n")

@@ -5,12 +5,14 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import unittest
 import uuid
 from urllib.parse import urlencode
 
 import services
-from far import SECONDS, Listener, Packager, Runner
+import stomp
+from far import SECONDS, Listener, Packager, Runner, Shelf
 from harness import BUILD, OWN, SERVER, TOKEN, FaceTest, basic, is_running, wait_for
 from services import service
 import test_agree
@@ -183,6 +185,32 @@ class Cases:
         packager.get_set("d").complete()
         for stream in streams:
             self.assert_succeeds(stream)
+
+    def test_the_conversation_of_the_seed_from_the_servers_side(self):
+        """A body that is a URL; answers on the queue of its last segment, declared by whoever is first."""
+        package, reply = self.names["queue_package"], self.names["queue_reply"].replace("{id}", "5")
+        said, came = [], threading.Event()
+        link = stomp.StompConnection12([("127.0.0.1", self.broker.port)], vhost="/")
+
+        class Theirs(stomp.ConnectionListener):
+            def on_message(self, frame):
+                said.append(frame)
+                came.set()
+
+        link.set_listener("", Theirs())
+        link.connect("docsets", "docsets", wait=True)
+        self.addCleanup(link.disconnect)
+        link.subscribe(package, id="0", ack="auto")
+        server = self.serve(plain_request="{server}/api/docsets/{id}?fmt=meta,txt")
+        path = self.start(server, "5")
+        self.assertTrue(came.wait(SECONDS))
+        self.assertEqual(said[0].body, f"{SERVER}/api/docsets/5?fmt=meta,txt\n")
+        self.assertNotIn("reply-to", said[0].headers)
+        shelf = Shelf(self)
+        link.send(reply, "Accepted. 45 seconds\n", content_type="text/plain")
+        link.send(reply, f"Complete: {shelf.put(OUTPUT)}\nSize: {len(OUTPUT)}\n", content_type="text/plain")
+        self.wait_result(server, path)
+        self.assertEqual(self.output_of(server, path), OUTPUT)
 
     def test_s13_a_file_server_that_is_busy_once(self):
         server, packager = self.serve(), self.packager()

@@ -175,6 +175,8 @@ static const option_row broker_rows[] = {
      "Their answers come by this one (/queue/package%2F{id})."},
     {"queue-delete", "DEST", OPTION_TEXT, OWN(stomp.queue_delete), 0, 0,
      "Deletions are told to this one (/queue/docsets%2Fdelete)."},
+    {"plain-request", "URL", OPTION_TEXT, OWN(stomp.plain_request), 0, 0,
+     "Each job is sent as this URL and nothing else, for packagers of others; see workqueue-deploy(7)."},
     {"broker-cert", "FILE", OPTION_TEXT, OWN(stomp.cert_file), 0, 0,
      "Our certificate for stomps brokers that ask for one."},
     {"broker-key", "FILE", OPTION_TEXT, OWN(stomp.key_file), 0, 0, "Its key (in the same file)."},

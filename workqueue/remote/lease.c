@@ -22,9 +22,9 @@
 
 enum { OBSERVED = 4096 /* records of others that are watched for a change */ };
 
-/* How long this packager has seen this version of another's record. Time between two looks counts for a
- * half of the whole at most: while the store is away for all its owner could not renew it either, and
- * has to have its chance afterwards. */
+/* How long this packager has seen this version of another's record. Time between two looks counts
+ * for a half of the whole at most: while the store is away for all its owner could not renew it
+ * either, and has to have its chance afterwards. */
 typedef struct observed {
     char key[WQ_KEY_SIZE], tag[WQ_TAG_SIZE];
     int64_t looked_at, age_ms; /* monotonic */

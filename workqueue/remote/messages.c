@@ -111,6 +111,28 @@ char *wq_job_message_text(const char *id, const wq_params *params, int rebuild)
     return text;
 }
 
+char *wq_plain_message_text(const char *pattern, const wq_params *params)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *stream = open_memstream(&text, &n);
+    if (stream == NULL)
+        return NULL;
+    for (const char *at = pattern; *at != '\0';) {
+        int is_server = strncmp(at, "{server}", 8) == 0, is_id = strncmp(at, "{id}", 4) == 0;
+        if (is_server || is_id)
+            fputs(is_server ? params->server : params->document_set_id, stream);
+        else
+            fputc(*at, stream);
+        at += is_server ? 8 : is_id ? 4 : 1;
+    }
+    fputc('\n', stream);
+    if (fclose(stream) == 0)
+        return text;
+    free(text);
+    return NULL;
+}
+
 /* Copies into `*at`, which has room, and moves it on. */
 static const char *keep(char **at, span s)
 {

@@ -33,6 +33,9 @@ typedef struct wq_job_message {
 /* The text for a job of ours; from malloc, NULL: no memory. */
 char *wq_job_message_text(const char *id, const wq_params *params, int rebuild);
 
+/* The text for a job in the plain form, see `plain_request` of wq_stomp_options; likewise. */
+char *wq_plain_message_text(const char *pattern, const wq_params *params);
+
 /* Reads one, or the plain form: a body that is only a URL, whose last segment is the document set
  * and the id, with the whole URL as the server and "-" as the token. Anything else is
  * WQ_ERROR_INVALID_ARGUMENT and a sentence, and `id` is all that is left: to be answered by, or

@@ -4,6 +4,12 @@
 /* ---- listening ---------------------------------------------------------------------------------
  */
 
+/* What its answers come by. */
+static const char *reply_id(const remote *r, const remote_job *job)
+{
+    return r->o.plain_request != NULL ? job->run->params->document_set_id : job->id;
+}
+
 int wq_remote_subscribe(remote *r, remote_job *job)
 {
     char destination[WQ_DESTINATION_SIZE], expires[24];
@@ -15,16 +21,18 @@ int wq_remote_subscribe(remote *r, remote_job *job)
     const wq_subscribe options = {
         .destination = destination,
         .headers = r->looker != NULL ? transient : durable,
-        .n_headers = !r->is_rabbitmq     ? 0
-                     : r->looker != NULL ? 3
-                                         : 1, /* others do not know them */
-        .ack = WQ_ACK_INDIVIDUAL,             /* else what crosses with the end of this was lost */
+        /* others do not know them; a queue that a packager of others declares has none */
+        .n_headers = !r->is_rabbitmq || r->o.plain_request != NULL ? 0
+                     : r->looker != NULL                           ? 3
+                                                                   : 1,
+        .ack = WQ_ACK_INDIVIDUAL, /* else what crosses with the end of this was lost */
         .message = wq_remote_on_reply,
         .refused = wq_remote_on_refused,
         .user = job,
     };
     if (job->subscription != NULL ||
-        wq_destination(destination, sizeof destination, r->o.queue_reply, job->id) != WQ_OK ||
+        wq_destination(destination, sizeof destination, r->o.queue_reply, reply_id(r, job)) !=
+            WQ_OK ||
         wq_broker_subscribe(&job->subscription, r->broker, &options, NULL) != WQ_OK)
         return job->subscription != NULL ? 0 : -1;
     job->looked_at = wq_monotonic_ms();
@@ -101,12 +109,14 @@ static int hand_to_broker(remote *r, remote_job *job, const char *reply, wq_erro
         {"reply-to", reply},
         {"correlation-id", job->id},
     };
-    char *text = wq_job_message_text(job->id, job->run->params, job->run->rebuild);
+    const char *plain = r->o.plain_request;
+    char *text = plain != NULL ? wq_plain_message_text(plain, job->run->params)
+                               : wq_job_message_text(job->id, job->run->params, job->run->rebuild);
     if (text == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     atomic_fetch_add(&job->refs, 1);
-    int result = wq_broker_send(r->broker, r->o.queue_package, headers, 4, text, strlen(text),
-                                wq_remote_on_sent, job, error);
+    int result = wq_broker_send(r->broker, r->o.queue_package, headers, plain != NULL ? 2 : 4, text,
+                                strlen(text), wq_remote_on_sent, job, error);
     if (result != WQ_OK) /* never the last one: the table has it, too */
         atomic_fetch_sub(&job->refs, 1);
     free(text);

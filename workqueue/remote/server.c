@@ -188,6 +188,7 @@ static void free_strings(wq_stomp_options *o)
     free((char *)o->queue_package);
     free((char *)o->queue_reply);
     free((char *)o->queue_delete);
+    free((char *)o->plain_request);
 }
 
 static void free_jobs(remote *r)
@@ -278,7 +279,11 @@ static int copy_options(remote *r, const wq_stomp_options *options)
     o->queue_package = strdup(options->queue_package);
     o->queue_reply = strdup(options->queue_reply);
     o->queue_delete = strdup(options->queue_delete);
-    return o->queue_package && o->queue_reply && o->queue_delete ? 0 : -1;
+    o->plain_request = options->plain_request != NULL ? strdup(options->plain_request) : NULL;
+    return o->queue_package && o->queue_reply && o->queue_delete &&
+                   (o->plain_request != NULL || options->plain_request == NULL)
+               ? 0
+               : -1;
 }
 
 static int open_broker(remote *r, const wq_stomp_options *options, wq_error *error)
