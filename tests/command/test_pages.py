@@ -126,3 +126,83 @@ class AnswersTest(PageTest):
         body = server.ask("GET", "/")[1].decode()
         self.assertIn('value="http://localhost"', body)
         self.assertEqual(body.count('class="field" hidden'), 2)
+
+
+STEPS = ('for i in 1 2 3; do printf "$i/3\\tsheet $i\\n"; echo "read sheet $i" >&2; sleep 0.4\n'
+         'case $2$i in slow*1) sleep 60;; bad2) echo "sheet 2 is torn" >&2; exit 4;; esac; done\n'
+         'echo "made of $2" >"$4"\n')
+
+
+@needs_browser
+class FlowTest(PageTest):
+    """A program of a few lines, started, watched, failed, cancelled and downloaded in a browser."""
+
+    def flow(self, name, *arguments, **told):
+        server = self.serve("--program", self.script(STEPS), "--grace-ms", "200", *arguments)
+        return self.look(self.node("flows.mjs", flow=name, base=server.base + "/", **told))
+
+    def look(self, lines):
+        self.assertEqual([line for line in lines if "error" in line], [])
+        return {line["seen"]: line for line in lines}
+
+    def test_run_and_download(self):
+        seen = self.flow("run")
+        self.assertRegex(seen["running"]["message"], "sheet [12]")
+        self.assertEqual(seen["done"]["body"], "made of letters\n")
+        self.assertEqual(seen["done"]["name"], "letters")
+        self.assertIn("16\u00a0bytes", seen["done"]["button"])
+        self.assertFalse(seen["kept"]["token"], "the key is kept nowhere")
+        self.assertEqual(seen["kept"]["runs"], 1, "a double click starts one")
+        self.assertEqual(seen["again"]["token"], "")
+        self.assertEqual(seen["again"]["server"], "http://archive.example")
+        self.assertNotIn("#", seen["again"]["url"])
+
+    def test_failure_is_a_sentence(self):
+        seen = self.flow("fail")["failed"]
+        self.assertEqual(seen["message"], "The program ended with code 4: sheet 2 is torn")
+        self.assertEqual(seen["figure"], "66", "never 100 % for a failure")
+        self.assertIn("read sheet 1", seen["log"])
+
+    def test_cancel(self):
+        seen = self.flow("cancel")["cancelled"]
+        self.assertEqual(seen["figure"], "33")
+        self.assertIn("Nothing of it was kept", seen["note"])
+
+    def test_operator(self):
+        secret = self.folder / "secret"
+        secret.write_text("s3cret-of-the-test\n")
+        secret.chmod(0o600)
+        seen = self.flow("operator", "--operator-secret-file", secret, "--workers", "4",
+                         secret="s3cret-of-the-test")
+        self.assertEqual(seen["pushed"]["rows"], 2)
+        self.assertGreaterEqual(seen["again"]["ended"], 1)
+        self.assertEqual((seen["out"]["cookie"], seen["out"]["secret"], seen["out"]["session"]), ("", False, 0))
+
+    def test_lost_connection(self):
+        """The server is killed and comes back: the last state stays, and the job goes on."""
+        storage, program = self.folder / "kept", self.script(STEPS)
+        arguments = ["--program", program, "--grace-ms", "200", "--storage", storage]
+        server = self.serve(*arguments)
+        told = {"chromium": CHROMIUM, "timeout": 1000 * DEADLINE, "flow": "lost",
+                "base": server.base + "/"}
+        process = subprocess.Popen(["node", CLIENTS / "flows.mjs", json.dumps(told)], text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.assertEqual(json.loads(process.stdout.readline())["seen"], "running")
+        server.kill()
+        process.stdin.write("gone\n")
+        process.stdin.flush()
+        lost = json.loads(process.stdout.readline())
+        self.assertEqual((lost["seen"], lost["figure"], lost["chip"], lost["cancel"]),
+                         ("lost", "33", "Running", False))
+        self.assertRegex(lost["note"], r"No connection since \d\d:\d\d:\d\d; the run goes on")
+        again = self.serve(*arguments, listen=f"127.0.0.1:{server.address[1]}")
+        process.stdin.write("back\n")
+        process.stdin.flush()
+        found = json.loads(process.stdout.readline())
+        self.assertEqual(found["seen"], "found", found)
+        process.stdin.close()
+        process.stdout.close()
+        again.kill()
+        again.finish = server.finish = lambda: None
