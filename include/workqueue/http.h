@@ -41,6 +41,11 @@ typedef struct wq_http_options {
     const char *const *allow_servers; /**< URLs; `server` must be one or below one */
     size_t n_allow_servers;    /**< how many; 0, the default: any */
     /**
+     * The paths are registered below this one, such as "/scans": several sets of faces, each of a
+     * queue of its own, on one host. NULL, the default: at the root.
+     */
+    const char *mount_path;
+    /**
      * A page for who comes with a browser to /jobs or /jobs/{id}: asked before the face answers, on
      * the loop of the request. Answers as a handler does and returns 0, or returns -1 and has done
      * nothing. NULL, the default: there are no pages.
@@ -157,6 +162,12 @@ WQ_API int wq_http_gone(const wq_http_task *task);
 
 /* ---- a whole server ---------------------------------------------------------------------------- */
 
+/** One more queue of a server. */
+typedef struct wq_serve_more {
+    wq_queue *queue;      /**< borrowed until wq_server_stop() has returned */
+    wq_http_options http; /**< of its faces */
+} wq_serve_more;
+
 /** How a server behaves. Fill it with wq_serve_options_init(). Borrowed during wq_serve() only. */
 typedef struct wq_serve_options {
     size_t size;               /**< sizeof(wq_serve_options) of the caller */
@@ -177,6 +188,10 @@ typedef struct wq_serve_options {
     unsigned idle_timeout_ms;    /**< between requests; default 75000, as proxies keep connections */
     unsigned linger_ms;        /**< at stop, how long clients may take to read their end; default 5000 */
     wq_http_options http;      /**< of the faces */
+    /** More queues, each with faces of its own, whose `mount_path` tells them apart; they are stopped
+     * with the first one, and yours to close, too. */
+    const struct wq_serve_more *more;
+    size_t n_more;             /**< how many; default 0 */
     /** Adds routes of your own to `host`, before the faces' fallback; NULL: none. */
     void (*routes)(void *user, wq_http *http, struct st_h2o_hostconf_t *host);
     void *user;                /**< handed to routes */

@@ -233,3 +233,63 @@ class ServeTest(CommandTest):
         client.close()
         server.process.stdout.close()
         server.finish = lambda: None
+
+
+class SeveralTest(CommandTest):
+    """Several programs in one server, each below its name."""
+
+    def several(self, *arguments):
+        one = self.script('echo 1; echo "one of $2" >"$4"', "one")
+        two = self.script('echo 1; echo "two of $2" >"$4"', "two")
+        return self.serve("--no-sync", "--program", f"first={one}", "--title", "The first",
+                          "--program", f"second={two}", "--about", "Does <this>", "--workers", "1", *arguments)
+
+    def start(self, server, path, document_set, **headers):
+        head, body = server.ask("POST", f"{path}/jobs", {"Content-Type": "application/json", **headers},
+                                json.dumps({"server": "http://a.example", "documentSetId": document_set,
+                                            "apiToken": "tok"}))
+        self.assertEqual(head.status, 201, body)
+        return head, json.loads(body)
+
+    def test_each_has_its_own(self):
+        server = self.several()
+        for name, text in (("first", b"one of 1\n"), ("second", b"two of 1\n")):
+            head, job = self.start(server, f"/{name}", "1")
+            self.assertEqual(head.get("location"), f"/{name}/jobs/{job['id']}")
+            done = wait_for(lambda: (j := json.loads(server.ask("GET", head.get("location"))[1]))["output"]
+                            and j, "the end")
+            self.assertEqual(server.ask("GET", done["output"]["href"])[1], text)
+            head, body = server.ask("POST", f"/{name}/start_work?server=http://a.example&documentSetId=1&apiToken=tok")
+            self.assertTrue(head.get("location").startswith(f"/{name}/work/"), head.get("location"))
+            self.assertEqual(server.ask("GET", f"/{name}/health")[0].status, 200)
+        self.assertEqual(server.ask("GET", "/health")[0].status, 404)
+        self.assertEqual(server.ask("GET", "/third/health")[0].status, 404)
+
+    def test_pages(self):
+        server = self.several()
+        choice = server.ask("GET", "/", {"Accept": "text/html"})[1].decode()
+        self.assertIn('<a href="first/">The first</a>', choice)
+        self.assertIn("Does &lt;this&gt;", choice)
+        self.assertNotIn("{{", choice)
+        for path, base in (("/first/", ""), ("/first", "first/"), ("/first/jobs", ""), ("/first/jobs/x", "../")):
+            head, body = server.ask("GET", path, {"Accept": "text/html"})
+            self.assertEqual(head.status, 200, path)
+            self.assertIn(f'href="{base}pages/base.css"', body.decode(), path)
+        self.assertEqual(server.ask("GET", "/first/pages/base.css")[0].status, 200)
+
+    def test_a_file_with_sections(self):
+        one, two = self.script('echo x >"$4"', "one"), self.script('echo y >"$4"', "two")
+        config = self.folder / "several.ini"
+        config.write_text(f"no-sync = yes\n[first]\nprogram = {one}\nmax-queue = 3\n[second]\nprogram = {two}\n"
+                          f"storage = {self.folder}/of-second\n")
+        server = self.serve("--config", config)
+        for name in ("first", "second"):
+            self.start(server, f"/{name}", "1")
+        self.assertTrue((self.folder / "of-second").is_dir())
+
+    def test_all_stop_in_good_order(self):
+        server = self.several("--grace-ms", "200")
+        self.start(server, "/second", "1")
+        server.terminate()
+        self.assertEqual(server.wait(), 0)
+        self.assertIn("event=stopped", server.log())

@@ -27,8 +27,9 @@ extern const option_set run_set, serve_set, start_set, watch_set, cancel_set, jo
  * blocks the signals that stop, so that host_wait() gets them, and SIGPIPE. */
 void host_begin(void);
 
-/* As many descriptors as we may have; programs begin with as many as we were given. */
-void host_raise_open_files(wq_options *queue);
+/* As many descriptors as we may have; programs begin with as many as we were given: `*given`, which
+ * is 0 before the first call. */
+void host_raise_open_files(wq_options *queue, unsigned *given);
 
 /* Waits for SIGTERM or SIGINT; the same once more ends the process at once, by that signal. A
  * SIGHUP calls `on_hangup`, if there is one. Returns the signal. */

@@ -32,14 +32,15 @@ void host_begin(void)
     (void)signal(SIGCHLD, SIG_DFL);
 }
 
-void host_raise_open_files(wq_options *queue)
+void host_raise_open_files(wq_options *queue, unsigned *given)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        queue->soft_open_files = (unsigned)limit.rlim_cur;
+    if (*given == 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        *given = (unsigned)limit.rlim_cur;
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_NOFILE, &limit);
     }
+    queue->soft_open_files = *given;
 }
 
 /* The second one of a kind ends us; the other kind does not: Ctrl-C in a terminal reaches also the

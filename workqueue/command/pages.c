@@ -181,6 +181,12 @@ static int wants_html(h2o_req_t *req)
 static const char *make_base(h2o_req_t *req, h2o_iovec_t below)
 {
     size_t n = 0;
+    if (below.base == NULL) /* "/NAME": it begins one step further down */
+        return h2o_concat(
+                   &req->pool,
+                   h2o_iovec_init(req->path_normalized.base + 1, req->path_normalized.len - 1),
+                   h2o_iovec_init(H2O_STRLIT("/")))
+            .base;
     for (size_t i = 0; i < below.len; i++)
         n += below.base[i] == '/';
     char *base = h2o_mem_alloc_pool(&req->pool, n * 3 + 1);
@@ -188,6 +194,20 @@ static const char *make_base(h2o_req_t *req, h2o_iovec_t below)
         memcpy(base + i * 3, "../", 3);
     base[n * 3] = '\0';
     return base;
+}
+
+/* `text` is from malloc, and given up. */
+static int send_html(h2o_req_t *req, char *text, size_t size)
+{
+    add_header(req, "cache-control", "no-cache");
+    add_header(req, "content-security-policy", policy);
+    add_header(req, "referrer-policy", "no-referrer");
+    add_header(req, "x-content-type-options", "nosniff");
+    add_header(req, "cross-origin-opener-policy", "same-origin");
+    add_header(req, "vary", "accept");
+    wq_http_send(req, 200, "text/html; charset=utf-8", text, size);
+    free(text);
+    return 0;
 }
 
 static int send_page(page_site *site, h2o_req_t *req, const char *name, h2o_iovec_t below)
@@ -199,15 +219,7 @@ static int send_page(page_site *site, h2o_req_t *req, const char *name, h2o_iove
         return wq_http_problem(req, 500, "There is no memory for the page.");
     put_page(out, site->p, embedded_find(name, strlen(name)), make_base(req, below));
     fclose(out);
-    add_header(req, "cache-control", "no-cache");
-    add_header(req, "content-security-policy", policy);
-    add_header(req, "referrer-policy", "no-referrer");
-    add_header(req, "x-content-type-options", "nosniff");
-    add_header(req, "cross-origin-opener-policy", "same-origin");
-    add_header(req, "vary", "accept");
-    wq_http_send(req, 200, "text/html; charset=utf-8", text, size);
-    free(text);
-    return 0;
+    return send_html(req, text, size);
 }
 
 static int has_tag(h2o_req_t *req, const char *tag)
@@ -235,7 +247,7 @@ static h2o_iovec_t path_below(const page_site *site, const h2o_req_t *req)
 {
     size_t skip = 1 + (*site->p->name ? strlen(site->p->name) + 1 : 0);
     h2o_iovec_t path = req->path_normalized;
-    return path.len < skip ? h2o_iovec_init("", 0)
+    return path.len < skip ? h2o_iovec_init(NULL, 0)
                            : h2o_iovec_init(path.base + skip, path.len - skip);
 }
 
@@ -286,6 +298,65 @@ void pages_mount(page_site *site, h2o_hostconf_t *host)
     page_handler *handler = (page_handler *)h2o_create_handler(conf, sizeof *handler);
     handler->super.on_req = on_page_request;
     handler->site = site;
+}
+
+typedef struct choice_handler {
+    h2o_handler_t super;
+    settings *s;
+} choice_handler;
+
+static void put_programs(FILE *out, settings *s)
+{
+    for (size_t i = 0; i < settings_count(s); i++) {
+        const program_settings *p = settings_program(s, i);
+        fprintf(out, "<li><a href=\"%s/\">", p->name);
+        put_escaped(out, title_of(p));
+        fputs("</a> <small class=\"end\">", out);
+        put_escaped(out, p->about);
+        fputs("</small></li>\n", out);
+    }
+}
+
+/* The one word that is a list is put in here; the style is that of the first program. */
+static void put_choice(FILE *out, settings *s)
+{
+    const embedded_file *file = embedded_find("programs.html", strlen("programs.html"));
+    const char *mark = "{{programs}}", *at = file->text, *found;
+    char base[300];
+    while ((found = memmem(at, (size_t)(file->text + file->size - at), "{{", 2)) != NULL) {
+        fwrite(at, 1, (size_t)(found - at), out);
+        if (strncmp(found, mark, strlen(mark)) == 0)
+            put_programs(out, s);
+        else
+            put_escaped(out,
+                        (snprintf(base, sizeof base, "%s/", settings_program(s, 0)->name), base));
+        at = strstr(found, "}}") + 2;
+    }
+    fwrite(at, 1, (size_t)(file->text + file->size - at), out);
+}
+
+static int on_choice_request(h2o_handler_t *handler, h2o_req_t *req)
+{
+    char *text = NULL;
+    size_t size;
+    if (wq_http_method(req, "GET, HEAD, OPTIONS"))
+        return 0;
+    if (req->path_normalized.len != 1)
+        return wq_http_problem(req, 404, "There is nothing at this path.");
+    FILE *out = open_memstream(&text, &size);
+    if (out == NULL)
+        return wq_http_problem(req, 500, "There is no memory for the page.");
+    put_choice(out, ((choice_handler *)handler)->s);
+    fclose(out);
+    return send_html(req, text, size);
+}
+
+void pages_mount_choice(settings *s, h2o_hostconf_t *host)
+{
+    h2o_pathconf_t *conf = h2o_config_register_path(host, "/", 0);
+    choice_handler *handler = (choice_handler *)h2o_create_handler(conf, sizeof *handler);
+    handler->super.on_req = on_choice_request;
+    handler->s = s;
 }
 
 page_site *pages_open(const program_settings *p)

@@ -15,6 +15,9 @@ void pages_close(page_site *site);
 /* Registers "/" on the host (below the program's prefix), and what is beneath it. */
 void pages_mount(page_site *site, h2o_hostconf_t *host);
 
+/* Registers "/" where each program has a name: a page that leads to all of them. */
+void pages_mount_choice(settings *s, h2o_hostconf_t *host);
+
 /* Answers a request for a page or a part of one; 0, or -1 if it is none of them. A path that a face
  * has, too, is a page only for who asks for text/html. */
 int pages_answer(page_site *site, h2o_req_t *req);

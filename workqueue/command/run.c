@@ -172,7 +172,8 @@ static int open_run_queue(run_state *r, wq_error *error)
     queue->log_user = r;
     if (r->s.all.environment.n > 0)
         queue->environment = r->s.all.environment.items;
-    host_raise_open_files(queue);
+    unsigned given = 0;
+    host_raise_open_files(queue, &given);
     return wq_open(&r->queue, queue, error);
 }
 

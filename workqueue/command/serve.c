@@ -27,13 +27,22 @@ const option_set serve_set = {
     .max_operands = 0,
 };
 
+/* A program that is served. */
+typedef struct served_program {
+    program_settings *p;
+    wq_queue *queue;
+    page_site *site;
+} served_program;
+
 typedef struct serve_state {
     settings s;
     option_set set;
     event_log *log;
-    wq_queue *queue;
+    served_program *programs; /* n of them */
+    size_t n;
+    wq_serve_more *more; /* all but the first */
     wq_server *server;
-    page_site *site;
+    unsigned open_files; /* as many as we were given */
 } serve_state;
 
 static int refuse(const wq_error *error)
@@ -52,12 +61,20 @@ static int is_loopback(const char *address)
            address[0] == '/';
 }
 
+/* Nonzero if some program runs for any server. */
+static int has_no_allow_list(serve_state *st)
+{
+    for (size_t i = 0; i < st->n; i++)
+        if (st->programs[i].p->allow.n == 0)
+            return 1;
+    return 0;
+}
+
 static void warn_of_open_door(serve_state *st)
 {
-    const program_settings *p = settings_program(&st->s, 0);
     char quoted[300];
     for (size_t i = 0; i < st->s.listen.n; i++)
-        if (!is_loopback(st->s.listen.items[i]) && p->allow.n == 0 && st->s.secret == NULL) {
+        if (!is_loopback(st->s.listen.items[i]) && has_no_allow_list(st) && st->s.secret == NULL) {
             log_event(st->log, WQ_LOG_WARNING, "event=open_door address=%s msg=%s",
                       log_quote(quoted, sizeof quoted, st->s.listen.items[i]),
                       "\"whoever reaches the port may run the program, for any server: "
@@ -74,6 +91,11 @@ static void on_hangup(void *user)
     log_event(st->log, WQ_LOG_INFO,
               "event=hangup msg=\"SIGHUP changes nothing: a restart reads "
               "the options anew\"");
+}
+
+static int on_page(void *user, h2o_req_t *req)
+{
+    return pages_answer(user, req);
 }
 
 /* Where outputs are and where programs run, if that is not here. */
@@ -93,65 +115,70 @@ static int go_remote(serve_state *st, program_settings *p, wq_error *error)
     return r;
 }
 
-static int open_queue(serve_state *st, program_settings *p, wq_error *error)
+static int open_program(serve_state *st, served_program *served, wq_error *error)
 {
+    program_settings *p = served->p;
     p->queue.log = log_write;
     p->queue.log_user = st->log;
-    host_raise_open_files(&p->queue);
+    if ((served->site = pages_open(p)) == NULL) {
+        snprintf(error->message, sizeof error->message, "%s", wq_strerror(WQ_ERROR_NO_MEMORY));
+        return WQ_ERROR_NO_MEMORY;
+    }
+    p->http.page = on_page;
+    p->http.page_user = served->site;
+    p->http.mount_path = p->mount_path;
     int r = go_remote(st, p, error);
-    return r == WQ_OK ? wq_open(&st->queue, &p->queue, error) : r;
+    return r == WQ_OK ? wq_open(&served->queue, &p->queue, error) : r;
 }
 
-static void tell_start(serve_state *st, const program_settings *p)
+static void tell_start(serve_state *st, const served_program *served)
 {
     char program[600], storage[600], journal[600];
+    const program_settings *p = served->p;
     wq_stats stats;
-    wq_queue_stats(st->queue, &stats);
+    wq_queue_stats(served->queue, &stats);
     log_event(
         st->log, WQ_LOG_INFO,
-        "event=start version=%s address=%s program=%s storage=%s journal=%s resumed=%zu",
-        wq_version(), wq_server_address(st->server),
+        "event=start version=%s address=%s path=%s/ program=%s storage=%s journal=%s resumed=%zu",
+        wq_version(), wq_server_address(st->server), p->mount_path ? p->mount_path : "",
         log_quote(program, sizeof program, p->queue.program),
         log_quote(storage, sizeof storage, p->queue.storage_dir),
         log_quote(journal, sizeof journal, p->queue.journal_path ? p->queue.journal_path : "none"),
         stats.queued + stats.running);
 }
 
-static int on_page(void *user, h2o_req_t *req)
-{
-    return pages_answer(user, req);
-}
-
 static void add_pages(void *user, wq_http *http, h2o_hostconf_t *host)
 {
     serve_state *st = user;
     (void)http;
-    pages_mount(st->site, host);
+    for (size_t i = 0; i < st->n; i++)
+        pages_mount(st->programs[i].site, host);
+    if (*st->programs[0].p->name != '\0')
+        pages_mount_choice(&st->s, host);
 }
 
+/* Runs until it is told to stop; every queue is open. */
 static int serve(serve_state *st)
 {
-    program_settings *p = settings_program(&st->s, 0);
     wq_error error;
-    int r = open_queue(st, p, &error);
-    if (r != WQ_OK)
+    wq_serve_options *options = &st->s.serve;
+    options->http = st->programs[0].p->http;
+    for (size_t i = 1; i < st->n; i++)
+        st->more[i - 1] = (wq_serve_more){st->programs[i].queue, st->programs[i].p->http};
+    options->more = st->more;
+    options->n_more = st->n - 1;
+    options->listen = st->s.listen.items[0];
+    options->listen_also = st->s.listen.items + 1;
+    options->n_listen_also = st->s.listen.n - 1;
+    options->notify_systemd = 1;
+    options->routes = add_pages;
+    options->user = st;
+    options->log = log_write;
+    options->log_user = st->log;
+    if (wq_serve(&st->server, st->programs[0].queue, options, &error) != WQ_OK)
         return refuse(&error);
-    st->s.serve.http = p->http;
-    st->s.serve.http.page = on_page;
-    st->s.serve.http.page_user = st->site;
-    st->s.serve.listen = st->s.listen.items[0];
-    st->s.serve.listen_also = st->s.listen.items + 1;
-    st->s.serve.n_listen_also = st->s.listen.n - 1;
-    st->s.serve.notify_systemd = 1;
-    st->s.serve.routes = add_pages;
-    st->s.serve.user = st;
-    st->s.serve.log = log_write;
-    st->s.serve.log_user = st->log;
-    if (wq_serve(&st->server, st->queue, &st->s.serve, &error) != WQ_OK) {
-        wq_close(st->queue);
-        return refuse(&error);
-    }
-    tell_start(st, p);
+    for (size_t i = 0; i < st->n; i++)
+        tell_start(st, &st->programs[i]);
     warn_of_open_door(st);
     printf("listening on %s%s\n",
            strncmp(wq_server_address(st->server), "unix:", 5) == 0 ? "" : "http://",
@@ -161,9 +188,36 @@ static int serve(serve_state *st)
     log_event(st->log, WQ_LOG_INFO, "event=stopping signal=%s",
               number == SIGINT ? "SIGINT" : "SIGTERM");
     wq_server_stop(st->server);
-    wq_close(st->queue);
-    log_event(st->log, WQ_LOG_INFO, "event=stopped");
     return COMMAND_OK;
+}
+
+static int serve_programs(serve_state *st)
+{
+    wq_error error;
+    int r = COMMAND_GO_ON;
+    st->n = settings_count(&st->s);
+    st->programs = calloc(st->n, sizeof *st->programs);
+    st->more = calloc(st->n, sizeof *st->more);
+    if (st->programs == NULL || st->more == NULL)
+        return options_wrong(&st->set, "there is no memory for %zu programs", st->n);
+    for (size_t i = 0; i < st->n; i++) {
+        st->programs[i].p = settings_program(&st->s, i);
+        host_raise_open_files(&st->programs[i].p->queue, &st->open_files);
+    }
+    for (size_t i = 0; i < st->n && r == COMMAND_GO_ON; i++)
+        if (open_program(st, &st->programs[i], &error) != WQ_OK)
+            r = refuse(&error);
+    if (r == COMMAND_GO_ON)
+        r = serve(st);
+    for (size_t i = 0; i < st->n; i++) {
+        wq_close(st->programs[i].queue);
+        pages_close(st->programs[i].site);
+    }
+    if (r == COMMAND_OK)
+        log_event(st->log, WQ_LOG_INFO, "event=stopped");
+    free(st->programs);
+    free(st->more);
+    return r;
 }
 
 int serve_main(int argc, char **argv)
@@ -188,9 +242,7 @@ int serve_main(int argc, char **argv)
         st.s.listen = (text_list){default_listen, 1};
     host_begin();
     st.log = log_open(&st.s.log);
-    st.site = pages_open(settings_program(&st.s, 0));
-    r = serve(&st);
-    pages_close(st.site);
+    r = serve_programs(&st);
     log_close(st.log);
     if (st.s.listen.items == default_listen)
         st.s.listen = (text_list){0};

@@ -41,6 +41,7 @@ static void program_free(program_settings *p)
     text_list_free(&p->allow);
     free(p->storage_dir);
     free(p->journal_path);
+    free(p->mount_path);
 }
 
 void settings_free(settings *s)
@@ -367,6 +368,10 @@ static int finish_program(settings *s, const option_set *set, program_settings *
     p->http.n_allow_servers = p->allow.n;
     p->http.operator_secret = s->secret;
     p->stomp.max_fetch_bytes = p->queue.max_output_bytes;
+    if (*p->name != '\0' && asprintf(&p->mount_path, "/%s", p->name) < 0) {
+        p->mount_path = NULL;
+        return options_wrong(set, "there is no memory for a path");
+    }
     if (p->store != NULL && strncmp(p->store, "s3://", 5) == 0)
         p->s3.url = p->store;
     else if (p->store != NULL)

@@ -13,18 +13,18 @@ typedef struct program_settings {
     const char *name; /* its paths are below /NAME/; "": at the root */
     wq_options queue;
     wq_http_options http;
-    wq_stomp_options stomp;           /* urls NULL: programs run here */
-    wq_s3_options s3;                 /* url NULL: outputs are in the storage folder */
-    const char *store;                /* as given; NULL: it was not */
-    const char *journal;              /* a file; "none"; NULL: beside the storage */
-    text_list environment;            /* what queue.environment points to, if some was given */
-    text_list allow;                  /* what http.allow_servers points to */
-    const char *title, *about;        /* of the pages */
-    const char *label[3];             /* what server, set and token are called on the pages */
-    const char *hint[3];              /* a line below each field */
-    const char *fields;               /* which of the three are asked for, as in "set,token" */
-    const char *result_name;          /* what a download is called, "{set}" in it is the set */
-    char *storage_dir, *journal_path; /* chosen by us, from malloc */
+    wq_stomp_options stomp;    /* urls NULL: programs run here */
+    wq_s3_options s3;          /* url NULL: outputs are in the storage folder */
+    const char *store;         /* as given; NULL: it was not */
+    const char *journal;       /* a file; "none"; NULL: beside the storage */
+    text_list environment;     /* what queue.environment points to, if some was given */
+    text_list allow;           /* what http.allow_servers points to */
+    const char *title, *about; /* of the pages */
+    const char *label[3];      /* what server, set and token are called on the pages */
+    const char *hint[3];       /* a line below each field */
+    const char *fields;        /* which of the three are asked for, as in "set,token" */
+    const char *result_name;   /* what a download is called, "{set}" in it is the set */
+    char *storage_dir, *journal_path, *mount_path; /* chosen by us, from malloc */
 } program_settings;
 
 typedef struct settings {

@@ -30,12 +30,15 @@ char *wq_link(wq_http *http, h2o_req_t *req, const char *format, ...)
 {
     enum { PATH_BYTES = 128 }; /* of a path of ours */
     h2o_iovec_t prefix = prefix_of(http, req);
-    char *link = h2o_mem_alloc_pool(&req->pool, prefix.len + PATH_BYTES);
+    const size_t mount = http->mount_len;
+    char *link = h2o_mem_alloc_pool(&req->pool, prefix.len + mount + PATH_BYTES);
     va_list args;
     if (prefix.len > 0)
         memcpy(link, prefix.base, prefix.len);
+    if (mount > 0)
+        memcpy(link + prefix.len, http->options.mount_path, mount);
     va_start(args, format);
-    vsnprintf(link + prefix.len, PATH_BYTES, format, args);
+    vsnprintf(link + prefix.len + mount, PATH_BYTES, format, args);
     va_end(args);
     return link;
 }

@@ -78,24 +78,25 @@ static char *put_items(char *at, const wq_snapshot *s)
 static char *put_output(char *at, wq_http *http, wq_job *job, const wq_snapshot *s)
 {
     wq_output output;
+    const char *mount = http->options.mount_path ? http->options.mount_path : "";
     at += sprintf(at, ", \"output\": ");
     if (s->state != WQ_STATE_SUCCEEDED)
         return at + sprintf(at, "null");
     if (wq_outputs_block(http->queue))
-        return at + sprintf(at, "{\"bytes\": null, \"href\": \"/work/%s\"}", wq_job_id(job));
+        return at + sprintf(at, "{\"bytes\": null, \"href\": \"%s/work/%s\"}", mount, wq_job_id(job));
     if (wq_job_output(job, &output, NULL) != WQ_OK)
         return at + sprintf(at, "null"); /* deleted since */
     if (output.fd >= 0)
         close(output.fd);
-    return at + sprintf(at, "{\"bytes\": %llu, \"href\": \"/work/%s\"}",
-                        (unsigned long long)output.size_bytes, wq_job_id(job));
+    return at + sprintf(at, "{\"bytes\": %llu, \"href\": \"%s/work/%s\"}",
+                        (unsigned long long)output.size_bytes, mount, wq_job_id(job));
 }
 
 h2o_iovec_t wq_job_record(wq_http *http, wq_job *job, const wq_snapshot *s)
 {
     const wq_params *params = wq_job_params(job);
     size_t texts = length_of(params->server) + length_of(params->document_set_id) +
-                   length_of(s->message) + length_of(s->error);
+                   length_of(s->message) + length_of(s->error) + http->mount_len;
     char *text = h2o_mem_alloc_shared(NULL, FIXED_BYTES + ESCAPED * texts, NULL), *at = text;
     /* Here it is what the program has reached, also after a failure. */
     double fraction = s->state == WQ_STATE_SUCCEEDED ? 1 : s->reached;

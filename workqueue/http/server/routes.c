@@ -47,7 +47,10 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 {
     wq_route *route = (wq_route *)handler;
     h2o_iovec_t path = req->path_normalized, rest = {NULL, 0};
-    size_t n = strlen(route->path);
+    size_t n = strlen(route->path), above = route->http->mount_len;
+    if (path.len < above || memcmp(path.base, route->http->options.mount_path, above) != 0)
+        return nothing_here(req);
+    path = h2o_iovec_init(path.base + above, path.len - above);
     int below = route->path[n - 1] == '/';
     if (path.len < n - (size_t)below ||
         memcmp(path.base, route->path, path.len < n ? path.len : n) != 0)
@@ -64,7 +67,8 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 static void add_route(wq_http *http, h2o_hostconf_t *host, const char *name, wq_face_fn answer)
 {
     size_t n = strlen(name);
-    h2o_iovec_t bare = h2o_strdup(NULL, name, name[n - 1] == '/' ? n - 1 : n);
+    h2o_iovec_t bare = h2o_concat(NULL, h2o_iovec_init(http->options.mount_path, http->mount_len),
+                                  h2o_iovec_init(name, name[n - 1] == '/' ? n - 1 : n));
     h2o_pathconf_t *path = h2o_config_register_path(host, bare.base, 0); /* copies it */
     free(bare.base);
     wq_route *route = (wq_route *)h2o_create_handler(path, sizeof *route);
@@ -136,8 +140,10 @@ static int copy_options(wq_http *http, const wq_http_options *options, wq_error 
     own->allow_servers = NULL;
     own->n_allow_servers = 0;
     if (copy_text(&own->result_type) | copy_path(&own->tasks_path) |
-        copy_text(&own->operator_secret) | copy_text(&own->path_prefix))
+        copy_text(&own->operator_secret) | copy_text(&own->path_prefix) |
+        copy_text(&own->mount_path))
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    http->mount_len = own->mount_path ? strlen(own->mount_path) : 0;
     return wq_allow_new(&http->limits.allow, options->allow_servers, options->n_allow_servers,
                         error);
 }
@@ -149,6 +155,10 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     if (options->size != sizeof *options)
         return fail(error, WQ_ERROR_INVALID_ARGUMENT,
                     "http options: fill them with wq_http_options_init()");
+    if (options->mount_path != NULL &&
+        (options->mount_path[0] != '/' || options->mount_path[strlen(options->mount_path) - 1] == '/'))
+        return fail(error, WQ_ERROR_INVALID_ARGUMENT,
+                    "http options: mount_path must be a path such as /scans, without a final slash");
     if (options->result_type == NULL || options->tasks_path == NULL ||
         options->tasks_path[0] != '/' || options->tasks_path[1] == '\0')
         return fail(error, WQ_ERROR_INVALID_ARGUMENT,
@@ -206,6 +216,7 @@ void wq_http_free(wq_http *http)
     free((char *)http->options.operator_secret);
     wq_inboxes_destroy(&http->inboxes);
     free((char *)http->options.path_prefix);
+    free((char *)http->options.mount_path);
     pthread_mutex_destroy(&http->lock);
     free(http);
 }

@@ -50,6 +50,11 @@ typedef struct server_loop {
 struct wq_server {
     wq_queue *queue;
     wq_http *http;
+    struct served {
+        wq_queue *queue;
+        wq_http *http;
+    } *more; /* besides; n_more of them */
+    size_t n_more;
     h2o_globalconf_t config;
     wq_serve_options options; /* its texts are not kept */
     unsigned n_loops, n_started;
@@ -106,6 +111,8 @@ static void on_stop(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messag
     wq_acceptor_close(&loop->acceptor);
     each_connection(loop, shut_idle);
     wq_context_stop(loop->server->http, &loop->ctx);
+    for (size_t i = 0; i < loop->server->n_more; i++)
+        wq_context_stop(loop->server->more[i].http, &loop->ctx);
 }
 
 static void run_loop(server_loop *loop)
@@ -119,6 +126,8 @@ static void run_loop(server_loop *loop)
     }
     each_connection(loop, shut_all);
     wq_context_cut(loop->server->http, &loop->ctx);
+    for (size_t i = 0; i < loop->server->n_more; i++)
+        wq_context_cut(loop->server->more[i].http, &loop->ctx);
     for (int i = 0; i < 100 && *n_connections > 0; i++)
         h2o_evloop_run(loop->ctx.loop, 10);
 }
@@ -393,6 +402,27 @@ static unsigned longest_wait(const wq_serve_options *options)
     return longer < UINT32_MAX - more ? longer + more : longer;
 }
 
+/* Nothing is left of one that cannot be mounted. */
+static int mount_more(wq_server *server, h2o_hostconf_t *host, const wq_serve_options *options,
+                      wq_error *error)
+{
+    if (options->n_more == 0)
+        return WQ_OK;
+    server->more = calloc(options->n_more, sizeof *server->more);
+    if (server->more == NULL)
+        return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    for (size_t i = 0; i < options->n_more; i++) {
+        struct served *served = &server->more[i];
+        served->queue = options->more[i].queue;
+        int result =
+            wq_http_mount(&served->http, host, served->queue, &options->more[i].http, error);
+        if (result != WQ_OK)
+            return result;
+        server->n_more++;
+    }
+    return WQ_OK;
+}
+
 static int configure(wq_server *server, const wq_serve_options *options, wq_error *error)
 {
     h2o_globalconf_t *config = &server->config;
@@ -403,6 +433,8 @@ static int configure(wq_server *server, const wq_serve_options *options, wq_erro
     config->http1.req_timeout = longest_wait(options);
     config->http1.upgrade_to_http2 = 0;
     int result = wq_http_mount(&server->http, host, server->queue, &options->http, error);
+    if (result == WQ_OK)
+        result = mount_more(server, host, options, error);
     if (result != WQ_OK)
         return result;
     if (options->routes != NULL)
@@ -428,6 +460,9 @@ static void free_server(wq_server *server)
 {
     wq_listening_close(&server->listening);
     wq_http_free(server->http);
+    for (size_t i = 0; i < server->n_more; i++)
+        wq_http_free(server->more[i].http);
+    free(server->more);
     h2o_config_dispose(&server->config);
     wq_peers_free(server->peers);
     pthread_cond_destroy(&server->up);
@@ -527,6 +562,8 @@ void wq_server_stop(wq_server *server)
     if (server->options.notify_systemd)
         wq_notify("STOPPING=1\nSTATUS=stopping");
     wq_stop(server->queue);
+    for (size_t i = 0; i < server->n_more; i++)
+        wq_stop(server->more[i].queue);
     stop_loops(server);
     free_server(server);
 }
