@@ -45,6 +45,14 @@ typedef struct wq_http_options {
      * queue of its own, on one host. NULL, the default: at the root.
      */
     const char *mount_path;
+    const char *program_name; /**< what GET /stats calls the program; NULL, the default: nothing */
+    /**
+     * Says what is wrong with the host, for GET /health and the operator's page: a sentence, in `buf`
+     * of `size` bytes, or NULL: nothing. On any loop or thread of the faces; it must return at once.
+     * NULL, the default: nothing ever is.
+     */
+    const char *(*trouble)(void *user, char *buf, size_t size);
+    void *trouble_user;       /**< handed to trouble */
     /**
      * A page for who comes with a browser to /jobs or /jobs/{id}: asked before the face answers, on
      * the loop of the request. Answers as a handler does and returns 0, or returns -1 and has done

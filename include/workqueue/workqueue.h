@@ -673,6 +673,12 @@ WQ_API int wq_output_url(wq_job *job, char *url, size_t size, wq_error *error);
  */
 WQ_API int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error);
 
+/**
+ * Deletes the output with this key, as wq_outputs_list() tells it. WQ_OK, WQ_ERROR_NOT_FOUND, or
+ * another failure. Packagers on other machines, which know outputs by their parameters, are not told.
+ */
+WQ_API int wq_output_delete_key(wq_queue *queue, const char *key, wq_error *error);
+
 /** What is known of an output in the store, from its label: see wq_outputs_list(). */
 typedef struct wq_output_info {
     char key[WQ_KEY_SIZE];      /**< as in wq_params_key() */

@@ -170,3 +170,49 @@ class OperatorTest(JobTest):
         server.terminate()
         server.wait()
         client.close()
+
+    def test_numbers(self):
+        server = self.operated(self.script('echo 1; echo x >"$4"'))
+        job = self.create(server, "1")[1]
+        wait_for(lambda: json.loads(server.ask("GET", f"/jobs/{job['id']}")[1])["output"], "the end")
+        head, body = server.ask("GET", "/stats")
+        self.assertEqual(json.loads(body), {"wait_ms": 0}, "all that a start page needs")
+        self.assert_problem(server.ask("GET", "/stats", {"Authorization": "Bearer nearly"}), 401)
+        numbers = json.loads(server.ask("GET", "/stats", self.SECRET)[1])
+        self.assertEqual(len(numbers["minutes"]), 60)
+        self.assertEqual(sum(m["succeeded"] for m in numbers["minutes"]), 1)
+        self.assertEqual((numbers["workers"], numbers["problems"]), (2, []))
+
+    def test_outputs(self):
+        server = self.operated(self.script('echo 1; echo "$2" >"$4"'))
+        for i in range(5):
+            self.wait_until(server, self.create(server, f"set-{i}")[1]["id"], "succeeded")
+        self.assert_problem(server.ask("GET", "/outputs"), 401)
+        page = json.loads(server.ask("GET", "/outputs?limit=3", self.SECRET)[1])
+        rest = json.loads(server.ask("GET", f"/outputs?limit=3&after={page['next']}", self.SECRET)[1])
+        outputs = page["outputs"] + rest["outputs"]
+        self.assertEqual(sorted(o["document_set_id"] for o in outputs), [f"set-{i}" for i in range(5)])
+        self.assertEqual({o["bytes"] for o in outputs}, {6})
+        self.assertNotIn(TOKEN, json.dumps(outputs))
+        key = outputs[0]["key"]
+        self.assertEqual(json.loads(server.ask("DELETE", f"/outputs/{key}", self.SECRET)[1]), {"deleted": 1})
+        self.assert_problem(server.ask("DELETE", f"/outputs/{key}", self.SECRET), 404)
+        self.assert_problem(server.ask("DELETE", "/outputs", self.SECRET), 400)
+        head, body = server.ask("DELETE", "/outputs?server=http%3A%2F%2Foverview.example", self.SECRET)
+        self.assertEqual(json.loads(body), {"deleted": 4})
+        self.assertEqual(json.loads(server.ask("GET", "/outputs", self.SECRET)[1])["outputs"], [])
+
+    def test_log_of_a_job(self):
+        server = self.operated(self.script('echo first >&2; echo 0.5; sleep 0.3; echo "key $3" >&2; exit 2'))
+        job = self.create(server, "1")[1]
+        client = server.request("GET", f"/jobs/{job['id']}/log", {"Accept": "text/event-stream"})
+        text = client.read_all().decode()
+        self.assertIn("data: first\n", text)
+        self.assertIn("data: key ", text)
+        self.assertNotIn(TOKEN, text)
+        self.assertTrue(text.endswith("event: end\ndata: {}\n\n"), text)
+        self.wait_until(server, job["id"], "failed")
+        head, body = server.ask("GET", f"/jobs/{job['id']}/log")
+        self.assertEqual(head.get("content-type"), "text/plain; charset=utf-8")
+        self.assertTrue(body.startswith(b"first\nkey "), body)
+        self.assert_problem(server.ask("GET", "/jobs/7f3a91c2-5d0e-4b7a-9c11-e2b8d44f60a7/log"), 404)

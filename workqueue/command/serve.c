@@ -93,6 +93,11 @@ static void on_hangup(void *user)
               "the options anew\"");
 }
 
+static const char *on_trouble(void *user, char *buf, size_t size)
+{
+    return log_trouble(user, buf, size);
+}
+
 static int on_page(void *user, h2o_req_t *req)
 {
     return pages_answer(user, req);
@@ -124,6 +129,9 @@ static int open_program(serve_state *st, served_program *served, wq_error *error
         snprintf(error->message, sizeof error->message, "%s", wq_strerror(WQ_ERROR_NO_MEMORY));
         return WQ_ERROR_NO_MEMORY;
     }
+    p->http.program_name = p->queue.program;
+    p->http.trouble = on_trouble;
+    p->http.trouble_user = st->log;
     p->http.page = on_page;
     p->http.page_user = served->site;
     p->http.mount_path = p->mount_path;

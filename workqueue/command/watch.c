@@ -31,7 +31,6 @@ const option_set watch_set = {
 typedef struct watcher {
     meter meter;
     int result;
-    char *href; /* of the output, from malloc */
 } watcher;
 
 /* "2026-11-30T23:30:00.123Z" in ms since 1970; 0: it is none. */
@@ -63,8 +62,6 @@ static int on_job_event(void *user, const json_t *job)
         &w->meter, (uint64_t)json_integer_value(json_object_get(job, "n_ahead_in_queue")),
         queued || (fraction <= 0 && *message == '\0') ? -1 : fraction, elapsed_ms(job), message);
     if (strcmp(state, "succeeded") == 0) {
-        const char *href = client_text(json_object_get(job, "output"), "href");
-        w->href = *href ? strdup(href) : NULL;
         w->result = COMMAND_OK;
         meter_say(&w->meter, "Done.");
         return 1;
@@ -80,20 +77,16 @@ static int on_job_event(void *user, const json_t *job)
     return 1;
 }
 
-/* A link as the server gives it: whole, from its root, or beside the job's own. */
-static char *resolve_link(const char *url, const char *href)
+/* Where the output of the job at this URL is: the server's paths are beside each other. */
+static char *output_url(const char *url)
 {
     char *whole = NULL;
-    const char *root = strchr(strstr(url, "://") + 3, '/'), *jobs = strstr(url, "/jobs/");
-    int n;
-    if (strncmp(href, "http", 4) == 0)
-        return strdup(href);
-    if (*href == '/')
-        n = asprintf(&whole, "%.*s%s", (int)(root ? (size_t)(root - url) : strlen(url)), url, href);
-    else
-        n = asprintf(&whole, "%.*s/%s", (int)(jobs ? (size_t)(jobs - url) : strlen(url)), url,
-                     href);
-    return n < 0 ? NULL : whole;
+    const char *jobs = strstr(url, "/jobs/"), *next;
+    while (jobs != NULL && (next = strstr(jobs + 1, "/jobs/")) != NULL)
+        jobs = next;
+    if (jobs == NULL || asprintf(&whole, "%.*s/work/%s", (int)(jobs - url), url, jobs + 6) < 0)
+        return NULL;
+    return whole;
 }
 
 int watch_job(const client_settings *c, const char *url)
@@ -103,13 +96,12 @@ int watch_job(const client_settings *c, const char *url)
     int r = client_follow(c, url, on_job_event, &w);
     meter_end(&w.meter);
     r = r == COMMAND_OK ? w.result : r;
-    char *link = r == COMMAND_OK && w.href != NULL ? resolve_link(url, w.href) : NULL;
+    char *link = r == COMMAND_OK ? output_url(url) : NULL;
     if (link != NULL && c->output != NULL)
         r = client_download(c, link, c->output);
     else if (link != NULL)
         printf("%s\n", link);
     free(link);
-    free(w.href);
     return r;
 }
 

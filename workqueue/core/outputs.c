@@ -191,6 +191,21 @@ int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error)
     return wq_life_count_store_result(queue, result);
 }
 
+int wq_output_delete_key(wq_queue *queue, const char *key, wq_error *error)
+{
+    if (queue == NULL || key == NULL || strspn(key, "0123456789abcdef") != WQ_KEY_SIZE - 1 ||
+        key[WQ_KEY_SIZE - 1] != '\0')
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "a key is 64 hexadecimal digits");
+    wq_store *store = enter_store(queue, error);
+    if (store == NULL)
+        return WQ_ERROR_CLOSING;
+    int result = store->remove != NULL
+                     ? store->remove(store->self, key, error)
+                     : wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "this store deletes nothing");
+    leave_store(queue);
+    return wq_life_count_store_result(queue, result);
+}
+
 int wq_outputs_list(wq_queue *queue, const char *server, const char *document_set_id,
                     char *position, wq_output_info *out, size_t max, size_t *n, wq_error *error)
 {

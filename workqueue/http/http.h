@@ -26,6 +26,7 @@ struct wq_http {
     wq_queue *queue;
     wq_http_options options; /* but for allow_servers, which is in limits */
     wq_request_limits limits;
+    int64_t mounted_s; /* CLOCK_MONOTONIC */
     size_t mount_len; /* of options.mount_path */
     h2o_handler_t *anchor; /* a wq_route; its context is the wq_loop of that context */
     int asks_block; /* the queue has a journal, or a store that blocks: its answer is waited for */

@@ -33,7 +33,7 @@ function showActions(state) {
   for (const [name, yes] of Object.entries(shown)) id(name).hidden = !yes;
   id('again').classList.toggle('primary', end && state !== 'done');
   if (!shown.download) return;
-  id('download').href = new URL(job.output.href, base).href;
+  id('download').href = new URL(`work/${job.id}`, base).href; // as it is seen from here, whatever stands in front
   id('download').download = (settings.resultName || '{set}').replace('{set}', job.document_set_id).replace(/[/\\]/g, '_');
   put(id('download'), job.output.bytes == null ? 'Download' : `Download, ${bytes(job.output.bytes)}`);
 }

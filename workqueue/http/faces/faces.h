@@ -13,6 +13,8 @@ int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);       /* /wor
 int wq_face_run(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);        /* POST /run */
 int wq_face_lunkwill(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);   /* /api/lunkwill/... */
 int wq_face_tasks(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);      /* the task API */
+int wq_face_stats(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);      /* GET /stats */
+int wq_face_outputs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);    /* /outputs, /outputs/{key} */
 int wq_face_metrics(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);    /* GET /metrics */
 int wq_face_health(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);     /* GET /health */
 int wq_face_jobs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);       /* /jobs, /jobs/{id} */
@@ -61,6 +63,9 @@ int wq_answer_cancelled(wq_http *http, h2o_req_t *req, wq_job *job);
 
 /* Cancels the job and says what came of it; takes over the reference. */
 int wq_answer_delete(wq_http *http, h2o_req_t *req, wq_job *job);
+
+/* Writes what is wrong, as a JSON array of sentences. Returns how many. */
+int wq_put_problems(wq_http *http, FILE *out);
 
 /* Does the request carry the operator's secret? 1: yes; 0: the request has been answered. */
 int wq_is_operator(wq_http *http, h2o_req_t *req);

@@ -2,6 +2,7 @@
  * knows the id. */
 #include "workqueue/http/faces/faces.h"
 #include "workqueue/http/faces/job_list.h"
+#include "workqueue/http/faces/job_log.h"
 #include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/faces/stream.h"
 #include "workqueue/http/request/fields.h"
@@ -71,6 +72,30 @@ static int repeat_job(wq_http *http, h2o_req_t *req, h2o_iovec_t id)
     return wq_ask(http, req, wq_job_params(old), flags, answer_begun);
 }
 
+static int answer_log(wq_http *http, h2o_req_t *req, h2o_iovec_t id)
+{
+    static const char *const offers[] = {"text/plain", "text/event-stream"};
+    h2o_iovec_t accept = wq_request_header(req, "accept");
+    wq_job *job =
+        wq_is_method(req, "GET") || wq_is_method(req, "HEAD") ? wq_find_job(http, req, id) : NULL;
+    if (job == NULL)
+        return wq_is_method(req, "GET") || wq_is_method(req, "HEAD")
+                   ? 0
+                   : wq_method(req, "GET, HEAD, OPTIONS");
+    if (accept.len > 0 && wq_accept(accept.base, accept.len, offers, 2) == 1)
+        return wq_answer_log_events(http, req, job);
+    return wq_answer_log_text(req, job);
+}
+
+/* "ID/log"; cuts it to the id. */
+static int is_log(h2o_iovec_t *rest)
+{
+    if (rest->len < 4 || memcmp(rest->base + rest->len - 4, "/log", 4) != 0)
+        return 0;
+    rest->len -= 4;
+    return 1;
+}
+
 static int answer_resource(wq_http *http, h2o_req_t *req, h2o_iovec_t id)
 {
     uint64_t seen = 0;
@@ -109,6 +134,8 @@ int wq_face_jobs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
         return 0;
     if (is_list)
         return answer_list(http, req);
+    if (is_log(&rest))
+        return answer_log(http, req, rest);
     if (wq_is_method(req, "POST"))
         return repeat_job(http, req, rest);
     return answer_resource(http, req, rest);

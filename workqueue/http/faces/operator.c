@@ -159,17 +159,39 @@ static int is_stopping(wq_http *http, wq_stats *stats)
     return stats->stopping || atomic_load(&http->stopping);
 }
 
+int wq_put_problems(wq_http *http, FILE *out)
+{
+    char sentence[400], escaped[6 * sizeof sentence];
+    const char *trouble = http->options.trouble != NULL
+                              ? http->options.trouble(http->options.trouble_user, sentence,
+                                                      sizeof sentence)
+                              : NULL;
+    fputc('[', out);
+    if (trouble != NULL)
+        fprintf(out, "\"%.*s\"", (int)(wq_put_escaped(escaped, trouble) - escaped), escaped);
+    fputc(']', out);
+    return trouble != NULL;
+}
+
 int wq_face_health(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
-    char text[96];
+    char text[3000] = "";
     wq_stats stats;
     (void)rest;
     if (wq_method(req, "GET, HEAD, OPTIONS"))
         return 0;
     if (is_stopping(http, &stats))
         return send_text(req, 503, "application/json", "{\"status\":\"stopping\"}\n");
-    snprintf(text, sizeof text, "{\"status\":\"ok\",\"queued\":%zu,\"running\":%zu}\n",
-             stats.queued, stats.running);
+    FILE *out = fmemopen(text, sizeof text, "w");
+    if (out == NULL)
+        return wq_problem(req, 500, "There is no memory for the answer.");
+    fprintf(out, "{\"status\":\"ok\",\"queued\":%zu,\"running\":%zu", stats.queued, stats.running);
+    if (http->options.trouble != NULL) {
+        fputs(",\"problems\":", out);
+        wq_put_problems(http, out);
+    }
+    fputs("}\n", out);
+    fclose(out);
     return send_text(req, 200, "application/json", text);
 }
 

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "workqueue/http/hold/timers.h"
 #include "workqueue/http/request/url.h"
 #include "workqueue/http/faces/faces.h"
 #include "workqueue/http/request/problem.h"
@@ -20,6 +21,8 @@ static const struct {
     {"/api/lunkwill/", wq_face_lunkwill},
     {NULL, wq_face_tasks},
     {"/jobs/", wq_face_jobs},
+    {"/stats", wq_face_stats},
+    {"/outputs/", wq_face_outputs},
     {"/metrics", wq_face_metrics},
     {"/health", wq_face_health},
     {"/output", wq_face_output},
@@ -141,8 +144,9 @@ static int copy_options(wq_http *http, const wq_http_options *options, wq_error 
     own->n_allow_servers = 0;
     if (copy_text(&own->result_type) | copy_path(&own->tasks_path) |
         copy_text(&own->operator_secret) | copy_text(&own->path_prefix) |
-        copy_text(&own->mount_path))
+        copy_text(&own->mount_path) | copy_text(&own->program_name))
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    http->mounted_s = wq_loop_now() / 1000;
     http->mount_len = own->mount_path ? strlen(own->mount_path) : 0;
     return wq_allow_new(&http->limits.allow, options->allow_servers, options->n_allow_servers,
                         error);
@@ -217,6 +221,7 @@ void wq_http_free(wq_http *http)
     wq_inboxes_destroy(&http->inboxes);
     free((char *)http->options.path_prefix);
     free((char *)http->options.mount_path);
+    free((char *)http->options.program_name);
     pthread_mutex_destroy(&http->lock);
     free(http);
 }

@@ -410,7 +410,7 @@ static int mount_more(wq_server *server, h2o_hostconf_t *host, const wq_serve_op
         return WQ_OK;
     server->more = calloc(options->n_more, sizeof *server->more);
     if (server->more == NULL)
-        return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+        return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     for (size_t i = 0; i < options->n_more; i++) {
         struct served *served = &server->more[i];
         served->queue = options->more[i].queue;
