@@ -57,8 +57,8 @@ class ServeTest(CommandTest):
         (self.folder / "b").mkdir()
         first = self.serve("--program", self.script(GOOD, "a/program"))
         second = self.serve("--program", self.script(GOOD, "b/program"))
-        self.assertNotEqual(self.lines(first, "start")[0]["storage"],
-                            self.lines(second, "start")[0]["storage"])
+        one, two = (wait_for(lambda s=s: self.lines(s, "start"), "the start", seen=s.log)[0] for s in (first, second))
+        self.assertNotEqual(one["storage"], two["storage"])
 
     def test_start_line(self):
         program = self.script(GOOD)
