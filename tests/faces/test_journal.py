@@ -205,6 +205,42 @@ class JournalTest(FaceTest):
         self.assertEqual(server.generate("set").last()["returncode"], 0)
         self.assertEqual(self.journal(), [])
 
+    def test_w2_a_stop_is_no_end(self):
+        """What goes on after the restart has not ended, and nobody is told so, by any face."""
+        server, job = self.serve(workers=1), self.told("set")
+        array, lines, events = (server.generate("set", accept) for accept in
+                                ("application/json", "application/x-ndjson", "text/event-stream"))
+        for stream in (array, lines):
+            stream.record()
+        events.message()
+        job.wait_started()
+        id = array.head.get("x-workqueue-job")
+        self.assertRegex(id, "^[0-9a-f-]{36}$")
+        poll = server.request("GET", f"/work/{id}", {"Prefer": "wait=30"})
+        wait_for(lambda: server.metric('workqueue_held_responses{face="poll"}') == 1
+                 if hasattr(server, "metric") else
+                 b'held_responses{face="poll"} 1' in server.ask("GET", "/metrics")[1], "the held poll")
+        server.terminate()
+        for stream in (array, lines):
+            stream.read_all()
+            self.assertNotIn(b"-999", stream.body)
+            self.assertNotIn(b"Exited", stream.body)
+        self.assertIsInstance(json.loads(array.body), list)
+        for line in lines.body.splitlines():
+            self.assertIsNone(json.loads(line)["returncode"])
+        rest = events.read_all()
+        self.assertNotIn(b"event: end", events.body)
+        self.assertNotIn(b"-999", events.body)
+        poll.read_all()
+        self.assertEqual((poll.head.status, poll.head.get("retry-after")), (303, "2"))
+        self.assertIn(id, poll.head.get("location"))
+        self.assertEqual(server.wait(), 0)
+        del rest
+        again = self.serve(workers=1)
+        job.wait_started(2)
+        job.succeed()
+        self.assertEqual(again.generate("set").read_all()[-1:], b"]")
+
     def test_refused_journals(self):
         """A sentence and exit 2, not a queue without its jobs."""
         journal = self.folder / "my.sqlite"

@@ -92,6 +92,10 @@ class OptionsTest(FaceTest):
 class TermTest(FaceTest):
     """SIGTERM: every stream gets its last record and its end, jobs end within the grace, exit 0."""
 
+    def serve(self, program=None, **options):
+        """Without a journal: what is stopped is lost, and its last record says so."""
+        return super().serve(program, **{"journal": "none", **options})
+
     def test_streams_get_their_end(self):
         server = self.serve(workers=1)
         running, queued = self.told("running"), self.told("queued")

@@ -48,7 +48,7 @@ class ArrayTest(FaceTest):
         stream = server.generate("set")
         head = stream.read_head()
         self.assertEqual((head.version, head.status), ("HTTP/1.1", 200))
-        expected = {"content-type": "application/json", "cache-control": "no-store",
+        expected = {"content-type": "application/json", "cache-control": "no-store, no-transform",
                     "x-accel-buffering": "no", "x-content-type-options": "nosniff",
                     "transfer-encoding": "chunked", "access-control-allow-origin": "*",
                     "content-length": None}
@@ -62,7 +62,7 @@ class ArrayTest(FaceTest):
         stream = server.generate("set")
         self.assertEqual(json.loads(stream.read_all()), [])
         self.assertEqual((stream.head.status, stream.head.get("content-type"),
-                          stream.head.get("cache-control")), (200, "application/json", "no-store"))
+                          stream.head.get("cache-control")), (200, "application/json", "no-store, no-transform"))
 
     def test_failure_then_afresh(self):
         server, job = self.serve(), self.told("set")
@@ -168,7 +168,7 @@ class FormatTest(FaceTest):
     def check_events(self, stream, job):
         first = stream.message()
         self.assertRegex(stream.head.get("content-type"), r"^text/event-stream\b")
-        self.assertEqual(stream.head.get("cache-control"), "no-store")
+        self.assertEqual(stream.head.get("cache-control"), "no-store, no-transform")
         self.assertRegex(first["id"], rf"^{UUID4}\.\d+$")
         self.assert_record(json.loads(first["data"]))
         job.progress("0.5\thalf")

@@ -938,7 +938,7 @@ class StopTest(WebSocketTest):
     """The server stops: every client is told, and nothing holds it up."""
 
     def test_records_go_to_the_end(self):
-        server, job = self.serve(), self.told("set")
+        server, job = self.serve(journal="none"), self.told("set")
         ws = self.open(server)
         ws.record()
         job.wait_started()
@@ -956,7 +956,7 @@ class StopTest(WebSocketTest):
         begin = time.monotonic()
         server.terminate()
         for ws in clients:
-            self.assert_ends(ws, 1001)
+            self.assert_ends(ws, 1012)
         self.assertEqual(server.wait(), 0)
         self.assertLess(time.monotonic() - begin, 4.5, "not 5 s, for which it would linger")
 
@@ -1096,7 +1096,7 @@ class WsTest(ForeignTest):
         job.wait_started()
         server.terminate()
         self.assertEqual(watching.end()[0]["end"], 1000)
-        self.assertEqual(waiting.end()[0]["end"], 1001)
+        self.assertEqual(waiting.end()[0]["end"], 1012)
         self.assertEqual(server.wait(), 0)
 
 

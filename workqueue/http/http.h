@@ -29,6 +29,7 @@ struct wq_http {
     int64_t mounted_s; /* CLOCK_MONOTONIC */
     size_t mount_len; /* of options.mount_path */
     h2o_handler_t *anchor; /* a wq_route; its context is the wq_loop of that context */
+    int has_journal;
     int asks_block; /* the queue has a journal, or a store that blocks: its answer is waited for */
     atomic_size_t n_held;
     atomic_size_t held[WQ_FACES];

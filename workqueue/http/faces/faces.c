@@ -82,6 +82,14 @@ void wq_tell_how(h2o_req_t *req, int result)
                           how, strlen(how));
 }
 
+void wq_tell_job(h2o_req_t *req, const wq_job *job)
+{
+    static const char name[] = "x-workqueue-job";
+    const char *id = h2o_strdup(&req->pool, wq_job_id(job), SIZE_MAX).base;
+    h2o_add_header_by_str(&req->pool, &req->res.headers, name, sizeof name - 1, 0, "X-Workqueue-Job",
+                          id, WQ_ID_SIZE - 1);
+}
+
 void wq_tell_answer(h2o_req_t *req, const wq_answer *answer)
 {
     if (answer->result >= 0)
@@ -169,7 +177,7 @@ static void answer_cancelled(wq_held *held)
 
 static void on_cancel_news(wq_held *held)
 {
-    if (held->job->snapshot.has_returncode || atomic_load(&held->http->stopping))
+    if (held->job->snapshot.has_returncode || held->job->snapshot.resumes || atomic_load(&held->http->stopping))
         answer_cancelled(held);
 }
 

@@ -48,6 +48,9 @@ void wq_tell_answer(h2o_req_t *req, const wq_answer *answer);
  * which has done this. */
 void wq_tell_how(h2o_req_t *req, int result);
 
+/* Names the job in the response's headers. */
+void wq_tell_job(h2o_req_t *req, const wq_job *job);
+
 /* The job with the id in `text`; NULL and a 404 problem if it is unknown. */
 wq_job *wq_find_job(wq_http *http, h2o_req_t *req, h2o_iovec_t text);
 

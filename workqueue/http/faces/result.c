@@ -476,7 +476,9 @@ int wq_answer_result(wq_http *http, h2o_req_t *req, wq_job *job)
     wq_snapshot snapshot;
     wq_job_snapshot(job, &snapshot);
     const char *error = snapshot.error ? snapshot.error : "cancelled";
-    if (snapshot.state == WQ_STATE_SUCCEEDED && wq_outputs_block(http->queue))
+    if (snapshot.resumes)
+        wq_problem_result(req, WQ_ERROR_CLOSING, NULL, WQ_RESTART_S);
+    else if (snapshot.state == WQ_STATE_SUCCEEDED && wq_outputs_block(http->queue))
         answer_from_afar(http, req, job);
     else if (snapshot.state == WQ_STATE_SUCCEEDED)
         answer_output(http, req, job);

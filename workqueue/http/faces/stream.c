@@ -9,6 +9,7 @@
 
 #include <sys/socket.h>
 
+#include "workqueue/http/faces/faces.h"
 #include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/hold/held.h"
 #include "workqueue/http/request/problem.h"
@@ -24,14 +25,16 @@ const wq_format wq_format_array = {
     .next = TEXT(","),
     .after = TEXT("\n"),
     .end = TEXT("]"),
+    .cut = TEXT("]"),
+    .cut_none = TEXT("[]"),
     .none = TEXT("[]"),
     .heartbeat = TEXT("\n"),
 };
 
+/* An empty line is no JSON: so a sign of life is a record. */
 const wq_format wq_format_ndjson = {
     .media_type = "application/x-ndjson",
     .after = TEXT("\n"),
-    .heartbeat = TEXT("\n"),
 };
 
 /* EventSource connects again when a stream ends, and stops only at a 204; the id tells us that it
@@ -84,13 +87,24 @@ static void begin_send(stream *s)
 
 static int is_over(const stream *s)
 {
-    return s->held.job->snapshot.has_returncode || atomic_load(&s->held.http->stopping);
+    const wq_loop_job *job = s->held.job;
+    return job->snapshot.has_returncode || job->snapshot.resumes ||
+           atomic_load(&s->held.http->stopping);
+}
+
+/* It is over for this server only: the client is not told an end, and comes again. */
+static int goes_on(const stream *s)
+{
+    const wq_snapshot *snapshot = &s->held.job->snapshot;
+    return snapshot->resumes || !snapshot->has_returncode;
 }
 
 /* Has this client not what there is? */
 static int has_news(const stream *s)
 {
     const wq_loop_job *job = s->held.job;
+    if (job->snapshot.resumes)
+        return 0;
     return s->sent != job->serial ||
            (s->format->is_resource && s->sent_state != job->snapshot.state);
 }
@@ -140,7 +154,7 @@ static size_t compose(stream *s, h2o_iovec_t *bufs, int over)
         s->sent_state = job->snapshot.state;
     }
     if (over)
-        bufs[n++] = f->end;
+        bufs[n++] = !goes_on(s) ? f->end : s->sent != 0 ? f->cut : f->cut_none;
     return n;
 }
 
@@ -170,9 +184,15 @@ static void send_news(stream *s)
 
 static void send_heartbeat(stream *s)
 {
-    h2o_iovec_t heartbeat = s->format->heartbeat;
+    h2o_iovec_t bufs[2] = {s->format->heartbeat};
+    size_t n = 1;
     begin_send(s);
-    h2o_send(s->held.req, &heartbeat, 1, H2O_SEND_STATE_IN_PROGRESS);
+    if (bufs[0].base == NULL) {
+        take_record(s);
+        bufs[0] = s->record;
+        bufs[n++] = s->format->after;
+    }
+    h2o_send(s->held.req, bufs, n, H2O_SEND_STATE_IN_PROGRESS);
 }
 
 static void end_send(stream *s)
@@ -241,7 +261,7 @@ static void add_headers(h2o_req_t *req, const wq_format *format)
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL, format->media_type,
                    strlen(format->media_type));
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
-                   H2O_STRLIT("no-store"));
+                   H2O_STRLIT("no-store, no-transform"));
     h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("x-accel-buffering"), 0,
                           "X-Accel-Buffering", H2O_STRLIT("no"));
     h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("x-content-type-options"), 0,
@@ -295,6 +315,7 @@ int wq_stream(wq_http *http, h2o_req_t *req, const wq_format *format, wq_job *jo
     if (seen != 0 && seen >= s->held.job->snapshot.version)
         s->sent = s->held.job->serial, s->sent_state = s->held.job->snapshot.state;
     add_headers(req, format);
+    wq_tell_job(req, s->held.job->job);
     if (req->version < 0x101)
         req->http1_is_persistent = 0; /* without chunks, only the close tells the end */
     h2o_start_response(req, &s->generator);

@@ -9,8 +9,10 @@ typedef struct wq_format {
     h2o_iovec_t first, next; /* before the first record, before each later one */
     h2o_iovec_t after;       /* behind each record */
     h2o_iovec_t end;         /* behind the last one */
+    h2o_iovec_t cut, cut_none; /* instead, where the job goes on after a restart: behind a record, and
+                                  where there was none */
     h2o_iovec_t none;        /* the whole body when the output is there already */
-    h2o_iovec_t heartbeat;
+    h2o_iovec_t heartbeat;   /* NULL: the latest record once more */
     int has_ids; /* each record is preceded by "id: JOB.VERSION" */
     int is_resource; /* the records are those of GET /jobs/{id}; a change of the state is news, too */
 } wq_format;

@@ -27,7 +27,8 @@ enum {
     CLOSE_MS = 2000,       /* for the client to answer our close */
     ANSWERS = 16,          /* pongs that wait; a client that wants more has to read first */
     REASON_BYTES = 123,    /* of a close, RFC 6455 */
-    TRY_AGAIN_LATER = 1013 /* registered after wslay was written */
+    SERVICE_RESTART = 1012, /* registered, as the next, */
+    TRY_AGAIN_LATER = 1013  /* after wslay was written */
 };
 
 typedef struct websocket {
@@ -125,10 +126,16 @@ static void say_goodbye(websocket *ws, unsigned code, const char *reason)
     begin_close(ws);
 }
 
+/* With a journal the job goes on after the restart, and its clients come again. */
+static unsigned stop_code(const websocket *ws)
+{
+    return ws->held.http->has_journal ? SERVICE_RESTART : WSLAY_CODE_GOING_AWAY;
+}
+
 static void refuse(websocket *ws, int result, const char *reason)
 {
     unsigned code = result == WQ_ERROR_INVALID_ARGUMENT ? WSLAY_CODE_POLICY_VIOLATION
-                    : result == WQ_ERROR_CLOSING        ? WSLAY_CODE_GOING_AWAY
+                    : result == WQ_ERROR_CLOSING        ? stop_code(ws)
                     : wq_is_for_later(result)           ? TRY_AGAIN_LATER
                                                         : WSLAY_CODE_INTERNAL_SERVER_ERROR;
     say_goodbye(ws, code, reason);
@@ -290,7 +297,7 @@ static size_t compose(websocket *ws, h2o_iovec_t bufs[3])
                                              WSLAY_CODE_PROTOCOL_ERROR & 0xff};
     wq_loop_job *job = ws->held.job;
     size_t n = 0;
-    if (job != NULL && job->serial != ws->sent) {
+    if (job != NULL && job->serial != ws->sent && !job->snapshot.resumes) {
         bufs[n++] = write_head(ws->head, job->record.len);
         bufs[n++] = job->record;
         ws->record = job->record.base;
@@ -299,8 +306,8 @@ static size_t compose(websocket *ws, h2o_iovec_t bufs[3])
     }
     if (job != NULL && job->snapshot.has_returncode)
         say_goodbye(ws, WSLAY_CODE_NORMAL_CLOSURE, "");
-    else if (job != NULL && atomic_load(&ws->held.http->stopping))
-        say_goodbye(ws, WSLAY_CODE_GOING_AWAY, "");
+    else if (job != NULL && (job->snapshot.resumes || atomic_load(&ws->held.http->stopping)))
+        say_goodbye(ws, stop_code(ws), "");
     wslay_event_send(ws->wslay);
     if (ws->broken == 1) {
         put(ws, protocol_error, sizeof protocol_error);
@@ -401,7 +408,7 @@ static void on_news(wq_held *held)
 {
     websocket *ws = websocket_of(held);
     if (held->job == NULL) /* there is none: the server stops */
-        say_goodbye(ws, WSLAY_CODE_GOING_AWAY, "");
+        say_goodbye(ws, stop_code(ws), "");
     pump(ws);
 }
 
@@ -449,7 +456,7 @@ static void on_timeout(wq_held *held)
 static void on_gone(wq_held *held)
 {
     websocket *ws = websocket_of(held);
-    say_goodbye(ws, WSLAY_CODE_GOING_AWAY, "");
+    say_goodbye(ws, stop_code(ws), "");
     if (ws->sock != NULL && !ws->in_flight)
         give_out(ws);
     shutdown(held->fd, SHUT_RDWR);

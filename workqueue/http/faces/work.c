@@ -193,7 +193,8 @@ static void on_timeout(wq_held *held)
 static void on_news(wq_held *held)
 {
     poll *p = H2O_STRUCT_FROM_MEMBER(poll, held, held);
-    if (phase_of(held->job->snapshot.state) != p->phase || atomic_load(&held->http->stopping))
+    if (phase_of(held->job->snapshot.state) != p->phase || held->job->snapshot.resumes ||
+        atomic_load(&held->http->stopping))
         on_timeout(held);
 }
 

@@ -34,9 +34,12 @@ static int refresh_job(wq_loop_job *lj)
 {
     char small[512];
     const int before = lj->snapshot.state;
+    const int resumed = lj->snapshot.resumes;
     wq_snapshot_clear(&lj->snapshot);
     wq_job_snapshot(lj->job, &lj->snapshot);
     set_queued(lj, lj->snapshot.state == WQ_STATE_QUEUED);
+    if (lj->snapshot.resumes && lj->serial != 0)
+        return !resumed; /* that is no end, and no record tells it */
     size_t n = wq_snapshot_json(&lj->snapshot, small, sizeof small);
     if (n < sizeof small && n == lj->record.len && memcmp(small, lj->record.base, n) == 0)
         return lj->snapshot.state != before;

@@ -51,7 +51,7 @@ struct wq_loop_job {
     LIST_ENTRY(wq_loop_job) link;
     LIST_ENTRY(wq_loop_job) queued_link; /* while queued: positions are news */
     atomic_int is_queued;
-    wq_snapshot snapshot; /* the present one */
+    wq_snapshot snapshot; /* the present one; one that `resumes` is told by no record */
     h2o_iovec_t record;   /* it in JSON; h2o's shared memory, counted */
     uint64_t serial;      /* grows whenever the record changes */
 };

@@ -268,11 +268,17 @@ int wq_listen(wq_listening *l, const char *address, wq_error *error)
     return listen_on_name(l, address, error);
 }
 
-void wq_listening_close(wq_listening *l)
+void wq_listening_leave(wq_listening *l)
 {
     for (unsigned i = 0; i < l->n; i++)
         close(l->fds[i]);
+    l->n = 0;
+}
+
+void wq_listening_close(wq_listening *l)
+{
+    wq_listening_leave(l);
     for (unsigned i = 0; i < l->n_unix_paths; i++)
         unlink(l->unix_paths[i]);
-    l->n = l->n_unix_paths = 0;
+    l->n_unix_paths = 0;
 }

@@ -18,6 +18,9 @@ typedef struct wq_listening {
  * "systemd". WQ_OK, or an error; what has been opened before stays. */
 int wq_listen(wq_listening *listening, const char *address, wq_error *error);
 
+/* Closes the sockets: others have copies. */
+void wq_listening_leave(wq_listening *listening);
+
 /* Closes all, and removes the paths of Unix sockets that are still ours. */
 void wq_listening_close(wq_listening *listening);
 

@@ -195,6 +195,7 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     http->threads = wq_threads_new(http);
     http->asks = wq_asks_new();
     wq_queue_stats(queue, &stats);
+    http->has_journal = stats.has_journal;
     http->asks_block = stats.has_journal || wq_outputs_block(queue);
     if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL ||
         http->asks == NULL) {

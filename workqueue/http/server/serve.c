@@ -539,6 +539,7 @@ int wq_serve(wq_server **out, wq_queue *queue, const wq_serve_options *options, 
         result = check_room_for_loops(server, error);
     if (result == WQ_OK)
         result = start_loops(server, error);
+    wq_listening_leave(&server->listening); /* each loop has its own */
     if (result != WQ_OK) {
         stop_loops(server);
         free_server(server);
