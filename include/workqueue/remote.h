@@ -83,7 +83,9 @@ WQ_API int wq_s3_store_open(wq_store **out, const wq_s3_options *options, wq_err
 typedef struct wq_stomp_options {
     size_t size;         /**< sizeof(wq_stomp_options) of the caller */
     const char *urls;    /**< "stomp[s]://[user:password@]host[:port][/vhost]", percent-encoded; several
-                              with commas between are tried in turn */
+                              with commas between are tried in turn; several such lists with
+                              semicolons between are used at once, each for the keys that choose it,
+                              as all servers and packagers with the same lists do */
     const char *ca_file; /**< PEM, for stomps; NULL: the system's */
     const char *queue_package; /**< where jobs go; default "/queue/docsets%2Fpackage" */
     const char *queue_reply;   /**< where a job's answers come, with "{id}" in it, or else the id is

@@ -4,11 +4,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
+#include "workqueue/remote/brokers.h"
 #include "workqueue/remote/messages.h"
 
 /* ---- jobs ------------------------------------------------------------------------------------ */
@@ -237,6 +239,41 @@ static void test_destinations(void **state)
     assert_int_equal(wq_destination(text, sizeof "/q/%20.x", "/q/{id}.x", " "), WQ_OK);
 }
 
+/* ---- several brokers ------------------------------------------------------------------------- */
+
+static void test_a_key_chooses_a_broker(void **state)
+{
+    char *all[] = {"stomp://a:b@one", "stomp://two", "stomp://three"}, key[WQ_KEY_SIZE];
+    char *other_login[] = {"stomp://c:d@one", "stomp://two", "stomp://three"};
+    int of[3] = {0};
+    (void)state;
+    for (int i = 0; i < 3000; i++) {
+        snprintf(key, sizeof key, "%064x", i);
+        size_t chosen = wq_brokers_choose(all, 3, key), of_two = wq_brokers_choose(all, 2, key);
+        of[chosen]++;
+        if (chosen < 2) /* without the third only its own keys move */
+            assert_int_equal(of_two, chosen);
+        assert_int_equal(wq_brokers_choose(other_login, 3, key), chosen);
+    }
+    for (int i = 0; i < 3; i++)
+        assert_in_range(of[i], 850, 1150);
+}
+
+static void test_lists_of_brokers(void **state)
+{
+    char *all[WQ_MAX_BROKERS];
+    size_t n;
+    (void)state;
+    assert_int_equal(wq_brokers_split(all, &n, "a,b;c", NULL), WQ_OK);
+    assert_int_equal(n, 2);
+    assert_string_equal(all[0], "a,b");
+    assert_string_equal(all[1], "c");
+    free(all[0]);
+    assert_int_equal(wq_brokers_split(all, &n, ";a", NULL), WQ_ERROR_INVALID_ARGUMENT);
+    assert_int_equal(wq_brokers_split(all, &n, "", NULL), WQ_ERROR_INVALID_ARGUMENT);
+    assert_int_equal(wq_brokers_split(all, &n, NULL, NULL), WQ_ERROR_INVALID_ARGUMENT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -250,6 +287,8 @@ int main(void)
         cmocka_unit_test(test_what_is_no_answer),
         cmocka_unit_test(test_hints_come_back_as_they_were),
         cmocka_unit_test(test_what_is_no_hint),
+        cmocka_unit_test(test_a_key_chooses_a_broker),
+        cmocka_unit_test(test_lists_of_brokers),
         cmocka_unit_test(test_destinations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -222,6 +222,29 @@ class Cases:
         self.assertEqual(self.output_of(server, path), OUTPUT)
         self.assertEqual(packager.shelf.busy["/0"], 0)
 
+    def test_two_brokers_at_once(self):
+        """Each job goes by the one that its key chooses; a packager of ours hears both."""
+        other = services.service("rabbitmq" if self.service == "activemq" else "activemq")
+        both = f"{self.url};stomp://docsets:docsets@127.0.0.1:{other.port}"
+        far = self.folder / "far"
+        far.mkdir()
+        program = self.script("#!/bin/sh\necho output of $2 >$4\n")
+        names = [f"--{name.replace('_', '-')}={value}" for name, value in self.names.items()]
+        with open(self.folder / "far.log", "wb") as log:
+            packager = subprocess.Popen(
+                [BUILD / "workqueue-packager", "--broker", both, "--program", program, "--store", far,
+                 "--state", self.folder, "--workers", "2", *names], stdout=subprocess.PIPE, stderr=log)
+        self.addCleanup(packager.stdout.close)
+        self.addCleanup(packager.wait)
+        self.addCleanup(packager.terminate)
+        self.assertEqual(packager.stdout.readline(), b"ready\n")
+        server = self.serve(broker=both)
+        streams = [self.follow(server, f"set{i}") for i in range(12)]
+        said = (self.folder / "far.log").read_text
+        wait_for(lambda: said().count(" runs here ") >= 12, "twelve runs", SECONDS, said)
+        for stream in streams:
+            stream.close()
+
     # -- cancelling
 
     def test_a_cancel_is_heard_and_answered(self):

@@ -13,6 +13,7 @@
 
 enum {
     MAX_HEADERS = 8,
+    REFUSED_MS = 600000,            /* so long nothing is sent to what was refused */
     MAX_ASKERS = 1000,              /* of one run */
     REASON_BYTES = WQ_MESSAGE_BYTES /* servers read no longer messages */
 };
@@ -52,12 +53,35 @@ void wq_requester_join_locked(slot *s, const char *id, const char *reply_to)
 
 /* ---- saying ---------------------------------------------------------------------------------- */
 
+static int is_refused(wq_packager *p, const char *to)
+{
+    int found = 0;
+    int64_t since = wq_monotonic_ms() - REFUSED_MS;
+    pthread_mutex_lock(&p->lock);
+    for (unsigned i = 0; i < MAX_REFUSED; i++)
+        found |= p->refused[i].at > since && strcmp(p->refused[i].to, to) == 0;
+    pthread_mutex_unlock(&p->lock);
+    return found;
+}
+
+/* For all requests that name it, which may come again and again as what settles them is lost with
+ * the connection. */
+static void note_refused(wq_packager *p, const requester *r)
+{
+    wq_log(&p->logger, WQ_LOG_WARNING, "the broker refuses answers to %s", r->id);
+    pthread_mutex_lock(&p->lock);
+    struct refused *refused = &p->refused[p->next_refused++ % MAX_REFUSED];
+    snprintf(refused->to, sizeof refused->to, "%s", r->reply_to);
+    refused->at = wq_monotonic_ms();
+    pthread_mutex_unlock(&p->lock);
+}
+
 static void on_told(void *user, int result, const char *why)
 {
     requester *r = user;
     (void)why;
-    if (result == WQ_ERROR_INVALID_ARGUMENT && !atomic_exchange(&r->is_deaf, 1))
-        wq_log(r->logger, WQ_LOG_WARNING, "the broker refuses answers to %s", r->id);
+    if (result == WQ_ERROR_INVALID_ARGUMENT && !is_refused(r->packager, r->reply_to))
+        note_refused(r->packager, r);
     wq_requester_unref(r);
 }
 
@@ -67,7 +91,7 @@ static void tell_as(wq_packager *p, requester *to, const char *text, size_t len,
     char alive[16], code[16], number[24], plain[WQ_DESTINATION_SIZE], inbox[WQ_DESTINATION_SIZE];
     size_t n = 0;
     wq_stomp_header headers[MAX_HEADERS];
-    if (*to->reply_to == '\0' || to->is_deaf)
+    if (*to->reply_to == '\0' || is_refused(p, to->reply_to))
         return;
     snprintf(alive, sizeof alive, "%u", p->o.alive_ms);
     snprintf(code, sizeof code, "%d", returncode);
@@ -86,7 +110,7 @@ static void tell_as(wq_packager *p, requester *to, const char *text, size_t len,
     if (is_sure)
         headers[n++] = (wq_stomp_header){"persistent", "true"};
     if (is_sure) {
-        to->logger = &p->logger;
+        to->packager = p;
         atomic_fetch_add(&to->refs, 1);
     }
     if (wq_broker_send(p->broker, to->reply_to, headers, n, text, len, is_sure ? on_told : NULL, to,

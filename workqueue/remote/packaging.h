@@ -21,12 +21,13 @@
 #include "workqueue/util/clocks.h"
 #include "workqueue/util/log.h"
 
+enum { MAX_REFUSED = 32 };
+
 /* Somebody who is told how a job goes. */
 typedef struct requester {
     LIST_ENTRY(requester) link;
-    atomic_uint refs;   /* the list's, and one for each message that is not confirmed */
-    atomic_int is_deaf; /* the broker refuses what is sent there */
-    const wq_logger *logger;
+    atomic_uint refs;             /* the list's, and one for each message that is not confirmed */
+    struct wq_packager *packager; /* once it has been told something */
     char id[WQ_REQUEST_ID_SIZE];
     char reply_to[WQ_DESTINATION_SIZE]; /* empty: nobody is told */
     int is_told, is_cancelled;
@@ -84,6 +85,11 @@ struct wq_packager {
     void (*drained)(void *user);
     void *drained_user;
     int has_met, is_rabbitmq, is_connected;
+    struct refused {
+        char to[WQ_DESTINATION_SIZE];
+        int64_t at;         /* 0: none */
+    } refused[MAX_REFUSED]; /* destinations that the broker does not take, the latest */
+    unsigned next_refused;
     unsigned n_threads;
     atomic_int closing, draining, is_away; /* written under it */
     int is_probed;

@@ -21,6 +21,7 @@
  * The lock guards the table, the mail, and the lists; no other is taken under it and nothing is
  * called. What is in a job besides is the thread's.
  */
+#include "workqueue/remote/brokers.h"
 #include "workqueue/remote/serving.h"
 
 /* ---- the thread ------------------------------------------------------------------------------ */
@@ -322,7 +323,7 @@ static void init(remote *r, const wq_stomp_options *options)
         r->runner.list = remote_list;
 }
 
-int wq_stomp_runner_open(wq_runner **out, const wq_stomp_options *options, wq_error *error)
+int wq_remote_open_one(wq_runner **out, const wq_stomp_options *options, wq_error *error)
 {
     int result = check_options(options, error);
     if (result != WQ_OK)

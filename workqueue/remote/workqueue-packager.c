@@ -4,6 +4,7 @@
 #include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,9 +14,11 @@
 #include <unistd.h>
 #include <workqueue/remote.h>
 
+#include "workqueue/remote/brokers.h"
 #include "workqueue/remote/folder.h"
 #include "workqueue/remote/metrics.h"
 #include "workqueue/remote/packager.h"
+#include "workqueue/util/log.h"
 
 enum { MAX_VARIABLES = 256, METRICS_S = 5 };
 
@@ -43,8 +46,9 @@ static const struct row {
     unsigned long long least, most;
     const char *help;
 } rows[] = {
-    {"broker", "URL[,URL]", TEXT, AT(packager.urls), 0, 0,
-     "stomp[s]://user:password@host:port, or WORKQUEUE_BROKER in the environment"},
+    {"broker", "URL[,URL][;URL]", TEXT, AT(packager.urls), 0, 0,
+     "stomp[s]://user:password@host:port, or WORKQUEUE_BROKER in the environment; the workers\n"
+     "                                   are divided among those with semicolons between"},
     {"broker-ca", "FILE", TEXT, AT(packager.ca_file), 0, 0, "who may sign for stomps brokers"},
     {"broker-cert", "FILE", TEXT, AT(packager.cert_file), 0, 0,
      "our certificate for stomps brokers that ask for one"},
@@ -269,6 +273,9 @@ static void raise_open_files(wq_options *queue)
 
 static int open_store(settings *s, wq_error *error)
 {
+    if (access(s->state_dir, W_OK | X_OK) != 0)
+        return wq_fail(error, WQ_ERROR_SYSTEM, "the folder %s cannot be used: %s", s->state_dir,
+                       strerror(errno));
     if (strncmp(s->store, "s3://", 5) != 0) {
         s->queue.storage_dir = s->state_dir;
         int folder = wq_folder_open(&s->queue.store, s->store, error);
@@ -304,29 +311,59 @@ static int refuse(const wq_error *error)
     return 2;
 }
 
-static void on_drained(void *user)
+/* One packager for each broker; they share the queue and the store. */
+typedef struct team {
+    size_t n;
+    char *urls[WQ_MAX_BROKERS];
+    wq_packager *all[WQ_MAX_BROKERS];
+    atomic_size_t n_drained;
+} team;
+
+static void add_stats(wq_packager_stats *sum, const wq_packager_stats *one)
 {
-    (void)user;
-    kill(getpid(), SIGTERM);
+    sum->is_connected &= one->is_connected;
+    sum->is_away |= one->is_away;
+    sum->running += one->running;
+    sum->claimed += one->claimed;
+    sum->taken_over += one->taken_over;
+    sum->put_off += one->put_off;
+    sum->fenced += one->fenced;
+    sum->succeeded += one->succeeded;
+    sum->failed += one->failed;
+    sum->cancelled += one->cancelled;
+    sum->dead_letters += one->dead_letters;
+    sum->connections += one->connections;
+    if (one->renewal_age_ms > sum->renewal_age_ms)
+        sum->renewal_age_ms = one->renewal_age_ms;
 }
 
-static void write_metrics(const settings *s, wq_packager *packager)
+static void write_metrics(const settings *s, const team *t)
 {
-    wq_packager_stats stats;
-    wq_packager_stat(packager, &stats);
-    if (wq_packager_write_metrics(&stats, s->metrics) != 0)
+    wq_packager_stats one, sum = {.is_connected = 1};
+    for (size_t i = 0; i < t->n; i++) {
+        wq_packager_stat(t->all[i], &one);
+        add_stats(&sum, &one);
+    }
+    if (wq_packager_write_metrics(&sum, s->metrics) != 0)
         fprintf(stderr, "workqueue-packager: cannot write %s: %s\n", s->metrics, strerror(errno));
 }
 
+static void on_drained(void *user)
+{
+    team *t = user;
+    if (atomic_fetch_add(&t->n_drained, 1) + 1 == t->n)
+        kill(getpid(), SIGTERM);
+}
+
 /* Until we are to end: at SIGTERM or SIGINT, or at SIGUSR1 when all that ran has ended. */
-static void wait_for_end(const settings *s, wq_packager *packager, const sigset_t *stop)
+static void wait_for_end(const settings *s, team *t, const sigset_t *stop)
 {
     static const struct timespec pause = {.tv_sec = METRICS_S};
     int number, drains = 0;
     for (;;) {
         number = s->metrics != NULL ? sigtimedwait(stop, NULL, &pause) : sigwaitinfo(stop, NULL);
         if (s->metrics != NULL)
-            write_metrics(s, packager);
+            write_metrics(s, t);
         if (number < 0)
             continue;
         int is_to_drain = number == SIGUSR1 || (number == SIGTERM && s->drains);
@@ -334,26 +371,49 @@ static void wait_for_end(const settings *s, wq_packager *packager, const sigset_
             break;
         drains = 1;
         on_log(NULL, WQ_LOG_INFO, "nothing new is taken; what runs goes on to its end");
-        wq_packager_drain(packager, on_drained, NULL);
+        for (size_t i = 0; i < t->n; i++)
+            wq_packager_drain(t->all[i], on_drained, t);
     }
     pthread_sigmask(SIG_UNBLOCK, stop, NULL); /* a second one ends us at once */
+}
+
+/* The workers are divided among the brokers, at least one for each. */
+static int open_team(settings *s, team *t, wq_queue *queue, wq_error *error)
+{
+    wq_packager_options o = s->packager;
+    int result = wq_brokers_split(t->urls, &t->n, s->packager.urls, error);
+    for (size_t i = 0; result == WQ_OK && i < t->n; i++) {
+        unsigned share = (unsigned)(o.workers / t->n + (i < o.workers % t->n));
+        s->packager.urls = t->urls[i];
+        s->packager.workers = share > 0 ? share : 1;
+        result = wq_packager_open(&t->all[i], queue, &s->packager, error);
+    }
+    return result;
+}
+
+static void close_team(team *t)
+{
+    for (size_t i = 0; i < t->n; i++)
+        wq_packager_close(t->all[i]);
+    if (t->n > 0)
+        free(t->urls[0]);
 }
 
 static int run(settings *s, const sigset_t *stop)
 {
     wq_queue *queue = NULL;
-    wq_packager *packager;
+    team t = {0};
     wq_error error;
     int r = 0;
     if (open_store(s, &error) != WQ_OK || wq_open(&queue, &s->queue, &error) != WQ_OK ||
-        wq_packager_open(&packager, queue, &s->packager, &error) != WQ_OK) {
+        open_team(s, &t, queue, &error) != WQ_OK) {
         r = refuse(&error);
     } else {
         puts("ready");
         fflush(stdout);
-        wait_for_end(s, packager, stop);
-        wq_packager_close(packager);
+        wait_for_end(s, &t, stop);
     }
+    close_team(&t);
     wq_close(queue);
     return r;
 }
