@@ -25,7 +25,11 @@ const flows = {
     await start(page, 'letters');
     await until(page, 'figure', '^(33|66)$');
     say({seen: 'running', message: await text(page, 'message')});
+    await page.click('#log summary');
+    await page.waitForFunction(() => /read sheet 1/.test(document.getElementById('text').textContent));
     await until(page, 'chip', '^Done$');
+    await page.waitForFunction(() => /read sheet 3/.test(document.getElementById('text').textContent));
+    say({seen: 'log', lines: await text(page, 'lines')});
     const [download] = await Promise.all([page.waitForEvent('download'), page.click('#download')]);
     say({seen: 'done', name: download.suggestedFilename(), body: readFileSync(await download.path(), 'utf8'), button: await text(page, 'download')});
     await page.click('.brand');

@@ -148,6 +148,7 @@ class FlowTest(PageTest):
     def test_run_and_download(self):
         seen = self.flow("run")
         self.assertRegex(seen["running"]["message"], "sheet [12]")
+        self.assertEqual(seen["log"]["lines"], "3 lines", "it is followed while it runs")
         self.assertEqual(seen["done"]["body"], "made of letters\n")
         self.assertEqual(seen["done"]["name"], "letters")
         self.assertIn("16\u00a0bytes", seen["done"]["button"])

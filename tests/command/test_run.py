@@ -155,6 +155,8 @@ class HelpTest(CommandTest):
 
     def test_help_is_full_sentences_in_groups(self):
         for name in self.command("--list-words").stdout.split():
+            if name == "packager":
+                continue  # a program of its own
             with self.subTest(name):
                 result = self.command(name, "--help")
                 self.assertEqual(result.returncode, 0, result)

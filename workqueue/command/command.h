@@ -15,6 +15,7 @@ int cancel_main(int argc, char **argv);
 int jobs_main(int argc, char **argv);
 int outputs_main(int argc, char **argv);
 int delete_main(int argc, char **argv);
+int packager_main(int argc, char **argv);
 
 /* Their options, for completion. */
 extern const option_set run_set, serve_set, start_set, watch_set, cancel_set, jobs_set, outputs_set,

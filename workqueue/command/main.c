@@ -15,6 +15,8 @@ static const struct subcommand {
      "runs a program by its contract, without a server, and says what it does wrong"},
     {"serve", serve_main, &serve_set, "Serve programs",
      "starts a server: people start a run in a browser or by HTTP, and watch it to the end"},
+    {"packager", packager_main, NULL, "Serve programs",
+     "takes the jobs of servers on other machines from a broker, and runs them here"},
     {"start", start_main, &start_set, "Ask a server", "starts a job, and shows its progress"},
     {"watch", watch_main, &watch_set, "Ask a server", "shows the progress of a job"},
     {"cancel", cancel_main, &cancel_set, "Ask a server", "ends jobs"},
@@ -57,7 +59,7 @@ static const struct subcommand *find_subcommand(const char *name)
 static int list_words(const char *name)
 {
     const struct subcommand *command = name == NULL ? NULL : find_subcommand(name);
-    if (command != NULL)
+    if (command != NULL && command->set != NULL)
         options_print_names(command->set);
     for (size_t i = 0; command == NULL && i < N_SUBCOMMANDS; i++)
         puts(subcommands[i].name);
