@@ -66,7 +66,10 @@ WQ_API void wq_s3_options_init(wq_s3_options *options, size_t size);
  * An output is the object PREFIX/KEY. It is uploaded at once, or in parts, and so is there whole or
  * not at all. One that is in place stays, by `If-None-Match: *`; where the store does not know that
  * (it answers 501) by looking first, so that of two that publish the same at the same moment
- * the later one may win. The same holds for outputs in parts where the store ignores the header.
+ * the later one may win. The same holds for outputs in parts where the store ignores the header. An
+ * output that a packager has made carries the epoch of its lease, and one of an earlier epoch
+ * replaces none of a later one; up to 5 GiB it is in one piece where the store ignores the header for
+ * parts. Refused credentials and a wrong clock count as away, too: outputs wait until they are right.
  * A bucket that is not there counts as away (WQ_ERROR_AWAY), so that outputs wait until it is.
  * Parts of an upload that was cut off by a crash stay in the bucket: give it a lifecycle rule
  * (AbortIncompleteMultipartUpload).
