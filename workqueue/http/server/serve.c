@@ -6,28 +6,23 @@
  * have. To stop, each loop: closes its listeners; ends idle connections; waits until its
  * connections are gone, at most linger_ms; cuts the rest; disposes of what it made.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "workqueue/http/hold/contexts.h"
 #include "workqueue/http/hold/loop.h"
-#include "workqueue/http/request/problem.h"
 #include "workqueue/http/server/accept.h"
+#include "workqueue/http/server/descriptors.h"
+#include "workqueue/http/server/fallback.h"
 #include "workqueue/http/server/listen.h"
 #include "workqueue/http/server/notify.h"
 #include "workqueue/util/log.h"
 
 enum {
-    SPARE_FDS = 64, /* kept for the host, beside what runs need */
-    FDS_PER_RUN = 10,
-    FEW_PER_RUN = 5,  /* without which none can start, */
-    FEW_PER_LOOP = 8, /* and no loop */
     STATUS_MS = 5000, /* systemd is told of the queue so often */
     COUNT_FROM = 256, /* connections, from which on a peer's share is looked at by default */
 };
@@ -230,46 +225,6 @@ static void *loop_main(void *arg)
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
-/* About how many are open. */
-static size_t open_files(void)
-{
-    size_t n = 0;
-    DIR *fds = opendir("/proc/self/fd");
-    if (fds != NULL) {
-        while (readdir(fds) != NULL)
-            n++;
-        closedir(fds);
-    }
-    return n;
-}
-
-/* What the limit of open files leaves for connections. */
-static size_t room_for_connections(wq_queue *queue)
-{
-    struct rlimit limit;
-    wq_stats stats;
-    wq_queue_stats(queue, &stats);
-    size_t used = open_files() + SPARE_FDS + FDS_PER_RUN * stats.workers;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
-        return 100000;
-    return limit.rlim_cur > used + 16 ? limit.rlim_cur - used : 16;
-}
-
-/* libh2o ends the process if it finds no descriptor for a loop: so that is seen to before. */
-static int check_room_for_loops(const wq_server *server, wq_error *error)
-{
-    struct rlimit limit;
-    size_t used = open_files();
-    size_t needed = FEW_PER_LOOP * server->n_loops + FEW_PER_RUN;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= used + needed)
-        return WQ_OK;
-    return wq_fail(
-        error, WQ_ERROR_SYSTEM,
-        "start %u event loops: too many open files: %zu, and %zu more are needed, but the "
-        "limit is %llu",
-        server->n_loops, used, needed, (unsigned long long)limit.rlim_cur);
-}
-
 static void close_copies(server_loop *loop, unsigned n)
 {
     while (n > 0)
@@ -315,7 +270,7 @@ static int start_loops(wq_server *server, wq_error *error)
     int result = WQ_OK;
     size_t max = server->options.max_connections, n = server->n_loops;
     if (max == 0)
-        max = room_for_connections(server->queue);
+        max = wq_room_for_connections(server->queue);
     if (share_connections(server, max) != 0)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     for (unsigned i = 0; i < n && result == WQ_OK; i++) {
@@ -329,46 +284,6 @@ static int start_loops(wq_server *server, wq_error *error)
         pthread_cond_wait(&server->up, &server->telling);
     pthread_mutex_unlock(&server->telling);
     return result;
-}
-
-/* ---- what libh2o answers itself -------------------------------------------------------------- */
-
-typedef struct error_stream {
-    h2o_ostream_t super;
-    h2o_iovec_t body;
-} error_stream;
-
-static void send_error_body(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *bufs, size_t n,
-                            h2o_send_state_t state)
-{
-    error_stream *stream = (error_stream *)self;
-    (void)bufs;
-    (void)n;
-    h2o_ostream_send_next(&stream->super, req, &stream->body, stream->body.len != 0, state);
-}
-
-/* libh2o's own errors (no such path, body too large, ...) are plain text; ours are problems. */
-static void on_setup_ostream(h2o_filter_t *filter, h2o_req_t *req, h2o_ostream_t **slot)
-{
-    static const char text[] = "text/plain";
-    ssize_t i = h2o_find_header(&req->res.headers, H2O_TOKEN_CONTENT_TYPE, -1);
-    (void)filter;
-    if (req->res.status >= 400 && i >= 0 &&
-        strncmp(req->res.headers.entries[i].value.base, text, sizeof text - 1) == 0) {
-        error_stream *stream = (error_stream *)h2o_add_ostream(req, sizeof *stream, slot);
-        stream->super.do_send = send_error_body;
-        stream->body = wq_problem_instead(req);
-        slot = &stream->super.next;
-    }
-    h2o_setup_next_ostream(req, slot);
-}
-
-static int no_route(h2o_handler_t *handler, h2o_req_t *req)
-{
-    (void)handler;
-    if (h2o_memis(req->method.base, req->method.len, H2O_STRLIT("OPTIONS")))
-        return wq_method(req, "OPTIONS"), 0;
-    return wq_problem(req, 404, "There is nothing at this path.");
 }
 
 /* ---- the public functions -------------------------------------------------------------------- */
@@ -439,9 +354,7 @@ static int configure(wq_server *server, const wq_serve_options *options, wq_erro
         return result;
     if (options->routes != NULL)
         options->routes(options->user, server->http, host);
-    h2o_create_handler(&host->fallback_path, sizeof(h2o_handler_t))->on_req = no_route;
-    h2o_create_filter(&host->fallback_path, sizeof(h2o_filter_t))->on_setup_ostream =
-        on_setup_ostream;
+    wq_fallback_add(host);
     wq_guard_host(host);
     return WQ_OK;
 }
@@ -536,7 +449,7 @@ int wq_serve(wq_server **out, wq_queue *queue, const wq_serve_options *options, 
     if (result == WQ_OK)
         result = open_listeners(server, options, error);
     if (result == WQ_OK)
-        result = check_room_for_loops(server, error);
+        result = wq_check_room_for_loops(server->n_loops, error);
     if (result == WQ_OK)
         result = start_loops(server, error);
     wq_listening_leave(&server->listening); /* each loop has its own */
