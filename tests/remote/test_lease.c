@@ -1,6 +1,7 @@
 /* test_lease.c - who runs a key, in a shared folder: the contract that every store has to keep. */
 #include <pthread.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -29,7 +30,7 @@ typedef struct fixture {
 } fixture;
 
 static wq_store *broken_of; /* for the functions below, which have one store at a time */
-static int lose_answers, is_away;
+static atomic_int lose_answers, is_away;
 
 static int losing_put(void *self, const char *name, const char *tag, const char *text,
                       const char *more, char new_tag[WQ_TAG_SIZE], wq_error *error)
@@ -39,9 +40,8 @@ static int losing_put(void *self, const char *name, const char *tag, const char 
     int result = broken_of->shared->put(self, name, tag, text, more, new_tag, error);
     if (result != WQ_OK || lose_answers == 0)
         return result;
-    lose_answers--;
     /* done, but who asked hears 500, or is told that its own second try came too late */
-    return lose_answers % 2 ? WQ_ERROR_AWAY : WQ_ERROR_LOCKED;
+    return atomic_fetch_sub(&lose_answers, 1) % 2 ? WQ_ERROR_LOCKED : WQ_ERROR_AWAY;
 }
 
 static int set_up(void **state)

@@ -127,14 +127,14 @@ class Packager:
             self.terminate()
         try:
             code = self.process.wait(SECONDS)
+            reports = [p.read_text(errors="replace") for p in self.folder.glob("sanitizer.*")]
+            assert not reports, f"expected no sanitizer report; got {reports[0][:8000]}"
             assert code in (0, -signal.SIGKILL), f"expected exit 0; got {code}: {self.log()[-2000:]}"
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"expected an end after SIGTERM: {self.log()[-2000:]}") from None
         finally:
             self.process.stdout.close()
-        reports = [p.read_text(errors="replace") for p in self.folder.glob("sanitizer.*")]
-        assert not reports, f"expected no sanitizer report; got {reports[0][:8000]}"
 
 
 class PackagerTest(unittest.TestCase):

@@ -84,7 +84,7 @@ struct wq_packager {
     /* under the lock */
     void (*drained)(void *user);
     void *drained_user;
-    int has_met, is_rabbitmq, is_connected;
+    atomic_int has_met, is_rabbitmq, is_connected; /* written by the broker's thread */
     struct refused {
         char to[WQ_DESTINATION_SIZE];
         int64_t at;         /* 0: none */
@@ -92,7 +92,7 @@ struct wq_packager {
     unsigned next_refused;
     unsigned n_threads;
     atomic_int closing, draining, is_away; /* written under it */
-    int is_probed;
+    atomic_int is_probed;
     atomic_uint running;
     atomic_uint_fast64_t claimed, taken_over, put_off, fenced, succeeded, failed, cancelled,
         dead_letters, connections;
