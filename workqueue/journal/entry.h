@@ -25,6 +25,8 @@ typedef struct wq_entry_end {
     int64_t started_at_ms, ended_at_ms;
 } wq_entry_end;
 
+enum { WQ_UNLISTED, WQ_LISTED_SOON, WQ_LISTED_LATER, WQ_LISTED_FAILED };
+
 typedef struct wq_entry {
     /* set before the entry is first written, and then never again; borrowed */
     int64_t seq; /* its place in the order, for ever */
@@ -35,7 +37,7 @@ typedef struct wq_entry {
     wq_want want;
     int want_rebuild;
     wq_entry_end end; /* while ENDED is wanted and not written */
-    enum { WQ_UNLISTED, WQ_LISTED_SOON, WQ_LISTED_LATER, WQ_LISTED_FAILED } listed;
+    int listed; /* one of WQ_UNLISTED and so on */
     int in_batch;
     int64_t since;
     TAILQ_ENTRY(wq_entry) link;
