@@ -136,6 +136,7 @@ static int ask_as(attempt *a, const char *hash, const char *url)
     struct curl_slist *headers = NULL;
     credentials as = {0};
     int outcome = FAILED;
+    /* cppcheck-suppress autoVariables ; for this call only */
     a->credentials = &as;
     a->out_of_memory =
         copy_credentials(client, &as) != 0 || add_headers(&headers, &as, a->request, hash) != 0;
