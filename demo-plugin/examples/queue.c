@@ -53,9 +53,10 @@ static int copy_output(wq_queue *queue, const wq_params *params, wq_error *error
     if (wq_output_open(queue, params, &fd, error) != WQ_OK)
         return -1;
     while ((n = read(fd, buf, sizeof buf)) > 0)
-        fwrite(buf, 1, (size_t)n, stdout);
+        if (fwrite(buf, 1, (size_t)n, stdout) != (size_t)n)
+            break;
     close(fd);
-    return n < 0 ? -1 : 0;
+    return n != 0 ? -1 : 0;
 }
 
 int main(int argc, char **argv)

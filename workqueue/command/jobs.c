@@ -64,7 +64,10 @@ static void print_jobs(const json_t *answer)
     const json_t *jobs = json_object_get(answer, "jobs"), *job;
     size_t i;
     printf("%-10s %-6s %-24s %-36s  %s\n", "STATE", "", "SET", "ID", "WHAT");
-    json_array_foreach(jobs, i, job) print_job(job);
+    json_array_foreach(jobs, i, job)
+    {
+        print_job(job);
+    }
     if (*client_text(answer, "next") != '\0')
         puts("There are more: --limit N lists more of them.");
 }

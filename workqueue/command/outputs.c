@@ -62,10 +62,12 @@ static void print_outputs(const json_t *answer)
     size_t i;
     printf("%-64s  %12s  %-20s  %-24s %s\n", "KEY", "BYTES", "MADE", "SET", "SERVER");
     json_array_foreach(json_object_get(answer, "outputs"), i, output)
+    {
         printf("%-64s  %12lld  %-20.20s  %-24s %s\n", client_text(output, "key"),
                (long long)json_integer_value(json_object_get(output, "bytes")),
                client_text(output, "made_at"), client_text(output, "document_set_id"),
                client_text(output, "server"));
+    }
 }
 
 static int list_outputs(const option_set *set, const client_settings *c, const char *operand)

@@ -34,7 +34,7 @@ static void escape_line(char *out, const char *line, size_t len)
             out[n++] = hex[c & 15];
         }
     }
-    strcpy(out + n, i < len ? "..." : "");
+    memcpy(out + n, i < len ? "..." : "", i < len ? 4 : 1);
 }
 
 /* ---- what was meant -------------------------------------------------------------------------- */

@@ -406,7 +406,7 @@ int wq_open(wq_queue **out, const wq_options *options, wq_error *error)
 {
     wq_options o;
     wq_runner *runner = NULL;
-    wq_error own;
+    wq_error own = {0};
     error = error != NULL ? error : &own;
     int result = read_options(&o, options, error);
     if (result == WQ_OK && out == NULL)

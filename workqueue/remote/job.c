@@ -251,10 +251,9 @@ static void tick_sent(remote *r, remote_job *job, int64_t now)
         if (is_watched(r, job, now)) {
             wq_remote_subscribe(r, job);
             wq_remote_ask_store(r, job);
-        } else if (r->looker == NULL && now - job->looked_at >= r->o.check_ms) {
-            wq_remote_subscribe(r, job);
-        } else if (r->looker != NULL &&
-                   now - job->heard_at >= r->o.check_ms + patience_ms(r, job)) {
+        } else if (r->looker == NULL ? now - job->looked_at >= r->o.check_ms
+                                     : now - job->heard_at >=
+                                           r->o.check_ms + patience_ms(r, job)) {
             wq_remote_subscribe(r, job); /* and is_silent() decides */
         }
     } else if (is_silent(r, job, now)) {

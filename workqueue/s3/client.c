@@ -149,6 +149,7 @@ static int ask_as(attempt *a, const char *hash, const char *url)
     }
     curl_slist_free_all(headers);
     free_credentials(&as);
+    a->credentials = NULL;
     return outcome;
 }
 

@@ -91,7 +91,7 @@ static int bind_and_listen(int family, const struct sockaddr *address, socklen_t
 /* The port that the first socket has got, where any free one was asked for. */
 static void set_port(struct sockaddr *address, int like)
 {
-    struct sockaddr_storage ss;
+    struct sockaddr_storage ss = {0};
     socklen_t len = sizeof ss;
     if (getsockname(like, (struct sockaddr *)&ss, &len) != 0)
         return;

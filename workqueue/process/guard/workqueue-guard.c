@@ -117,7 +117,7 @@ int main(int argc, char **argv)
         return 64;
     }
     for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
-        signal(ignored[i], SIG_IGN);
+        (void)signal(ignored[i], SIG_IGN);
     pid_t child = fork(); /* nobody's child: no host has to wait for it */
     if (child != 0)
         return child < 0;
