@@ -418,7 +418,7 @@ class SummaryTest(LunkwillTest):
     def test_unknown(self):
         server, job = self.serve(), self.told("set")
         id = self.begin(server, "set")["id"]
-        for path in (f"{UNKNOWN}/summary", f"{UNKNOWN}/response", f"{id}/nothing", f"{id}/summary/",
+        for path in (f"{UNKNOWN}/summary", f"{UNKNOWN}/response", f"{id}/nothing",
                      f"{id}x/summary", f"{id[:-1]}/summary", "summary", "x", ""):
             with self.subTest(path):
                 self.assert_problem(server.ask("GET", f"/api/lunkwill/{path}"), 404)

@@ -6,7 +6,8 @@ import json
 import subprocess
 import urllib.parse
 
-from harness import DEADLINE, PROGRAMS, SERVER, TOKEN, FaceTest, basic, demo_command, plain_only
+from harness import (DEADLINE, PROGRAMS, SERVER, TOKEN, FaceTest, basic, demo_command, plain_only,
+                     request_bytes)
 
 FORM = "application/x-www-form-urlencoded"
 FORM_BODY = "server=http%3A%2F%2Foverview.example&documentSetId=7"
@@ -47,6 +48,92 @@ class ParametersTest(FaceTest):
     def test_token_in_the_form(self):
         self.check(self.post(FORM, FORM_BODY + "&apiToken=formtoken", authorization=None),
                    token="formtoken")
+
+    def test_h4_m5_one_form_for_all_spellings_of_a_server(self):
+        """For the key and the program: the second asks for what the first has made."""
+        body = "documentSetId=7&server="
+        spellings = ["HTTP://Overview.Example.:80/%61/./b/../", "http://overview.example/a/"]
+        self.check(self.post(FORM, body + spellings[0]), "http://overview.example/a/")
+        self.assertEqual(self.post(FORM, body + spellings[1]).read_all(), b"[]")
+
+    def test_h4_what_is_no_url_of_a_server(self):
+        for server in ("file:///etc/passwd", "-o/tmp/owned", "overview.example", "http://", "javascript:x"):
+            with self.subTest(server):
+                client = self.post(FORM, "documentSetId=7&server=" + server)
+                client.read_all()
+                self.assert_problem((client.head, client.body), 400, "server")
+        for field in ("documentSetId=-1&server=" + SERVER, f"documentSetId=1&apiToken=-x&server={SERVER}"):
+            client = self.post(FORM, field)
+            client.read_all()
+            self.assert_problem((client.head, client.body), 400, "begins with")
+        self.assertFalse(self.arguments.exists())
+
+    def test_any_server(self):
+        self.server = self.serve(self.folder / "program", storage=self.folder / "any", any_server=True)
+        self.check(self.post(FORM, "documentSetId=7&server=whatever+it+is"), "whatever it is")
+
+    def test_s10_words_of_rebuild(self):
+        for word, runs in (("0", 1), ("False", 1), ("no", 1), ("OFF", 1), ("", 1), ("1", 2),
+                           ("True", 3), ("yes", 4), ("ON", 5)):
+            self.post(FORM, FORM_BODY + "&rebuild=" + word).read_all()
+            self.assertEqual(self.arguments.read_text().count(SERVER), runs, word)
+        client = self.post(FORM, FORM_BODY + "&rebuild=maybe")
+        client.read_all()
+        self.assert_problem((client.head, client.body), 400, "rebuild")
+
+    def test_s10_a_cache_control_is_no_rebuild(self):
+        for _ in range(2):
+            self.server.request("POST", "/generate", {
+                "Authorization": basic(), "Content-Type": FORM, "Cache-Control": "no-cache"},
+                FORM_BODY).read_all()
+        self.assertEqual(self.arguments.read_text().count(SERVER), 1)
+
+    def test_s12_ndjson_by_all_its_names(self):
+        for name in ("application/x-ndjson", "application/ndjson", "application/jsonl",
+                     "application/x-jsonl", "application/jsonlines", "application/x-jsonlines"):
+            client = self.server.generate("7", accept=name)
+            client.read_all()
+            self.assertEqual((client.head.status, client.head.get("content-type")), (200, name))
+
+    def test_l_a_second_content_encoding(self):
+        client = self.server.connect()
+        client.send(request_bytes("POST", "/generate", {"Content-Type": FORM}, FORM_BODY).replace(
+            b"\r\n\r\n", b"\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\n\r\n", 1))
+        client.read_all()
+        self.assert_problem((client.head, client.body), 415)
+
+    def test_l_two_accept_lines(self):
+        client = self.server.connect()
+        client.send(request_bytes("POST", "/generate", {
+            "Content-Type": FORM, "Authorization": basic(), "Accept": "image/png"}, FORM_BODY).replace(
+            b"\r\n\r\n", b"\r\nAccept: text/event-stream\r\n\r\n", 1))
+        client.read_all()
+        self.assertEqual(client.head.get("content-type"), "text/event-stream")
+
+    def test_l_doubled_and_final_slashes(self):
+        for path in ("//generate", "/generate/", "//generate//?x=1"):
+            with self.subTest(path):
+                self.check(self.post(FORM, FORM_BODY + "&rebuild=1", path))
+                self.arguments.unlink()
+        path = self.location(self.server)
+        for wrong in (path + "/", path.replace("/work/", "//work//"), path + "//1/"):
+            self.assertEqual(self.server.ask("GET", wrong)[0].status, 200, wrong)
+        self.assertEqual(self.server.ask("GET", "//nothing//here/")[0].status, 404)
+
+    def location(self, server, **headers):
+        head, _ = server.ask("POST", "/start_work", {"Content-Type": FORM, "Authorization": basic(),
+                                                     **headers}, FORM_BODY)
+        return head.get("location")
+
+    def test_m3_below_a_prefix(self):
+        program = self.folder / "program"
+        server = self.serve(program, storage=self.folder / "below", path_prefix="/queue")
+        self.assertRegex(self.location(server), "^/queue/work/[0-9a-f-]{36}$")
+        self.assertRegex(self.location(server, **{"X-Forwarded-Prefix": "/other"}), "^/queue/work/")
+        server = self.serve(program, storage=self.folder / "forwarded", trust_forwarded_prefix=True)
+        self.assertRegex(self.location(server, **{"X-Forwarded-Prefix": "/a/b/"}), "^/a/b/work/")
+        for wrong in ("//evil.example", "/a/../b", "http://evil.example", "/a b", "a", "/%2e"):
+            self.assertRegex(self.location(server, **{"X-Forwarded-Prefix": wrong}), "^/work/", wrong)
 
     def test_s11_the_form_goes_before_authorization(self):
         """What is in the header may be a proxy's own login."""

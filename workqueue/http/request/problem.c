@@ -181,15 +181,18 @@ char *wq_put_escaped(char *out, const char *text)
     return out;
 }
 
-/* The lunkwill face has a shape of its own for errors, which its clients read. */
+/* The lunkwill face has a shape of its own for errors, which its clients read, wherever it is
+ * mounted. */
 static int is_lunkwill(const h2o_req_t *req)
 {
     static const char *const paths[] = {"/run", "/api/lunkwill"};
 
-    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
-        if (h2o_memis(req->pathconf->path.base, req->pathconf->path.len, paths[i],
-                      strlen(paths[i])))
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+        const size_t n = strlen(paths[i]), len = req->pathconf->path.len;
+
+        if (len >= n && memcmp(req->pathconf->path.base + len - n, paths[i], n) == 0)
             return 1;
+    }
     return 0;
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "workqueue/http/request/problem.h"
+#include "workqueue/http/server/routes.h"
 
 typedef struct error_stream {
     h2o_ostream_t super;
@@ -38,6 +39,8 @@ static void on_setup_ostream(h2o_filter_t *filter, h2o_req_t *req, h2o_ostream_t
 static int no_route(h2o_handler_t *handler, h2o_req_t *req)
 {
     (void)handler;
+    if (wq_route_anyway(req) == 0)
+        return 0;
     if (h2o_memis(req->method.base, req->method.len, H2O_STRLIT("OPTIONS")))
         return wq_method(req, "OPTIONS"), 0;
     return wq_problem(req, 404, "There is nothing at this path.");

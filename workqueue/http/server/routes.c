@@ -1,13 +1,15 @@
 /* routes.c - which path is which face, and the life of a mounted set of faces. */
+#include "workqueue/http/server/routes.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "workqueue/http/hold/timers.h"
-#include "workqueue/http/request/url.h"
 #include "workqueue/http/faces/faces.h"
-#include "workqueue/http/request/problem.h"
 #include "workqueue/http/hold/contexts.h"
 #include "workqueue/http/hold/work.h"
+#include "workqueue/http/request/problem.h"
+#include "workqueue/http/request/url.h"
 
 /* A path that ends in '/' stands for all below it; NULL: http->options.tasks_path. */
 static const struct {
@@ -28,7 +30,8 @@ static const struct {
     {"/output", wq_face_output},
 };
 
-/* libh2o tries no other path after one that has declined, and its own 404 is no problem document. */
+/* libh2o tries no other path after one that has declined, and its own 404 is no problem document.
+ */
 static int nothing_here(h2o_req_t *req)
 {
     if (wq_is_method(req, "OPTIONS"))
@@ -44,27 +47,64 @@ static int refuse_ambiguous(h2o_req_t *req)
     return wq_problem(req, 400, "The request says more than once how long its body is.");
 }
 
-/* libh2o hands every path that begins like a route's to it; only the whole one is ours, or, where
- * the route ends in '/', what is below; the path without that slash is as good as with it. */
+/* The path of a request, in which a doubled or a final slash changes nothing. */
+static h2o_iovec_t path_of(h2o_req_t *req)
+{
+    h2o_iovec_t path = req->path_normalized;
+    if (path.len > 1 &&
+        (path.base[path.len - 1] == '/' || memmem(path.base, path.len, "//", 2) != NULL)) {
+        char *at = h2o_mem_alloc_pool(&req->pool, path.len), *begin = at;
+        for (size_t i = 0; i < path.len; i++)
+            if (path.base[i] != '/' || at == begin || at[-1] != '/')
+                *at++ = path.base[i];
+        path = h2o_iovec_init(begin, (size_t)(at - begin));
+        path.len -= path.len > 1 && begin[path.len - 1] == '/';
+    }
+    return path;
+}
+
+/* Only the whole path of a route is ours, or, where the route ends in '/', what is below; the path
+ * without that slash is as good as with it. */
+static int is_path_of(const wq_route *route, h2o_iovec_t path, h2o_iovec_t *rest)
+{
+    size_t n = strlen(route->path), above = route->http->mount_len;
+    int below = route->path[n - 1] == '/';
+    *rest = h2o_iovec_init(NULL, 0);
+    if (path.len < above || memcmp(path.base, route->http->options.mount_path, above) != 0)
+        return 0;
+    path = h2o_iovec_init(path.base + above, path.len - above);
+    if (below && path.len > n && memcmp(path.base, route->path, n) == 0)
+        *rest = h2o_iovec_init(path.base + n, path.len - n);
+    return rest->len > 0 || h2o_memis(path.base, path.len, route->path, n - (size_t)below);
+}
+
+/* libh2o hands every path that begins like a route's to it. */
 static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 {
     wq_route *route = (wq_route *)handler;
-    h2o_iovec_t path = req->path_normalized, rest = {NULL, 0};
-    size_t n = strlen(route->path), above = route->http->mount_len;
-    if (path.len < above || memcmp(path.base, route->http->options.mount_path, above) != 0)
-        return nothing_here(req);
-    path = h2o_iovec_init(path.base + above, path.len - above);
-    int below = route->path[n - 1] == '/';
-    if (path.len < n - (size_t)below ||
-        memcmp(path.base, route->path, path.len < n ? path.len : n) != 0)
-        return nothing_here(req);
-    if (below && path.len > n)
-        rest = h2o_iovec_init(path.base + n, path.len - n);
-    else if (!below && path.len != n)
+    h2o_iovec_t rest;
+    if (!is_path_of(route, path_of(req), &rest))
         return nothing_here(req);
     if (req->entity.base != NULL && wq_request_is_ambiguous(req))
         return refuse_ambiguous(req);
     return route->answer(route->http, req, rest);
+}
+
+/* libh2o finds no route for "//generate", as it compares paths from their beginning. */
+int wq_route_anyway(h2o_req_t *req)
+{
+    h2o_iovec_t path = path_of(req), rest;
+    for (size_t i = 0; i < req->hostconf->paths.size; i++) {
+        h2o_pathconf_t *conf = &req->hostconf->paths.entries[i];
+        for (size_t k = 0; k < conf->handlers.size; k++) {
+            h2o_handler_t *handler = conf->handlers.entries[k];
+            if (handler->on_req != on_req || !is_path_of((wq_route *)handler, path, &rest))
+                continue;
+            req->pathconf = conf;
+            return on_req(handler, req);
+        }
+    }
+    return -1;
 }
 
 static void add_route(wq_http *http, h2o_hostconf_t *host, const char *name, wq_face_fn answer)
@@ -168,10 +208,11 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
         return fail(error, WQ_ERROR_INVALID_ARGUMENT,
                     "http options: result_type must be set, and tasks_path a path such as "
                     "/api/tasks");
-    if (options->path_prefix != NULL && !wq_is_prefix(options->path_prefix,
-                                                      strlen(options->path_prefix)))
-        return fail(error, WQ_ERROR_INVALID_ARGUMENT,
-                    "http options: path_prefix must be a path such as /queue, without a final slash");
+    if (options->path_prefix != NULL &&
+        !wq_is_prefix(options->path_prefix, strlen(options->path_prefix)))
+        return fail(
+            error, WQ_ERROR_INVALID_ARGUMENT,
+            "http options: path_prefix must be a path such as /queue, without a final slash");
     if (options->stall_timeout_ms == 0 || options->max_body_bytes == 0)
         return fail(error, WQ_ERROR_INVALID_ARGUMENT,
                     "http options: stall_timeout_ms and max_body_bytes must not be 0");
