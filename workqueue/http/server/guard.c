@@ -293,12 +293,19 @@ static uint64_t bytes_taken(int fd)
     return info.tcpi_bytes_acked;
 }
 
+/* Later than those who hold the response, and count the client themselves. */
+static unsigned stall_ms(const wq_guarded *g)
+{
+    const unsigned ms = g->guards->http->options.stall_timeout_ms;
+    return ms < UINT32_MAX / 2 ? ms + ms / 4 : ms;
+}
+
 /* Called once per stall timeout while an answer is being sent. */
 static void measure_client(wq_guarded *g)
 {
-    const unsigned stall_ms = g->guards->http->options.stall_timeout_ms;
+    const unsigned ms = stall_ms(g);
     const int fd = h2o_socket_get_fd(g->sock);
-    const uint64_t taken = bytes_taken(fd), least = (uint64_t)stall_ms * LEAST_BYTES_PER_S / 1000;
+    const uint64_t taken = bytes_taken(fd), least = (uint64_t)ms * LEAST_BYTES_PER_S / 1000;
     if (!h2o_socket_is_writing(g->sock) || g->is_waiting)
         return;
     if (g->is_measured && taken - g->acked < (least > 0 ? least : 1)) {
@@ -308,7 +315,7 @@ static void measure_client(wq_guarded *g)
     }
     g->is_measured = 1;
     g->acked = taken;
-    set_deadline(g, stall_ms);
+    set_deadline(g, ms);
 }
 
 static void on_deadline(wq_timer *timer)
@@ -332,7 +339,7 @@ static void watch_answer(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *bufs,
         g->is_last = state != H2O_SEND_STATE_IN_PROGRESS;
         g->is_ending = !req->http1_is_persistent || state == H2O_SEND_STATE_ERROR;
         g->is_measured = 0;
-        set_deadline(g, g->guards->http->options.stall_timeout_ms);
+        set_deadline(g, stall_ms(g));
     }
     int is_closed = 0;
     if (g != NULL && g->is_closed == NULL)
