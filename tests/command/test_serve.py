@@ -28,6 +28,14 @@ def fields(line):
     return found
 
 
+def ask_health(address, seen):
+    """What /health says, also kept for the words of a failure."""
+    answer = subprocess.run(["curl", "-sS", "-m", str(DEADLINE), f"http://{address}/health"],
+                            capture_output=True, text=True).stdout
+    seen[:] = [answer]
+    return " ".join(json.loads(answer).get("problems", []))
+
+
 class ServeTest(CommandTest):
     def lines(self, server, event):
         return [f for f in map(fields, server.log().splitlines()) if f.get("event") == event]
@@ -204,6 +212,8 @@ class ServeTest(CommandTest):
                      "-d", f"documentSetId={i}", f"http://{address}/generate"],
                     capture_output=True, text=True)
                 self.assertEqual(json.loads(answer.stdout)[-1]["returncode"], 1)
+            health = []
+            wait_for(lambda: "log" in ask_health(address, health), "a word of it in /health", seen=lambda: health)
             process.terminate()
             self.assertEqual(process.wait(2 * DEADLINE), 0)
         finally:

@@ -65,7 +65,7 @@ export function paint(p, job, { now, lost = false, aged_ms = 0, message } = {}) 
   put(id(`${p}unit`), queued ? (p ? 'in front' : 'before you') : silent ? `${unit} so far` : failedEarly ? '' : '%');
   put(id(`${p}term1`), queued ? 'Waiting' : end ? 'Took' : 'Elapsed');
   put(id(`${p}time1`), end ? took(seconds) : duration(seconds));
-  put(id(`${p}term2`), queued ? 'Starts in about' : end ? 'Ended' : 'Left, about');
+  put(id(`${p}term2`), queued ? 'Done in about' : end ? 'Ended' : 'Left, about');
   put(id(`${p}time2`), end ? (job.ended_at ? clock(ms(job.ended_at)) : '—') : knows && !(silent && !job.estimate_ms) ? about(left) : '—');
   put(id(`${p}message`), message ?? messageOf(job, state));
   if (silent || state === 'publishing') bar.removeAttribute('value');

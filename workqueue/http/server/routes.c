@@ -70,7 +70,8 @@ static int is_path_of(const wq_route *route, h2o_iovec_t path, h2o_iovec_t *rest
     size_t n = strlen(route->path), above = route->http->mount_len;
     int below = route->path[n - 1] == '/';
     *rest = h2o_iovec_init(NULL, 0);
-    if (path.len < above || memcmp(path.base, route->http->options.mount_path, above) != 0)
+    if (path.len < above ||
+        (above > 0 && memcmp(path.base, route->http->options.mount_path, above) != 0))
         return 0;
     path = h2o_iovec_init(path.base + above, path.len - above);
     if (below && path.len > n && memcmp(path.base, route->path, n) == 0)
@@ -110,7 +111,7 @@ int wq_route_anyway(h2o_req_t *req)
 static void add_route(wq_http *http, h2o_hostconf_t *host, const char *name, wq_face_fn answer)
 {
     size_t n = strlen(name);
-    h2o_iovec_t bare = h2o_concat(NULL, h2o_iovec_init(http->options.mount_path, http->mount_len),
+    h2o_iovec_t bare = h2o_concat(NULL, h2o_iovec_init(http->mount_len ? http->options.mount_path : "", http->mount_len),
                                   h2o_iovec_init(name, name[n - 1] == '/' ? n - 1 : n));
     h2o_pathconf_t *path = h2o_config_register_path(host, bare.base, 0); /* copies it */
     free(bare.base);
