@@ -50,9 +50,9 @@ class CommandTest(unittest.TestCase):
         if listen:
             command += ["--listen", listen]
         command += [str(a) for a in arguments]
-        before = dict(os.environ)
+        before, own = dict(os.environ), self.environment(**(env or {}))
         os.environ.clear()
-        os.environ.update(self.environment(**(env or {})))
+        os.environ.update(own)
         try:
             server = Server(self.folder, None, storage=self.folder / "unused", command=command)
         finally:
