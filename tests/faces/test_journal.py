@@ -42,7 +42,9 @@ class JournalTest(FaceTest):
         again = self.serve(workers=1)
         wait_for(lambda: self.status(again, ids[0]) == "PROCESSING", "the first to run again")
         self.assertEqual([self.status(again, i) for i in ids[1:]], ["QUEUED"] * 3)
-        self.assertEqual(self.task(again, "set3", "token-of-user-3"), ids[3])
+        for document_set in ("set3", "another"):  # S12: one active request, also after a restart
+            head, body = self.post(again, "/api/tasks", document_set, token="token-of-user-3")
+            self.assertEqual((head.status, json.loads(body)["data"]["task_id"]), (201, ids[3]), body)
         for job in jobs:
             job.succeed("whole")
         for id_ in ids:

@@ -24,7 +24,7 @@ int wq_face_output(wq_http *http, h2o_req_t *req, h2o_iovec_t rest);     /* DELE
 struct wq_lunkwill *wq_lunkwill_new(wq_http *http);
 void wq_lunkwill_free(struct wq_lunkwill *lunkwill); /* NULL is allowed */
 
-struct wq_tasks *wq_tasks_new(void);
+struct wq_tasks *wq_tasks_new(wq_queue *queue);
 void wq_tasks_free(struct wq_tasks *tasks); /* NULL is allowed */
 
 /* ---- what faces share ---- */

@@ -47,16 +47,6 @@ struct wq_tasks {
 
 /* ---- the table of users --------------------------------------------------------------------- */
 
-struct wq_tasks *wq_tasks_new(void)
-{
-    struct wq_tasks *tasks = calloc(1, sizeof *tasks);
-    if (tasks == NULL)
-        return NULL;
-    pthread_mutex_init(&tasks->lock, NULL);
-    TAILQ_INIT(&tasks->users);
-    return tasks;
-}
-
 void wq_tasks_free(struct wq_tasks *tasks)
 {
     if (tasks == NULL)
@@ -83,6 +73,55 @@ static wq_user *add_user_locked(struct wq_tasks *tasks, const unsigned char *has
     }
     TAILQ_INSERT_TAIL(&tasks->users, user, link);
     return user;
+}
+
+/* The active request of a user from before a restart: the latest that has not ended. */
+static void restore_user(struct wq_tasks *tasks, wq_job *job)
+{
+    unsigned char hash[EVP_MAX_MD_SIZE];
+    const char *token = wq_job_params(job)->api_token;
+    wq_snapshot now;
+    if (!EVP_Digest(token, strlen(token), hash, NULL, EVP_sha256(), NULL))
+        return;
+    wq_job_snapshot(job, &now);
+    int64_t since = wq_loop_now() - (int64_t)(now.waited_ms + now.ran_ms);
+    wq_snapshot_clear(&now);
+    wq_user **found = tfind(hash, &tasks->by_hash, compare_hashes);
+    wq_user *user = found != NULL ? *found : add_user_locked(tasks, hash);
+    if (user == NULL || (found != NULL && user->since >= since))
+        return;
+    memcpy(user->id, wq_job_id(job), WQ_ID_SIZE);
+    user->since = since;
+}
+
+/* Nobody else knows the table yet. */
+static void restore_users(struct wq_tasks *tasks, wq_queue *queue)
+{
+    enum { PIECE = 256 };
+    const wq_jobs_filter active = {.states = 1u << WQ_STATE_QUEUED | 1u << WQ_STATE_RUNNING |
+                                             1u << WQ_STATE_PUBLISHING};
+    wq_job *jobs[PIECE];
+    char after[WQ_ID_SIZE] = "";
+    size_t n = PIECE;
+    while (n == PIECE &&
+           wq_jobs(queue, &active, *after ? after : NULL, jobs, PIECE, &n) == WQ_OK && n > 0) {
+        memcpy(after, wq_job_id(jobs[n - 1]), WQ_ID_SIZE);
+        for (size_t i = 0; i < n; i++) {
+            restore_user(tasks, jobs[i]);
+            wq_job_unref(jobs[i]);
+        }
+    }
+}
+
+struct wq_tasks *wq_tasks_new(wq_queue *queue)
+{
+    struct wq_tasks *tasks = calloc(1, sizeof *tasks);
+    if (tasks == NULL)
+        return NULL;
+    pthread_mutex_init(&tasks->lock, NULL);
+    TAILQ_INIT(&tasks->users);
+    restore_users(tasks, queue);
+    return tasks;
 }
 
 static void remove_user_locked(struct wq_tasks *tasks, wq_user *user)

@@ -233,7 +233,7 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
         return result;
     }
     http->lunkwill = wq_lunkwill_new(http);
-    http->tasks = wq_tasks_new();
+    http->tasks = wq_tasks_new(queue);
     http->threads = wq_threads_new(http);
     http->asks = wq_asks_new();
     wq_queue_stats(queue, &stats);
