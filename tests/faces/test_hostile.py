@@ -346,6 +346,34 @@ class FramingTest(HostileTest):
         self.assert_serves(server)
 
 
+class MemoryTest(HostileTest):
+    def test_h3_what_is_sent_behind_a_held_request(self):
+        """It is forgotten, and costs no memory while the response is held."""
+        server, job = self.serve_with(loops=1), self.told("set")
+        first = server.generate("set")
+        first.record()
+        streams = []
+        for _ in range(10):
+            client = server.generate("set")
+            client.record()
+            streams.append(client)
+            held = server.connect()
+            held.sock.settimeout(1)
+            try:
+                held.sock.sendall(post(f"Content-Length: {len(BODY)}\r\n") + get("/health") * 50000)
+            except (TimeoutError, OSError):
+                pass
+            streams.append(held)
+        job.succeed()
+        self.assertEqual(first.last()["returncode"], 0)
+        for held in streams[1::2]:
+            held.sock.settimeout(DEADLINE)
+            data = all_of(held, DEADLINE)
+            self.assertIn(b" 200 ", data.partition(b"\r\n")[0])
+            self.assertEqual(data.count(b"HTTP/1.1 "), 1)
+        self.assert_serves(server)
+
+
 class CostTest(HostileTest):
     """What is long, but no longer than is taken, costs time in proportion only."""
 

@@ -16,7 +16,9 @@
 #include <linux/tcp.h> /* not netinet/tcp.h, whose tcp_info ends early */
 #include <netinet/in.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "workqueue/http/request/problem.h"
 #include "workqueue/http/server/framing.h"
@@ -24,6 +26,7 @@
 enum {
     TURN = 16,               /* requests of one connection until others have their turn */
     LEAST_BYTES_PER_S = 256, /* of an answer; who takes less is dropped */
+    KEEP_BEHIND = 16384,   /* bytes of further requests, while one is not answered yet */
     LINGER_MS = 2000,        /* for a client to read why it was refused */
 };
 
@@ -40,6 +43,7 @@ struct wq_guarded {
     enum state state;
     wq_framing framing;
     size_t seen;    /* bytes of sock->input that libh2o has had */
+    int has_cut;    /* what the client has sent behind it is gone, so the connection ends with it */
     int is_last;    /* the answer that is being sent is the request's last send, */
     int is_ending;  /* and that of the connection */
     unsigned turn;  /* requests answered in this one */
@@ -83,18 +87,19 @@ static void exchange_callbacks(wq_guarded *g)
     }
 }
 
-/* libh2o may close the socket in its callback. */
-static void call_h2o(wq_guarded *g, h2o_socket_cb cb, const char *err)
+/* libh2o may close the socket in its callback: then -1, and it is gone. */
+static int call_h2o(wq_guarded *g, h2o_socket_cb cb, const char *err)
 {
     int is_closed = 0;
     /* cppcheck-suppress autoVariables ; for this call only */
     g->is_closed = &is_closed;
     cb(g->sock, err);
     if (is_closed)
-        return;
+        return -1;
     g->is_closed = NULL;
     g->seen = g->sock->input->size;
     exchange_callbacks(g);
+    return 0;
 }
 
 static void on_closed(void *data)
@@ -201,6 +206,24 @@ static int look_at_body(wq_guarded *g)
     return result == WQ_FRAMING_REFUSED ? -1 : 0;
 }
 
+/* A request that waits for its answer keeps what was sent behind it in memory: no more than a little.
+ * The rest is forgotten, and its pages are given back, which nobody looks at any more. */
+static void cut_behind(wq_guarded *g)
+{
+    h2o_buffer_t *input = g->sock->input;
+    const size_t end = g->framing.head_bytes + (size_t)g->framing.body_bytes;
+    if (g->state != ANSWERING || g->is_last || g->framing.is_chunked ||
+        input->size < end + KEEP_BEHIND)
+        return;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t from = ((uintptr_t)(input->bytes + end) + page - 1) / page * page;
+    const uintptr_t to = (uintptr_t)(input->bytes + input->size) / page * page;
+    if (from < to)
+        madvise((void *)from, to - from, MADV_DONTNEED);
+    input->size = g->seen = end;
+    g->has_cut = 1;
+}
+
 static void on_read(h2o_socket_t *sock, const char *err)
 {
     wq_guarded *g = guarded_of(sock);
@@ -220,7 +243,8 @@ static void on_read(h2o_socket_t *sock, const char *err)
     g->turn = 0;
     if (g->state == ANSWERING)
         wq_timer_clear(g->guards->timers, &g->timer);
-    call_h2o(g, g->h2o_read, err);
+    if (call_h2o(g, g->h2o_read, err) == 0)
+        cut_behind(g);
 }
 
 /* ---- what goes out --------------------------------------------------------------------------- */
@@ -336,6 +360,8 @@ static void watch_answer(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *bufs,
 {
     wq_guarded *g = guarded_of(req->conn->callbacks->get_socket(req->conn));
     if (g != NULL) {
+        if (g->has_cut)
+            req->http1_is_persistent = 0;
         g->is_last = state != H2O_SEND_STATE_IN_PROGRESS;
         g->is_ending = !req->http1_is_persistent || state == H2O_SEND_STATE_ERROR;
         g->is_measured = 0;
@@ -360,7 +386,7 @@ static void on_setup_ostream(h2o_filter_t *filter, h2o_req_t *req, h2o_ostream_t
     wq_guarded *g = guarded_of(req->conn->callbacks->get_socket(req->conn));
     (void)filter;
     if (g != NULL) {
-        if (g->framing.is_chunked)
+        if (g->framing.is_chunked || g->has_cut)
             req->http1_is_persistent = 0;
         h2o_ostream_t *stream = h2o_add_ostream(req, sizeof *stream, slot);
         stream->do_send = watch_answer;
