@@ -1,2 +1,0 @@
-/* table.h - the name of before. */
-#include "workqueue/util/tables.h"

@@ -1,2 +1,0 @@
-/* tree.h - the name of before. */
-#include "workqueue/util/folders.h"
