@@ -1,7 +1,7 @@
 #!/bin/sh
 # test_cmake.sh - who builds with CMake or packages the library has nothing to patch: find_package()
 # with components, shared and static, after the files were moved; add_subdirectory(); the queue alone;
-# whole archives; unity and link-time optimised builds; the same bytes from two folders.
+# whole archives; a link-time optimised build.
 #
 #   test_cmake.sh SOURCE BUILD
 set -eu
@@ -101,24 +101,11 @@ DESTDIR=$work/dest quietly cmake --install "$work/alone"
 [ ! -e "$work/dest/usr/local/include/workqueue/http.h" ] || fail "a header of what was left out"
 ! ldd "$work/alone/libworkqueue.so" | grep -E 'h2o|curl|jansson|ssl\.' || fail "the queue needs more"
 
-# ---- all files as one, and optimised when linked -----------------------------------------------------------
-
 only="-DWQ_COMMAND=OFF -DWQ_DEMO=OFF -DWQ_TESTS=OFF -DWQ_MANUAL=OFF"
+
+# ---- optimised when linked -------------------------------------------------------------------------------
+
 # shellcheck disable=SC2086
-configure "$source" "$work/unity" $only -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=0 \
-    -DCMAKE_INTERPROCEDURAL_OPTIMIZATION=ON -DCMAKE_POLICY_DEFAULT_CMP0069=NEW -DCMAKE_C_FLAGS=-Werror
-quietly cmake --build "$work/unity" -j "$jobs"
-
-# ---- the same bytes from two folders -------------------------------------------------------------------------
-
-for folder in one "another folder"; do
-    mkdir "$work/$folder"
-    (cd "$source" && tar -c --exclude='./build*' --exclude=./.git --exclude=node_modules .) |
-        tar -x -C "$work/$folder"
-    # shellcheck disable=SC2086
-    quietly cmake -S "$work/$folder" -B "$work/$folder/build" -G Ninja $only
-    quietly cmake --build "$work/$folder/build" -j "$jobs"
-done
-for file in "$work"/one/build/*.so.*.* "$work"/one/build/*.a; do
-    cmp "$file" "$work/another folder/build/${file##*/}" || fail "${file##*/} depends on its folder"
-done
+configure "$source" "$work/lto" $only -DCMAKE_INTERPROCEDURAL_OPTIMIZATION=ON \
+    -DCMAKE_POLICY_DEFAULT_CMP0069=NEW -DCMAKE_C_FLAGS=-Werror
+quietly cmake --build "$work/lto" -j "$jobs"

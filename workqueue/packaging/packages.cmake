@@ -50,7 +50,7 @@ endfunction()
 execute_process(COMMAND ${WQ_GZIP} -9nc ${PROJECT_SOURCE_DIR}/workqueue/packaging/changelog
   OUTPUT_FILE ${PROJECT_BINARY_DIR}/changelog.gz)
 
-wq_package(libraries libworkqueue1 "web requests start long-running programs, watched to the end"
+wq_package(libraries libworkqueue1 "shared libraries"
   "Shared libraries: the queue, its faces over HTTP (JSON stream, polling,
 server-sent events, WebSocket, task status), and jobs on other machines
 by a STOMP broker and an S3 store.")
