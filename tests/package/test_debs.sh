@@ -41,7 +41,7 @@ has libworkqueue-dev usr/share/man/man3/libworkqueue.3.gz
 has workqueue usr/bin/workqueue
 has workqueue usr/share/man/man1/workqueue.1.gz
 has workqueue 'usr/share/bash-completion/completions/workqueue'
-has workqueue 'lib/systemd/system/workqueue@.service'
+has workqueue 'usr/lib/systemd/system/workqueue@.service'
 has workqueue-example usr/bin/demo-plugin
 dpkg-deb -f "$work"/build/libworkqueue1_*.deb Depends | grep -q libsqlite3-0 ||
     fail "libworkqueue1 does not say what it needs"
@@ -50,7 +50,7 @@ dpkg-deb -f "$work"/build/libworkqueue1_*.deb Depends | grep -q libsqlite3-0 ||
 mkdir -p "$work/units" "$work/etc"
 for unit in workqueue workqueue-packager; do
     sed "s|/usr/bin/workqueue|$work/root/usr/bin/workqueue|" \
-        "$work/root/lib/systemd/system/$unit@.service" >"$work/units/$unit@test.service"
+        "$work/root/usr/lib/systemd/system/$unit@.service" >"$work/units/$unit@test.service"
 done
 systemd-analyze verify --man=no "$work"/units/*.service >"$work/log" 2>&1 || fail "systemd-analyze verify"
 [ ! -s "$work/log" ] || fail "systemd-analyze verify has something to say"
