@@ -16,7 +16,7 @@ import shutil
 import threading
 import urllib.parse
 
-from harness import BUILD, SERVER, Client, basic, request_bytes
+from harness import BUILD, OWN, SERVER, Client, basic, request_bytes
 from test_websocket import WebSocket
 
 PROGRAM = BUILD / "tests" / "programs" / "load_job"
@@ -204,7 +204,7 @@ class Load:
         """The last record that came, which is an end unless the server stopped."""
         if record is None or record["returncode"] is None or STOPPING in (record["error"] or ""):
             return
-        error = record["error"]
+        error = record["error"] and record["error"].removeprefix(OWN)
         what = ("succeeded" if error is None else "cancelled" if error == "cancelled" else "failed")
         self.books.end(job, id_, what, f"{who}: {error}")
 

@@ -60,7 +60,7 @@ class NodeTest(FaceTest):
                 server.terminate()
                 end, records = client.end()
                 self.assertEqual(end, {"end": "done"})
-                self.assertEqual(records[-1]["returncode"], -999)
+                self.assertIsNone(records[-1]["returncode"])  # it goes on after the restart (W2)
                 job.close = lambda: None
 
     def test_oboe_gets_a_problem(self):

@@ -218,7 +218,7 @@ class SweepTest(FaultTest):
     """The whole demo: start, a job, a poll, the end, while one call fails; some of all calls."""
 
     def once(self, kind, at):
-        for old in (self.folder / "storage").glob("*"):
+        for old in (self.folder / "storage").glob("[!.]*"):
             old.unlink()
         self.control.set(kind, at)
         try:

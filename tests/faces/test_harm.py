@@ -175,7 +175,7 @@ class TokenTest(ServedTest):
         self.address = f"http://127.0.0.1:{serve_http(self, Overview)}"
 
     def test_in_the_environment(self):
-        program = self.script(f'echo "$3" >{self.folder}/third\nexec {PROCESS_DOCSET} "$@"\n')
+        program = self.script(f'echo "$3" >{self.folder}/third\nexec "{PROCESS_DOCSET}" "$@"\n')
         server = self.serve_with(program, "--token-in-environment")
         basic = base64.b64encode(f"{TOKEN}:x-auth-token".encode()).decode()
         fields = {"Authorization": "Basic " + basic,

@@ -447,9 +447,10 @@ class TokenTest(WebSocketTest):
         self.check("a+b", headers={"Sec-WebSocket-Protocol": "workqueue, token.a+b"})
 
     def test_precedence(self):
-        """The header over the subprotocol over the query."""
+        """The field over the header over the subprotocol (S11)."""
         offer = {"Sec-WebSocket-Protocol": f"workqueue, token.{TOKEN}"}
-        self.check(headers=offer, fields={"apiToken": "other"})
+        self.check("other", headers={"Authorization": basic("first"), **offer},
+                   fields={"apiToken": "other"})
         self.check("first", headers={"Authorization": basic("first"), **offer})
 
     def test_subprotocol_is_selected_without_a_token_in_it(self):
@@ -500,7 +501,7 @@ class TokenTest(WebSocketTest):
                             (frame(TEXT, json.dumps({"apiToken": 1})), "first message"),
                             (frame(TEXT, "to\0ken"), "first message"),
                             (frame(TEXT, "line\n"), "api_token"),
-                            (frame(TEXT, "long" * 100), "api_token")):
+                            (frame(TEXT, "long" * 1100), "api_token")):
             with self.subTest(first):
                 ws = self.open(server, headers={})
                 ws.opened().send(first)

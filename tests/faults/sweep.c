@@ -104,6 +104,13 @@ static int is_told_by_sqlite(void)
 }
 
 /* What has failed must have been said, with the system's word for it. */
+/* Not a single allocation succeeds from now on: a connection whose request cannot even be kept is
+ * closed. */
+static int is_without_memory(void)
+{
+    return inject->kind == INJECT_ALLOC && inject->n == 0 && inject->hits >= inject->at;
+}
+
 static void expect_told(void)
 {
     const int kind = inject->kind;
@@ -383,7 +390,8 @@ static int ask(const char *address, char *answer, const char *format, ...)
         len += got > 0 ? (size_t)got : 0;
         errno = 0;
     }
-    expect(got >= 0, "an orderly end of the answer; got: %s", strerror(errno));
+    expect(got >= 0 || is_without_memory(), "an orderly end of the answer; got: %s",
+           strerror(errno));
     answer[len] = '\0';
     close(fd);
     int status = strncmp(answer, "HTTP/1.1 ", 9) == 0 ? atoi(answer + 9) : 0;
@@ -413,6 +421,8 @@ static int post(const char *address, char *answer, const char *path, const char 
 static int expect_answer(const char *what, int status, const char *answer, int must)
 {
     int well = status >= 200 && status < 400;
+    if (status == 0 && is_without_memory())
+        return 0;
     expect(status != 0, "an answer to %s; got \"%.200s\"", what, answer);
     expect(well || !must, "%s to succeed now; got %.2000s", what, answer);
     if (!well) {
@@ -454,6 +464,8 @@ static void websocket(const char *address, const char *header, const char *messa
                      "%sUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                      "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n%s",
                      document_set_id, header, message);
+    if (status == 0 && is_without_memory())
+        return;
     expect(status != 0, "an answer to an upgrade");
     expect(status == 101 || strstr(answer, "\"detail\"") != NULL, "%s to say why", answer);
 }
@@ -490,7 +502,7 @@ static void other_faces(const char *address)
     status = ask(address, answer,
                  "DELETE /output?server=x HTTP/1.1\r\nHost: h\r\n"
                  "Authorization: Bearer secret\r\n" END_OF_HEAD);
-    expect(status != 0, "an answer to DELETE /output");
+    expect(status != 0 || is_without_memory(), "an answer to DELETE /output");
 }
 
 static void faces(void)
@@ -502,6 +514,7 @@ static void faces(void)
     if (open_queue(&queue) != WQ_OK)
         return;
     wq_serve_options_init(&options, sizeof options);
+    options.http.any_server = 1; /* it is a script here */
     options.listen = "127.0.0.1:0";
     options.http.operator_secret = "secret";
     options.http.hold_ms = DEADLINE_MS;
