@@ -534,7 +534,8 @@ class Server:
 
 
 def demo_command(program, storage, **options):
-    command = [str(DEMO), "--listen", "127.0.0.1:0", "--storage", str(storage)]
+    listen = options.pop("listen", "127.0.0.1:0")  # one more would be one more address
+    command = [str(DEMO), "--listen", listen, "--storage", str(storage)]
     if program:
         command += ["--program", str(program)]
     if not options.pop("sync", False):
