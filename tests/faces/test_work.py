@@ -282,7 +282,7 @@ class HoldTest(WorkTest):
 
     def test_all_ends(self):
         for tell, status, words in (("echo 'not so' >&2; exit 3", 500, ("Exited with code 3", "not so")),
-                                    ("kill -9 $$", 500, ("Exited with code -9",)),
+                                    ("kill -9 $$", 500, ("killed by signal 9 (SIGKILL", "Exited with code -9")),
                                     ("exit 0", 500, ("invalid program",))):
             with self.subTest(tell):
                 server, job = self.serve(**LONG), self.told("set")

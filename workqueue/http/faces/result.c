@@ -471,6 +471,20 @@ static int answer_from_afar(wq_http *http, h2o_req_t *req, wq_job *job)
     return wq_problem_result(req, WQ_ERROR_FULL, NULL, 5);
 }
 
+/* For a person: the reason in front, and below it what programs get, with the end of stderr. */
+static int answer_failure(h2o_req_t *req, const wq_snapshot *snapshot)
+{
+    char reason[1024];
+    const char *error = snapshot->error != NULL ? snapshot->error : "failed";
+    wq_snapshot_reason(snapshot, reason, sizeof reason);
+    if (strchr(error, '\n') == NULL)
+        return wq_http_problem(req, 500, error); /* it is the sentence itself, of any length */
+    size_t size = strlen(reason) + strlen(error) + sizeof "\n\n";
+    char *detail = h2o_mem_alloc_pool(&req->pool, size);
+    snprintf(detail, size, "%s\n\n%s", reason, error);
+    return wq_http_problem(req, 500, detail);
+}
+
 int wq_answer_result(wq_http *http, h2o_req_t *req, wq_job *job)
 {
     wq_snapshot snapshot;
@@ -485,7 +499,7 @@ int wq_answer_result(wq_http *http, h2o_req_t *req, wq_job *job)
     else if (snapshot.state == WQ_STATE_CANCELLED)
         wq_problem(req, 410, "The job has been %s.", error);
     else
-        wq_http_problem(req, 500, error); /* of any length */
+        answer_failure(req, &snapshot);
     wq_snapshot_clear(&snapshot);
     wq_job_unref(job);
     return 0;
