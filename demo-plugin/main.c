@@ -228,6 +228,7 @@ int main(int argc, char **argv)
 {
     struct options options;
     fill_standard_fds();
+    wq_leave_process_1();
     int r = options_parse(&options, argc, argv);
     r = r == OPTIONS_RUN ? run(&options) : r == OPTIONS_EXIT ? 0 : 2;
     options_dispose(&options);

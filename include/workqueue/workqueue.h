@@ -205,6 +205,20 @@ typedef struct wq_options {
  */
 WQ_API void wq_options_init(wq_options *options, size_t size);
 
+/* ---- commands that may be process 1 ------------------------------------------------------------ */
+
+/**
+ * For commands that may be started as process 1 of a container, where every process that a program
+ * has left behind becomes theirs and stays a zombie: if this process is process 1, forks, and returns
+ * in the child, which goes on as the command. The parent stays process 1: it waits for every orphan,
+ * passes signals on to the child, and ends with its exit status, or 128 and the number of the signal
+ * that killed it. Otherwise, or if there can be no other process, it does nothing.
+ *
+ * To be called at the beginning of main(), before there are threads, files or a queue. A host that
+ * has an init of its own (`docker run --init`, a service manager) does not need it.
+ */
+WQ_API void wq_leave_process_1(void);
+
 /* ---- the queue ------------------------------------------------------------------------------- */
 
 typedef struct wq_queue wq_queue; /**< a queue, its threads and its storage folder */

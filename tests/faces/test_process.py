@@ -228,6 +228,62 @@ class TermTest(FaceTest):
         self.assertEqual(json.loads(again.generate("set").read_all()), [])
 
 
+class ContainerTest(FaceTest):
+    """As process 1 of a pid namespace (W3)."""
+
+    ORPHANS = ("for i in 1 2; do (setsid sleep 0.0$i >/dev/null 2>&1 &); (sleep 0.0$i >/dev/null 2>&1 &); "
+               "done; echo x >\"$4\"")
+
+    def serve_as_process_1(self):
+        """The server and the pid, seen from here, of process 1 in there."""
+        enter = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        if subprocess.run([*enter, "true"], stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("no pid namespace can be made here")
+        server = self.serve(command=[*enter, *demo_command(self.script(self.ORPHANS), self.folder / "storage",
+                                                           workers=4, cgroup="none")])
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        server.terminated = True  # by its process 1, as unshare does not pass signals on
+        return server, int(children[0])
+
+    def inside(self, first):
+        """(pid, state, command) of all processes in the namespace of that one."""
+        space, found = os.readlink(f"/proc/{first}/ns/pid"), []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(path / "ns" / "pid_for_children") != space:
+                    continue
+            except OSError:  # a zombie has none; but its parent is one of them
+                pass
+            try:
+                fields = (path / "stat").read_text()
+            except OSError:
+                continue
+            name, _, rest = fields.partition("(")[2].rpartition(")")
+            found.append((int(path.name), *rest.split()[:2], name))
+        pids = {first} | {pid for pid, state, parent, name in found if state != "Z" and int(parent) == first}
+        return [entry for entry in found if entry[0] in pids or int(entry[2]) in pids]
+
+    def test_w3_no_orphan_stays_a_zombie(self):
+        server, first = self.serve_as_process_1()
+        for i in range(20):
+            self.assertEqual(server.generate(f"set{i}").last()["returncode"], 0)
+        wait_for(lambda: not [p for p in self.inside(first) if p[3] == "sleep" or p[1] == "Z"],
+                 "no orphan left", seen=lambda: self.inside(first))
+        os.kill(first, 15)
+        self.assertEqual(server.wait(), 0)
+
+    def test_w3_it_ends_as_the_command_does(self):
+        server, first = self.serve_as_process_1()
+        self.assertEqual(server.generate("set").last()["returncode"], 0)
+        command = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        command = [int(pid) for pid in command
+                   if Path(f"/proc/{pid}/comm").read_text().strip() == "demo-plugin"]
+        self.assertEqual(len(command), 1)
+        os.kill(command[0], 9)
+        server.process.wait(DEADLINE)
+        self.assertEqual(server.process.returncode, 128 + 9)
+
+
 class KillTest(FaceTest):
     """SIGKILL of the server in the middle of a job."""
 

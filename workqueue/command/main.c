@@ -68,6 +68,7 @@ static int list_words(const char *name)
 
 int main(int argc, char **argv)
 {
+    wq_leave_process_1(); /* in a container */
     const char *name = argc > 1 ? argv[1] : "--help";
     char *help[] = {"", "--help", NULL};
     if (strcmp(name, "--version") == 0)

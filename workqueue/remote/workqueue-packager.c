@@ -422,6 +422,7 @@ int main(int argc, char **argv)
 {
     settings s = {0};
     sigset_t stop, all;
+    wq_leave_process_1(); /* in a container */
     wq_options_init(&s.queue, sizeof s.queue);
     wq_packager_options_init(&s.packager);
     wq_s3_options_init(&s.s3, sizeof s.s3);
