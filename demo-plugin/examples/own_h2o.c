@@ -25,7 +25,8 @@ struct loop {
     h2o_context_t context;
     h2o_accept_ctx_t accept;
     h2o_socket_t *listener;
-    h2o_multithread_receiver_t stop; /* a message ends the loop */
+    h2o_multithread_receiver_t stop; /* its message ends the loop */
+    h2o_multithread_message_t stop_message;
     int stopping;
 };
 
@@ -47,13 +48,9 @@ static void on_accept(h2o_socket_t *listener, const char *error)
 static void on_stop(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
 {
     struct loop *loop = H2O_STRUCT_FROM_MEMBER(struct loop, stop, receiver);
-    while (!h2o_linklist_is_empty(messages)) {
-        h2o_multithread_message_t *message =
-            H2O_STRUCT_FROM_MEMBER(h2o_multithread_message_t, link, messages->next);
-        h2o_linklist_unlink(&message->link);
-        free(message);
-        loop->stopping = 1;
-    }
+    if (!h2o_linklist_is_empty(messages))
+        h2o_linklist_unlink(messages->next); /* the only one that is ever sent */
+    loop->stopping = 1;
 }
 
 /* A socket for each loop on the same port; the first one chooses it. */
@@ -157,7 +154,7 @@ int main(int argc, char **argv)
     wq_stop(queue);
     wq_http_stop(http);
     for (int i = 0; i < LOOPS; i++)
-        h2o_multithread_send_message(&loops[i].stop, calloc(1, sizeof(h2o_multithread_message_t)));
+        h2o_multithread_send_message(&loops[i].stop, &loops[i].stop_message);
     for (int i = 0; i < LOOPS; i++)
         pthread_join(loops[i].thread, NULL);
     /* A program that ends here leaves contexts and configuration to the kernel. One that goes on

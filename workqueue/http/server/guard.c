@@ -219,7 +219,7 @@ static void cut_behind(wq_guarded *g)
     const uintptr_t from = ((uintptr_t)(input->bytes + end) + page - 1) / page * page;
     const uintptr_t to = (uintptr_t)(input->bytes + input->size) / page * page;
     if (from < to)
-        madvise((void *)from, to - from, MADV_DONTNEED);
+        madvise((void *)from, to - from, MADV_DONTNEED); /* NOLINT(performance-no-int-to-ptr) */
     input->size = g->seen = end;
     g->has_cut = 1;
 }

@@ -95,8 +95,8 @@ static void set_port(struct sockaddr *address, int like)
     socklen_t len = sizeof ss;
     if (getsockname(like, (struct sockaddr *)&ss, &len) != 0)
         return;
-    in_port_t port = ss.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&ss)->sin6_port
-                                              : ((struct sockaddr_in *)&ss)->sin_port;
+    /* of both families it is in the same place */
+    in_port_t port = ((const struct sockaddr_in *)&ss)->sin_port; /* NOLINT(clang-analyzer-*) */
     if (address->sa_family == AF_INET6)
         ((struct sockaddr_in6 *)address)->sin6_port = port;
     else if (address->sa_family == AF_INET)
