@@ -346,6 +346,7 @@ class FramingTest(HostileTest):
         self.assert_serves(server)
 
 
+@plain_only
 class MemoryTest(HostileTest):
     def test_h3_what_is_sent_behind_a_held_request(self):
         """It is forgotten, and costs no memory while the response is held."""

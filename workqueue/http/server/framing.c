@@ -313,7 +313,10 @@ size_t wq_framing_origin(char *request, size_t size, size_t *method_bytes)
                                                               : 0;
     if (scheme == 0 || target[scheme] == '/' || target[scheme] == ' ' || target[scheme] == '?')
         return 0;
-    path = target + scheme + strcspn(target + scheme, "/? \r\n");
+    /* no string: it ends with its line */
+    path = target + scheme;
+    while (path < end && *path != '/' && *path != '?' && *path != ' ' && *path != '\r')
+        path++;
     if (*path != '/')
         *--path = '/'; /* the authority is not needed */
     *method_bytes = (size_t)(target - request);
