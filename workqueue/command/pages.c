@@ -147,11 +147,11 @@ static void put_page(FILE *out, const program_settings *p, const embedded_file *
         const char *close = open ? memmem(open, (size_t)(end - open), "}}", 2) : NULL;
         if (close == NULL)
             break;
-        fwrite(at, 1, (size_t)(open - at), out);
+        (void)fwrite(at, 1, (size_t)(open - at), out);
         put_word(out, p, open + 2, (size_t)(close - open - 2), base);
         at = close + 2;
     }
-    fwrite(at, 1, (size_t)(end - at), out);
+    (void)fwrite(at, 1, (size_t)(end - at), out);
 }
 
 /* ---- answers --------------------------------------------------------------------------------- */
@@ -324,7 +324,7 @@ static void put_choice(FILE *out, settings *s)
     const char *mark = "{{programs}}", *at = file->text, *found;
     char base[300];
     while ((found = memmem(at, (size_t)(file->text + file->size - at), "{{", 2)) != NULL) {
-        fwrite(at, 1, (size_t)(found - at), out);
+        (void)fwrite(at, 1, (size_t)(found - at), out);
         if (strncmp(found, mark, strlen(mark)) == 0)
             put_programs(out, s);
         else
@@ -332,7 +332,7 @@ static void put_choice(FILE *out, settings *s)
                         (snprintf(base, sizeof base, "%s/", settings_program(s, 0)->name), base));
         at = strstr(found, "}}") + 2;
     }
-    fwrite(at, 1, (size_t)(file->text + file->size - at), out);
+    (void)fwrite(at, 1, (size_t)(file->text + file->size - at), out);
 }
 
 static int on_choice_request(h2o_handler_t *handler, h2o_req_t *req)

@@ -44,15 +44,14 @@ static int read_token(const option_set *set, const client_settings *c, char *tok
         return COMMAND_OK;
     }
     FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
-    if (file == NULL || fgets(token, TOKEN_BYTES + 2, file) == NULL) {
-        if (file != NULL && file != stdin)
-            fclose(file);
-        return options_wrong(set, "cannot read a token from %s: %s", path,
-                             file ? "it is empty" : strerror(errno));
-    }
-    token[strcspn(token, "\r\n")] = '\0';
+    if (file == NULL)
+        return options_wrong(set, "cannot read a token from %s: %s", path, strerror(errno));
+    int is_empty = fgets(token, TOKEN_BYTES + 2, file) == NULL;
     if (file != stdin)
-        fclose(file);
+        (void)fclose(file);
+    if (is_empty)
+        return options_wrong(set, "cannot read a token from %s: it is empty", path);
+    token[strcspn(token, "\r\n")] = '\0';
     return COMMAND_OK;
 }
 

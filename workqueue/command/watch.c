@@ -113,12 +113,12 @@ int watch_main(int argc, char **argv)
     size_t n;
     set.all = &c;
     int r = options_parse(&set, argc, argv, &operands, &n);
-    if (r == COMMAND_GO_ON)
-        r = n == 1 ? client_base(&set, operands[0], &url)
-                   : options_wrong(&set, "the JOB_URL is missing");
-    else
+    if (r != COMMAND_GO_ON)
         return r;
-    if (r == COMMAND_OK)
+    if (n != 1)
+        return options_wrong(&set, "the JOB_URL is missing");
+    r = client_base(&set, operands[0], &url);
+    if (r == COMMAND_OK && url != NULL)
         r = watch_job(&c, url);
     free(url);
     return r;

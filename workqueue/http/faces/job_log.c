@@ -36,7 +36,7 @@ int wq_answer_log_text(h2o_req_t *req, wq_job *job)
     uint64_t at = 0, begin;
     FILE *out = open_memstream(&text, &size);
     while (out != NULL && (n = wq_job_stderr(job, at, piece, sizeof piece, &begin)) > 0) {
-        fwrite(piece, 1, n, out);
+        (void)fwrite(piece, 1, n, out); /* fclose() tells */
         at = begin + n;
     }
     wq_job_unref(job);
