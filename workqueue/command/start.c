@@ -43,11 +43,12 @@ static int read_token(const option_set *set, const client_settings *c, char *tok
         snprintf(token, TOKEN_BYTES + 2, "%s", given && *given ? given : "none");
         return COMMAND_OK;
     }
-    FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
+    int is_stdin = strcmp(path, "-") == 0;
+    FILE *file = is_stdin ? stdin : fopen(path, "re");
     if (file == NULL)
         return options_wrong(set, "cannot read a token from %s: %s", path, strerror(errno));
     int is_empty = fgets(token, TOKEN_BYTES + 2, file) == NULL;
-    if (file != stdin)
+    if (!is_stdin)
         (void)fclose(file);
     if (is_empty)
         return options_wrong(set, "cannot read a token from %s: it is empty", path);
