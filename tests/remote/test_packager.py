@@ -298,8 +298,9 @@ class Both:
         told.tell("sleep 3")
         told.succeed()
         first.wait("Complete")
-        self.told("2").tell("exit 1")
+        told = self.told("2")
         seconds = int(self.ask("2").wait("Accepted").body.split()[1])
+        told.tell("exit 1")
         self.assertTrue(2 <= seconds <= 3 + 3 * SLOW, seconds)
 
     def test_a_flood_of_progress_is_told_in_part(self):
