@@ -62,6 +62,10 @@ typedef struct wq_run {
      * succeeded, the output is in what `output` gave, or in the store already: else the job fails.
      */
     void (*ended)(void *user, const wq_outcome *outcome);
+
+    /** Hands up how many bytes of memory the program and all that it has started have now. Optional,
+     * from the thread of `run`. NULL for `start`. */
+    void (*told_memory)(void *user, uint64_t bytes);
 } wq_run;
 
 /** A job that runs on some machine; all is borrowed for the call. */

@@ -471,6 +471,9 @@ typedef struct wq_snapshot {
     unsigned attempt;          /**< 1, and one more for each time that a server died while it ran */
     uint64_t waited_ms;        /**< time in the queue so far, by a clock that does not jump */
     uint64_t ran_ms;           /**< run time so far, likewise */
+    uint64_t memory_bytes;     /**< of the program and all that it has started: now, measured once a
+                                    second, or the most there was, once the job has ended. 0: not
+                                    known, as there is no control group, or it did not last */
     void *held[2];             /**< private */
 } wq_snapshot;
 
@@ -704,6 +707,8 @@ typedef struct wq_output_info {
     uint64_t size_bytes;        /**< its length */
     int64_t made_at_ms;         /**< when it was published, Unix time */
     uint64_t ran_ms;            /**< how long the program ran; 0 if not known */
+    int64_t used_at_ms;         /**< when somebody last asked for it or fetched it, to a minute; Unix
+                                     time, 0 if not known */
 } wq_output_info;
 
 enum { WQ_POSITION_SIZE = 128 }; /**< a buffer for a position in a list, with its NUL */

@@ -72,6 +72,8 @@ class TerminalTest(CommandTest):
         jobs = json.loads(self.command("jobs", "--json", "--state", "running", self.url, env=SECRET).stdout)
         self.assertEqual([job["document_set_id"] for job in jobs["jobs"]], ["slow"])
         outputs = self.command("outputs", self.url, env=SECRET)
+        self.assertRegex(outputs.stdout, r" BYTES +AGE +USED +SET ")
+        self.assertRegex(outputs.stdout, r" \d+ s +\d+ s +one ")
         key = wait_for(lambda: re.search(r"^[0-9a-f]{64}", outputs.stdout, re.M), "a key").group(0)
         self.assertEqual(self.command("delete", self.url, key, env=SECRET).returncode, 0)
         self.assertEqual(self.command("delete", self.url, key, env=SECRET).returncode, 1)

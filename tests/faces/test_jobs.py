@@ -52,6 +52,16 @@ class ResourceTest(JobTest):
         head, body = server.ask("GET", done["output"]["href"])
         self.assertEqual(body, b"made\n")
 
+    def test_memory_is_null_without_a_control_group(self):
+        server = self.serve(self.script('echo 0.5; sleep 1.5; echo 0.6; read x <"$0.go"; echo made >"$4"'),
+                            cgroup="none")
+        os.mkfifo(self.folder / "program.go")
+        job = self.create(server, "1")[1]
+        running = wait_for(lambda: (j := self.job(server, job["id"]))["fraction"] == 0.6 and j, "progress")
+        self.assertIsNone(running["memory_bytes"])
+        (self.folder / "program.go").write_text("go\n")
+        self.wait_until(server, job["id"], "succeeded")
+
     def test_failure_keeps_how_far_it_was(self):
         server = self.serve(self.script("echo 0.5; sleep 0.1; echo why >&2; exit 3"))
         job = self.wait_until(server, self.create(server, "1")[1]["id"], "failed")
@@ -201,6 +211,21 @@ class OperatorTest(JobTest):
         head, body = server.ask("DELETE", "/outputs?server=http%3A%2F%2Foverview.example", self.SECRET)
         self.assertEqual(json.loads(body), {"deleted": 4})
         self.assertEqual(json.loads(server.ask("GET", "/outputs", self.SECRET)[1])["outputs"], [])
+
+    def test_outputs_tell_when_they_were_used(self):
+        server = self.operated(self.script('echo 1; echo "$2" >"$4"'))
+        job = self.wait_until(server, self.create(server, "1")[1]["id"], "succeeded")
+        listed = lambda: json.loads(server.ask("GET", "/outputs", self.SECRET)[1])["outputs"][0]
+        output = listed()
+        self.assertGreaterEqual(output["used_at"], output["made_at"])
+        path = server.storage / output["key"]
+        os.utime(path, (1e9, 1e9))
+        old = listed()
+        self.assertEqual((old["made_at"], old["used_at"]), ("2001-09-09T01:46:40.000Z",) * 2)
+        server.ask("GET", job["output"]["href"])
+        used = listed()
+        self.assertEqual(used["made_at"], old["made_at"])
+        self.assertGreaterEqual(used["used_at"], output["used_at"])
 
     def test_log_of_a_job(self):
         server = self.operated(self.script('echo first >&2; echo 0.5; sleep 0.3; echo "key $3" >&2; exit 2'))

@@ -132,6 +132,41 @@ static void test_cancel_reaches_who_left_the_group(void **state)
     remove_bed(&b);
 }
 
+static uint64_t memory_of(wq_job *job)
+{
+    wq_snapshot s = {0};
+    wq_job_snapshot(job, &s);
+    uint64_t bytes = s.memory_bytes;
+    wq_snapshot_clear(&s);
+    return bytes;
+}
+
+/* Of all processes of the job together; and afterwards it is the most there was. */
+static void test_memory_of_a_job_is_told(void **state)
+{
+    (void)state;
+    need_groups();
+    bed b;
+    make_bed(&b);
+    open_bed(&b);
+    assert_int_equal(mkfifo("go", 0600), 0);
+    wq_job *job = ask(&b, "sh -c 'x=$(head -c 40000000 /dev/zero | tr \"\\0\" a); read y <go; "
+                          "echo ${#x} >$0' $4");
+    EVENTUALLY(memory_of(job) > 40000000);
+    FILE *go = fopen("go", "we");
+    assert_non_null(go);
+    assert_int_equal(fclose(go), 0);
+    assert_int_equal(wq_job_wait(job, DEADLINE_MS), WQ_OK);
+    assert_true(memory_of(job) > 40000000);
+    wq_job_unref(job);
+    job = ask(&b, "echo x >$4"); /* too short to be measured; not what the one before had */
+    assert_int_equal(wq_job_wait(job, DEADLINE_MS), WQ_OK);
+    assert_true(memory_of(job) < 40000000);
+    wq_job_unref(job);
+    wq_close(b.queue);
+    remove_bed(&b);
+}
+
 /* A job that writes down which control group it is in, and the name of our folder from that. */
 #define IN_GROUP "cat /proc/self/cgroup >group; echo x >$4"
 
@@ -427,6 +462,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_who_left_the_group_ends_with_the_job),
         cmocka_unit_test(test_cancel_reaches_who_left_the_group),
+        cmocka_unit_test(test_memory_of_a_job_is_told),
         cmocka_unit_test(test_nothing_is_left_at_close),
         cmocka_unit_test(test_groups_that_a_program_makes),
         cmocka_unit_test(test_a_program_that_freezes_its_group),

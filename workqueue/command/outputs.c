@@ -5,6 +5,7 @@
 
 #include "workqueue/command/client.h"
 #include "workqueue/command/command.h"
+#include "workqueue/command/words.h"
 
 static const option_row outputs_rows[] = {
     {"server", "URL", OPTION_TEXT, 0, offsetof(client_settings, server), 0, 0,
@@ -28,7 +29,9 @@ static const option_group *const delete_groups[] = {&outputs_group, &secret_grou
 const option_set outputs_set = {
     .command = "workqueue outputs",
     .usage = "workqueue outputs [OPTION]... URL",
-    .about = "Lists the outputs that the server at URL keeps, as its operator.",
+    .about =
+        "Lists the outputs that the server at URL keeps, as its operator: how large each is, how "
+        "long ago it was made, and how long ago somebody last asked for it.",
     .groups = outputs_groups,
     .max_operands = 1,
 };
@@ -60,13 +63,15 @@ static void print_outputs(const json_t *answer)
 {
     const json_t *output;
     size_t i;
-    printf("%-64s  %12s  %-20s  %-24s %s\n", "KEY", "BYTES", "MADE", "SET", "SERVER");
+    char made[32], used[32];
+    printf("%-64s  %12s  %7s  %7s  %-24s %s\n", "KEY", "BYTES", "AGE", "USED", "SET", "SERVER");
     json_array_foreach(json_object_get(answer, "outputs"), i, output)
     {
-        printf("%-64s  %12lld  %-20.20s  %-24s %s\n", client_text(output, "key"),
+        printf("%-64s  %12lld  %7s  %7s  %-24s %s\n", client_text(output, "key"),
                (long long)json_integer_value(json_object_get(output, "bytes")),
-               client_text(output, "made_at"), client_text(output, "document_set_id"),
-               client_text(output, "server"));
+               words_age(made, sizeof made, client_text(output, "made_at")),
+               words_age(used, sizeof used, client_text(output, "used_at")),
+               client_text(output, "document_set_id"), client_text(output, "server"));
     }
 }
 

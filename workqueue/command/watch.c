@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "workqueue/command/command.h"
 #include "workqueue/command/meter.h"
@@ -33,23 +32,6 @@ typedef struct watcher {
     int result;
 } watcher;
 
-/* "2026-11-30T23:30:00.123Z" in ms since 1970; 0: it is none. */
-static int64_t parse_time(const char *text)
-{
-    struct tm tm = {0};
-    const char *rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
-    return rest == NULL ? 0 : (int64_t)timegm(&tm) * 1000;
-}
-
-static uint64_t elapsed_ms(const json_t *job)
-{
-    struct timespec now;
-    int64_t since = parse_time(client_text(job, "started_at"));
-    clock_gettime(CLOCK_REALTIME, &now);
-    int64_t ms = (int64_t)now.tv_sec * 1000 - since;
-    return since == 0 || ms < 0 ? 0 : (uint64_t)ms;
-}
-
 static int on_job_event(void *user, const json_t *job)
 {
     watcher *w = user;
@@ -58,9 +40,10 @@ static int on_job_event(void *user, const json_t *job)
     int queued = strcmp(state, "queued") == 0;
     if (*state == '\0')
         return 0;
-    meter_show_values(
-        &w->meter, (uint64_t)json_integer_value(json_object_get(job, "n_ahead_in_queue")),
-        queued || (fraction <= 0 && *message == '\0') ? -1 : fraction, elapsed_ms(job), message);
+    meter_show_values(&w->meter,
+                      (uint64_t)json_integer_value(json_object_get(job, "n_ahead_in_queue")),
+                      queued || (fraction <= 0 && *message == '\0') ? -1 : fraction,
+                      words_age_ms(client_text(job, "started_at")), message);
     if (strcmp(state, "succeeded") == 0) {
         w->result = COMMAND_OK;
         meter_say(&w->meter, "Done.");

@@ -1,11 +1,40 @@
-/* words.c - the wire's "Exited with code N\nstderr:\n..." as a sentence: a signal by its name, the
- * last line of stderr first. */
+/* words.c - times as ages, and the wire's "Exited with code N\nstderr:\n..." as a sentence: a
+ * signal by its name, the last line of stderr first. */
 #include "workqueue/command/words.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 enum { OWN_FAILURE = -999 }; /* a returncode of the library's, not of the program */
+
+uint64_t words_age_ms(const char *time)
+{
+    struct timespec now;
+    struct tm tm = {0};
+    if (strptime(time, "%Y-%m-%dT%H:%M:%S", &tm) == NULL)
+        return 0;
+    clock_gettime(CLOCK_REALTIME, &now);
+    int64_t s = (int64_t)now.tv_sec - (int64_t)timegm(&tm);
+    return s > 0 ? (uint64_t)s * 1000 : 0;
+}
+
+const char *words_age(char *buf, size_t size, const char *time)
+{
+    static const struct {
+        unsigned s;
+        const char *name;
+    } units[] = {{86400, "d"}, {3600, "h"}, {60, "min"}, {1, "s"}};
+    uint64_t s = words_age_ms(time) / 1000;
+    size_t i = 0;
+    while (i < 3 && s < 2 * units[i].s)
+        i++;
+    if (*time == '\0')
+        snprintf(buf, size, "-");
+    else
+        snprintf(buf, size, "%llu %s", (unsigned long long)(s / units[i].s), units[i].name);
+    return buf;
+}
 
 static const char *skip_head(const char *error)
 {

@@ -272,6 +272,15 @@ void wq_job_told_stderr(wq_job *job, size_t max, const char *bytes, size_t len)
     wq_watchers_tell(&job->stderr_watchers);
 }
 
+void wq_job_told_memory(wq_job *job, uint64_t bytes)
+{
+    pthread_mutex_lock(&job->lock);
+    job->memory_bytes = bytes;
+    if (bytes > job->most_memory_bytes)
+        job->most_memory_bytes = bytes;
+    pthread_mutex_unlock(&job->lock);
+}
+
 void wq_job_set_state(wq_job *job, int state, int waits_for)
 {
     pthread_mutex_lock(&job->lock);

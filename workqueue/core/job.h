@@ -144,6 +144,7 @@ struct wq_job {
     int has_items, returncode;
     uint64_t items_done, items_total;
     wq_text *message, *error;
+    uint64_t memory_bytes, most_memory_bytes; /* of the program; 0: not known */
     int64_t queued_at_ms, started_at_ms, published_at_ms, ended_at_ms; /* Unix time; 0: not yet */
     int64_t heard_at_ms;
     int64_t queued_mono, started_mono, ended_mono;
@@ -166,6 +167,9 @@ int wq_job_report(wq_job *job, const char *line, size_t len, int far);
 /* Takes in what the program has written to stderr, and tells those who follow it. At most `max`
  * bytes are kept. No lock is held by the caller. */
 void wq_job_told_stderr(wq_job *job, size_t max, const char *bytes, size_t len);
+
+/* How much memory the program has now. */
+void wq_job_told_memory(wq_job *job, uint64_t bytes);
 
 /* When the program last reported; 0: never. */
 int64_t wq_job_heard_mono(wq_job *job);

@@ -110,6 +110,8 @@ static void read_job_locked(wq_job *job, wq_snapshot *out)
         .attempt = (unsigned)job->attempts + 1,
         .waited_ms = between(job->queued_mono, start),
         .ran_ms = job->started_mono ? between(job->started_mono, end) : 0,
+        .memory_bytes =
+            job->state < WQ_STATE_SUCCEEDED ? job->memory_bytes : job->most_memory_bytes,
         .held = {message, error},
     };
 }

@@ -41,6 +41,13 @@ static void told_stderr(void *user, const char *bytes, size_t len)
     wq_run_told_stderr(user, bytes, len);
 }
 
+static void told_memory(void *user, uint64_t bytes)
+{
+    wq_job *job = user;
+    wq_job_told_memory(job, bytes);
+    wq_job_news_tell(&job->queue->news, job); /* for lists; its record is the same */
+}
+
 static void request_stop_of_worker(wq_run_state *run)
 {
     eventfd_write(((worker *)run)->cancel_fd, 1);
@@ -85,6 +92,7 @@ static void run_program(worker *w, wq_job *job, wq_outcome *outcome, char **temp
         .cancel_fd = w->cancel_fd,
         .report = report_line,
         .told_stderr = told_stderr,
+        .told_memory = told_memory,
         .user = job,
     };
     w->pool->runner->run(w->pool->runner->self, &request, outcome);

@@ -103,8 +103,7 @@ int wq_cgroup_make(wq_cgroup *group)
         errno = saved;
         return -1;
     }
-    if (group->limits.memory_bytes > 0)
-        group->memory = wq_cgroup_file_open(group->dir, "memory.current", O_RDONLY);
+    group->memory = wq_cgroup_file_open(group->dir, "memory.current", O_RDONLY);
     return 0;
 }
 
@@ -151,20 +150,53 @@ static void replace_group(wq_cgroup *group)
         wq_cgroup_bar_births(group);
 }
 
-static uint64_t memory_of(const wq_cgroup *group)
+static uint64_t charged_memory(const wq_cgroup *group)
 {
     char text[32];
-    ssize_t n = group->memory >= 0 ? pread(group->memory, text, sizeof text - 1, 0) : 0;
+    ssize_t n = pread(group->memory, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = '\0';
     return strtoull(text, NULL, 10);
 }
 
+/* What of a process is in RAM; 0: it is gone. */
+static uint64_t resident_memory(long pid)
+{
+    char path[64];
+    unsigned long long pages = 0;
+    snprintf(path, sizeof path, "/proc/%ld/statm", pid);
+    FILE *f = fopen(path, "re");
+    if (f != NULL && fscanf(f, "%*u %llu", &pages) != 1)
+        pages = 0;
+    if (f != NULL)
+        (void)fclose(f);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+uint64_t wq_cgroup_memory(const wq_cgroup *group)
+{
+    uint64_t sum = 0;
+    long pid;
+    if (group == NULL)
+        return 0;
+    if (group->memory >= 0)
+        return charged_memory(group);
+    int fd = group->dir < 0 ? -1 : wq_cgroup_file_open(group->dir, "cgroup.procs", O_RDONLY);
+    FILE *procs = fd < 0 ? NULL : fdopen(fd, "r");
+    if (procs == NULL && fd >= 0)
+        close(fd);
+    while (procs != NULL && fscanf(procs, "%ld", &pid) == 1)
+        sum += resident_memory(pid);
+    if (procs != NULL)
+        (void)fclose(procs);
+    return sum;
+}
+
 void wq_cgroup_refresh(wq_cgroup *group)
 {
-    if (group == NULL || group->memory < 0)
+    if (group == NULL || group->memory < 0 || group->limits.memory_bytes == 0)
         return;
     uint64_t eighth = group->limits.memory_bytes / 8;
-    if (memory_of(group) > (eighth < LEFT_BYTES ? eighth : LEFT_BYTES))
+    if (charged_memory(group) > (eighth < LEFT_BYTES ? eighth : LEFT_BYTES))
         replace_group(group);
 }
 

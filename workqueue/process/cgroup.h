@@ -24,7 +24,7 @@ typedef struct wq_cgroup {
     int procs;            /* who writes "0" here is in it from then on */
     int events;           /* tells whether there is somebody in it */
     int kill;             /* "1" kills all that are in it */
-    int memory;           /* tells how much memory is charged to it; -1: that is not limited */
+    int memory;           /* tells how much memory is charged to it; -1: that is not counted */
 } wq_cgroup;
 
 /* Makes the folder and opens the files of a group whose parent, slot, number and limits are set. 0,
@@ -36,6 +36,10 @@ void wq_cgroup_close(wq_cgroup *group);
 
 /* Nobody can be born there, as it turned out. */
 void wq_cgroup_bar_births(wq_cgroup *group);
+
+/* How much memory those in it have: what is charged to it where that is counted, else what of them
+ * is in RAM. 0: not known; also for NULL. */
+uint64_t wq_cgroup_memory(const wq_cgroup *group);
 
 /* Before a job: takes a new group if this one still holds memory of the jobs before, as what they
  * have left in a tmpfs does, which would be missing to the next. Nothing for NULL. */

@@ -35,6 +35,7 @@
 enum {
     BUF_BYTES = 64 * 1024, /* as much as a pipe holds */
     LOOK_AGAIN_MS = 1000,
+    MEASURE_EVERY_MS = 1000,
     REST_READS = 16, /* as much as a pipe can be made to hold by default: 1 MiB */
 };
 
@@ -49,7 +50,8 @@ typedef struct live {
     pid_t pid;
     struct pollfd fds[N_FDS]; /* -1: not, or no longer, of interest */
     int pidfd;
-    int64_t deadline; /* of grace or drain; -1: none */
+    int64_t deadline;   /* of grace or drain; -1: none */
+    int64_t measure_at; /* its memory; -1: never */
     int exited, cancelled;
     int blind;               /* the errno of a poll() that failed, for which it was killed */
     int left_somebody;       /* a process that it has started ran on when it ended */
@@ -135,6 +137,8 @@ static const char *start_program(live *l)
         return failed;
     wq_cgroup_refresh(l->child->group);
     l->begun = wq_monotonic_ms();
+    l->measure_at =
+        l->child->group != NULL && l->run->told_memory != NULL ? l->begun + MEASURE_EVERY_MS : -1;
     l->pid = wq_spawn(&l->plan.spawn, l->child->stack, &l->pidfd);
     l->fds[EXIT].fd = l->pidfd;
     return l->pid < 0 ? "clone" : NULL;
@@ -262,11 +266,24 @@ static int on_deadline(live *l)
     return 0;
 }
 
+static void measure_memory(live *l)
+{
+    if (l->measure_at < 0 || l->exited || wq_monotonic_ms() < l->measure_at)
+        return;
+    uint64_t bytes = wq_cgroup_memory(l->child->group);
+    if (bytes > 0)
+        l->run->told_memory(l->run->user, bytes);
+    l->measure_at = bytes > 0 ? wq_monotonic_ms() + MEASURE_EVERY_MS : -1;
+}
+
 static int time_left(const live *l)
 {
-    if (l->deadline < 0)
+    int64_t until = l->deadline;
+    if (l->measure_at >= 0 && !l->exited && (until < 0 || l->measure_at < until))
+        until = l->measure_at;
+    if (until < 0)
         return -1;
-    int64_t left = l->deadline - wq_monotonic_ms();
+    int64_t left = until - wq_monotonic_ms();
     return left < 0 ? 0 : left < 1000000 ? (int)left : 1000000;
 }
 
@@ -290,6 +307,7 @@ static void supervise(live *l)
             on_cancel(l);
         if (on_deadline(l))
             return;
+        measure_memory(l);
     }
 }
 

@@ -28,7 +28,7 @@ static int find_output(void *self, const char *key, int64_t *made_at_ms, wq_erro
         if (!S_ISREG(st.st_mode))
             return wq_fail(error, WQ_ERROR_SYSTEM, "%s/%s is not a regular file; remove it",
                            folder->path, key);
-        wq_retain_used(folder->retain, key, -1, &st);
+        wq_retain_used(folder->retain, &folder->labels, key, -1, &st);
         if (made_at_ms != NULL)
             *made_at_ms = (int64_t)st.st_mtim.tv_sec * 1000 + st.st_mtim.tv_nsec / 1000000;
         return WQ_OK;
@@ -53,7 +53,7 @@ static int open_output(void *self, const char *key, wq_output *out, wq_error *er
             close(fd);
         return r;
     }
-    wq_retain_used(folder->retain, key, fd, &st);
+    wq_retain_used(folder->retain, &folder->labels, key, fd, &st);
     wq_label_read(&folder->labels, key, fd, &st, &info);
     *out = (wq_output){.fd = fd, .size_bytes = info.size_bytes, .made_at_ms = info.made_at_ms};
     memcpy(out->tag, info.tag, sizeof out->tag);

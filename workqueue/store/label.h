@@ -35,7 +35,7 @@ void wq_labels_close(wq_labels *labels); /* also a zeroed one */
  * path is item->temp_path. A failure is logged, and the output has no label then. */
 void wq_label_write(wq_labels *labels, const wq_publish *item, const struct stat *st);
 
-/* Fills in all of `out` for the output `key`; where there is no label, the tag is made of what the
+/* Fills in `out`, all but when it was used, for the output `key`; where there is no label, the tag is made of what the
  * file system tells, and the texts are empty. `fd` is of it, or -1; `st` is of it. */
 void wq_label_read(const wq_labels *labels, const char *key, int fd, const struct stat *st,
                    wq_output_info *out);

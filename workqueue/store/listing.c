@@ -70,6 +70,7 @@ static void list_output(listing *l, const char *key)
     if (l->server != NULL &&
         !wq_label_matches(&l->folder->labels, key, &info, l->server, l->document_set_id))
         return;
+    info.used_at_ms = wq_retain_used_at_ms(&st);
     if (l->n == l->max)
         l->left_out++;
     else

@@ -69,21 +69,26 @@ static int64_t used_ms(const struct stat *st)
 
 /* ---- what others tell ------------------------------------------------------------------------ */
 
-void wq_retain_used(wq_retain *retain, const char *name, int fd, const struct stat *st)
+void wq_retain_used(const wq_retain *retain, const wq_labels *labels, const char *name, int fd,
+                    const struct stat *st)
 {
     const struct timespec now[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_OMIT}};
-    if (retain == NULL)
-        return;
-    if (fd >= 0) /* fails only while it is being removed, and then it stays readable */
+    if (retain != NULL && fd >= 0) /* fails only while it is being removed, and then it stays readable */
         flock(fd, LOCK_SH | LOCK_NB);
     int64_t age_ms = wq_unix_ms() - used_ms(st);
-    if (age_ms >= 0 && age_ms < retain->fine_ms)
+    if (age_ms >= 0 && age_ms < (retain != NULL ? retain->fine_ms : RECENT_MS))
         return;
     /* one that cannot be touched goes too early, which is no reason not to serve it */
     if (fd >= 0)
         futimens(fd, now);
     else
-        utimensat(retain->labels->folder_fd, name, now, AT_SYMLINK_NOFOLLOW);
+        utimensat(labels->folder_fd, name, now, AT_SYMLINK_NOFOLLOW);
+}
+
+int64_t wq_retain_used_at_ms(const struct stat *st)
+{
+    int64_t made = (int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000;
+    return used_ms(st) > made ? used_ms(st) : made;
 }
 
 void wq_retain_begin_place(wq_retain *retain)

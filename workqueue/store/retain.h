@@ -16,11 +16,15 @@ int wq_retain_start(wq_retain **out, const wq_labels *labels, unsigned age_s, ui
                     const wq_logger *logger, wq_error *error);
 void wq_retain_stop(wq_retain *retain); /* joins the thread; NULL is allowed */
 
-/* The functions below do nothing if `retain` is NULL. */
-
 /* An output is used; `st` is of it. By `fd`, which keeps it from being removed until that is
- * closed, or, if that is -1, by name. */
-void wq_retain_used(wq_retain *retain, const char *name, int fd, const struct stat *st);
+ * closed, or, if that is -1, by name. If `retain` is NULL this is only noted, for lists. */
+void wq_retain_used(const wq_retain *retain, const wq_labels *labels, const char *name, int fd,
+                    const struct stat *st);
+
+/* When that was last noted, Unix time; not before it was published. */
+int64_t wq_retain_used_at_ms(const struct stat *st);
+
+/* The functions below do nothing if `retain` is NULL. */
 
 /* Around putting a file in place, whose time of access is the present: nothing is removed
  * meanwhile, so that no name is taken for the one it had before. */

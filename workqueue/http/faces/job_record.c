@@ -83,7 +83,8 @@ static char *put_output(char *at, wq_http *http, wq_job *job, const wq_snapshot 
     if (s->state != WQ_STATE_SUCCEEDED)
         return at + sprintf(at, "null");
     if (wq_outputs_block(http->queue))
-        return at + sprintf(at, "{\"bytes\": null, \"href\": \"%s/work/%s\"}", mount, wq_job_id(job));
+        return at +
+               sprintf(at, "{\"bytes\": null, \"href\": \"%s/work/%s\"}", mount, wq_job_id(job));
     if (wq_job_output(job, &output, NULL) != WQ_OK)
         return at + sprintf(at, "null"); /* deleted since */
     if (output.fd >= 0)
@@ -117,9 +118,10 @@ h2o_iovec_t wq_job_record(wq_http *http, wq_job *job, const wq_snapshot *s)
     at = put_time(at, "ended_at", s->ended_at_ms);
     at = put_time(at, "heard_at", s->heard_at_ms);
     at += sprintf(at, ", \"estimate_ms\": %llu", (unsigned long long)wq_job_estimate_ms(job));
-    at +=
-        sprintf(at, ", \"watching\": %zu, \"memory_bytes\": null, \"attempt\": %u", s->watching,
-                s->attempt);
+    at += sprintf(at, ", \"watching\": %zu, \"memory_bytes\": ", s->watching);
+    at += s->memory_bytes > 0 ? sprintf(at, "%llu", (unsigned long long)s->memory_bytes)
+                              : sprintf(at, "null");
+    at += sprintf(at, ", \"attempt\": %u", s->attempt);
     at = put_output(at, http, job, s);
     at += sprintf(at, "}");
     return h2o_iovec_init(text, (size_t)(at - text));

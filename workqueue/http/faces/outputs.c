@@ -55,21 +55,31 @@ static void put_text(FILE *out, const char *name, const char *text)
     free(escaped);
 }
 
-static void put_output(FILE *out, const wq_output_info *o)
+/* RFC 3339, in UTC; 0 is null. */
+static void put_time(FILE *out, const char *name, int64_t ms)
 {
     struct tm utc;
-    time_t s = (time_t)(o->made_at_ms / 1000);
-    char made[32] = "";
-    if (gmtime_r(&s, &utc) != NULL)
-        strftime(made, sizeof made, "%Y-%m-%dT%H:%M:%S", &utc);
+    time_t s = (time_t)(ms / 1000);
+    char text[32];
+    if (ms == 0 || gmtime_r(&s, &utc) == NULL) {
+        fprintf(out, ", \"%s\": null", name);
+        return;
+    }
+    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &utc);
+    fprintf(out, ", \"%s\": \"%s.%03dZ\"", name, text, (int)(ms % 1000));
+}
+
+static void put_output(FILE *out, const wq_output_info *o)
+{
     fprintf(out, "\n{\"key\": \"%s\"", o->key);
     put_text(out, "server", o->server);
     put_text(out, "document_set_id", o->document_set_id);
     put_text(out, "program", o->program);
     put_text(out, "job", o->job_id);
-    fprintf(out, ", \"bytes\": %llu, \"made_at\": \"%s.%03dZ\", \"run_ms\": %llu}",
-            (unsigned long long)o->size_bytes, made, (int)(o->made_at_ms % 1000),
-            (unsigned long long)o->ran_ms);
+    fprintf(out, ", \"bytes\": %llu", (unsigned long long)o->size_bytes);
+    put_time(out, "made_at", o->made_at_ms);
+    put_time(out, "used_at", o->used_at_ms);
+    fprintf(out, ", \"run_ms\": %llu}", (unsigned long long)o->ran_ms);
 }
 
 static int make_output_list(wq_http *http, const void *asked, FILE *out)
