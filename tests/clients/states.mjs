@@ -76,7 +76,11 @@ const jobAnswers = (state) => {
     [/\/stats$/, (route) => json(route, stats())],
   ];
 };
-const listAnswers = (jobs, numbers = stats(), files = outputs(12)) => [
+const well = {status: 'ok', queued: 0, running: 0, problems: []};
+const unwell = {...well, status: 'unwell', problems: ['The disk of the outputs is full: runs that finish wait with their results until there is room.'],
+  storage: {writable: false, free_bytes: 1200000}, journal: {writable: true, wait_ms: 4200}, broker: {connected: true, away_since: null}, log: {dropped_lines: 12}};
+const listAnswers = (jobs, numbers = stats(), files = outputs(12), health = well) => [
+  [/\/health$/, (route) => json(route, health)],
   [/\/stats$/, (route) => json(route, numbers)],
   [/\/outputs$/, (route) => json(route, {outputs: files, next: null})],
   [/\/log$/, (route) => json(route, 'sheets 1 to 36: all read\nsheets 37 to 72: 1 blank, left out\n', 200, 'text/plain')],
@@ -159,7 +163,7 @@ const scenes = {
     await page.goto(`${told.base}jobs`);
     await page.waitForFunction(() => !document.getElementById('empty').hidden);
     await look(page, 'jobs-empty');
-    await answer(page, listAnswers(many(10000), stats({problems: ['The disk of the outputs is full: runs that finish wait with their results until there is room.']})));
+    await answer(page, listAnswers(many(10000), stats(), outputs(12), unwell));
     await page.goto('about:blank');
     await page.goto(`${told.base}jobs`);
     await page.waitForFunction(() => document.querySelectorAll('#queued tbody tr').length === 8);
@@ -176,6 +180,12 @@ const scenes = {
     await page.keyboard.press('Escape');
     await page.keyboard.press('?');
     await look(page, 'jobs-keys');
+    await page.keyboard.press('Escape');
+    await page.click('#health');
+    const facts = await page.evaluate(() => document.querySelector('#well dl').innerText);
+    for (const words of ['Storage, writable', '1.2\u00a0MB', '4\u00a0s', 'Log, dropped lines'])
+      if (!facts.includes(words)) throw new Error(`the page hides ${words} of /health: ${facts}`);
+    await look(page, 'jobs-health');
     await page.keyboard.press('Escape');
     await page.fill('#find', 'no such thing');
     await page.waitForFunction(() => !document.getElementById('nothing').hidden);

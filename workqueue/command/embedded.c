@@ -25,6 +25,7 @@
     F(charts_js, "charts.js", JS)                                                                  \
     F(outputs_js, "outputs.js", JS)                                                                \
     F(operator_js, "operator.js", JS)                                                              \
+    F(health_js, "health.js", JS)                                                                  \
     F(login_js, "login.js", JS)                                                                    \
     F(icon_svg, "icon.svg", SVG)
 
@@ -39,7 +40,7 @@
     extern const char page_##symbol##_end[] __attribute__((visibility("hidden")));
 FILES(TAKE_IN)
 
-const embedded_file *embedded_find(const char *name, size_t n)
+const embedded_file *embedded_at(size_t i)
 {
 #define DESCRIBE(symbol, name, type) {name, type, page_##symbol, 0},
 #define MEASURE(symbol, name, type) (size_t)(page_##symbol##_end - page_##symbol),
@@ -47,11 +48,18 @@ const embedded_file *embedded_find(const char *name, size_t n)
     static _Thread_local embedded_file found;
     /* cppcheck-suppress comparePointers ; of one file, from its first byte to its end */
     const size_t sizes[] = {FILES(MEASURE)};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-        if (strlen(files[i].name) == n && memcmp(files[i].name, name, n) == 0) {
-            found = files[i];
-            found.size = sizes[i];
-            return &found;
-        }
+    if (i >= sizeof files / sizeof *files)
+        return NULL;
+    found = files[i];
+    found.size = sizes[i];
+    return &found;
+}
+
+const embedded_file *embedded_find(const char *name, size_t n)
+{
+    const embedded_file *file;
+    for (size_t i = 0; (file = embedded_at(i)) != NULL; i++)
+        if (strlen(file->name) == n && memcmp(file->name, name, n) == 0)
+            return file;
     return NULL;
 }

@@ -10,7 +10,10 @@ typedef struct embedded_file {
     size_t size;
 } embedded_file;
 
-/* NULL: there is none of this name. */
+/* The i-th of them; NULL: there are no more. What is given stays until the thread's next call. */
+const embedded_file *embedded_at(size_t i);
+
+/* Likewise, by its name; NULL: there is none of this name. */
 const embedded_file *embedded_find(const char *name, size_t n);
 
 #endif

@@ -361,19 +361,15 @@ void pages_mount_choice(settings *s, h2o_hostconf_t *host)
 
 page_site *pages_open(const program_settings *p)
 {
-    static const char *const names[] = {"base.css",  "page.js",    "view.js",      "run.js",
-                                        "job.js",    "jobs.js",    "workqueue.js", "drawer.js",
-                                        "charts.js", "outputs.js", "login.js",     "operator.js"};
     page_site *site = calloc(1, sizeof *site);
     unsigned long long hash = 14695981039346656037ull;
+    const embedded_file *file;
     if (site == NULL)
         return NULL;
     site->p = p;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        const embedded_file *file = embedded_find(names[i], strlen(names[i]));
+    for (size_t i = 0; (file = embedded_at(i)) != NULL; i++)
         for (size_t j = 0; j < file->size; j++)
             hash = (hash ^ (unsigned char)file->text[j]) * 1099511628211ull;
-    }
     snprintf(site->tag, sizeof site->tag, "\"%016llx\"", hash);
     return site;
 }

@@ -3,6 +3,7 @@
 import { $, $$, about, base, bytes, clock, coarse, confirmed, duration, hostOf, id, make, number, on, percent, put, say, timeElement } from './page.js';
 import { ask, listen, logOut, loggedIn } from './operator.js';
 import { drawCharts } from './charts.js';
+import { loadHealth } from './health.js';
 import { openDrawer, drawDrawer, drawnJob } from './drawer.js';
 import { filterOutputs, loadOutputs } from './outputs.js';
 import { elapsedMs, leftMs, over, sentenceOf, silentMs, stateOf, waitsFor, wordOf } from './view.js';
@@ -202,7 +203,7 @@ function move(by) {
   if (inDrawer) openDrawer(find(row), now()); else $('a', row).focus();
 }
 on(document, 'keydown', event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input:not([type=radio]), textarea') || !id('keys-on').checked || $('#confirm[open], #help[open]')) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input:not([type=radio]), textarea') || !id('keys-on').checked || $('#confirm[open], #help[open], #well[open]')) return;
   const job = id('drawer').open ? jobs.get(drawnJob()) : find(document.activeElement?.closest('#jobs tr[data-id]'));
   const keys = { '/': () => id('find').focus(), j: () => move(1), k: () => move(-1), c: () => job && !over(job) && cancel(job), r: () => job && over(job) && again(job),
     p: pause, s: () => $(`#states input[value=${filter === 'stalled' ? 'all' : 'stalled'}]`).click(), '?': () => id('help').showModal() };
@@ -225,21 +226,14 @@ on(window, 'hashchange', showTab);
 
 /* ---- health and charts ---- */
 
-function showHealth() {
-  const wrong = stats.problems || [];
-  id('health').dataset.state = wrong.length ? 'failed' : 'done';
-  put(id('health'), wrong.length ? wrong.length === 1 ? 'Unwell' : `${wrong.length} problems` : 'Good');
-  id('unwell').hidden = !wrong.length;
-  put(id('unwell'), wrong.join(' '));
-}
 async function loadStats() {
   try {
     const response = await ask('stats');
     if (!response.ok) return;
     stats = await response.json();
     for (const [name, value] of Object.entries({ host: stats.host, program: stats.program?.split('/').at(-1), version: stats.version, up: stats.uptime_s == null ? '—' : coarse(stats.uptime_s) })) put(id(name), value || '—');
-    showHealth();
     drawCharts(stats.minutes || []);
+    await loadHealth(stats.problems);
   } catch { /* the stream says that the server is away */ }
 }
 
