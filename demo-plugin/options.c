@@ -26,6 +26,7 @@ enum kind {
     KIND_OFF,      /* int, becomes 0 */
     KIND_ON,       /* int, becomes 1 */
     KIND_ALLOW,    /* one more of options.allow */
+    KIND_PROXY,    /* one more of options.proxies */
     KIND_LISTEN,   /* serve.listen, then one more of options.listen_also */
     KIND_VARIABLE, /* one more of options.environment */
     KIND_CGROUP,   /* const char *, "none" becomes NULL */
@@ -59,10 +60,15 @@ static const struct row {
      "jobs of one API token that may wait or run (0: no limit)"},
     {"max-per-server", "N", KIND_SIZE, AT(queue.max_per_server), 0, SIZE_MAX,
      "jobs of one server that may wait or run (0: no limit)"},
+    {"max-per-peer", "N", KIND_SIZE, AT(queue.max_per_peer), 0, SIZE_MAX,
+     "jobs from one client address that may wait or run (0: half of max-queue, or ten times "
+     "max-per-user; any number from this machine)"},
     {"max-streams", "N", KIND_SIZE, AT(serve.http.max_streams), 1, SIZE_MAX,
      "responses that are held at the same time (100000)"},
     {"max-connections", "N", KIND_SIZE, AT(serve.max_connections), 0, SIZE_MAX,
      "at the same time (0: as many as the limit of open files leaves room for)"},
+    {"max-streams-per-peer", "N", KIND_SIZE, AT(serve.http.max_streams_per_peer), 0, SIZE_MAX,
+     "of one client address (0: half of all; any number from this machine)"},
     {"max-body-bytes", "N", KIND_SIZE, AT(serve.http.max_body_bytes), 1, SIZE_MAX / 4,
      "longest body of a request (65536)"},
     {"max-connections-per-peer", "N", KIND_SIZE, AT(serve.max_connections_per_peer), 0, SIZE_MAX,
@@ -89,6 +95,8 @@ static const struct row {
      "where clients see this, behind a proxy: /PATH goes before every link"},
     {"trust-forwarded-prefix", NULL, KIND_ON, AT(serve.http.trust_forwarded_prefix), 0, 0,
      "takes X-Forwarded-Prefix of a proxy in front for that"},
+    {"trust-proxy", "ADDR[/BITS]", KIND_PROXY, 0, 0, 0,
+     "a proxy in front, or unix, that tells the client's address; may be repeated"},
     {"operator-secret-file", "FILE", KIND_SECRET, 0, 0, 0,
      "holds what DELETE /output asks for; without it, that is refused"},
     {"grace-ms", "N", KIND_UNSIGNED, AT(queue.grace_ms), 0, UINT32_MAX,
@@ -221,6 +229,19 @@ static int add_allowed(struct options *options, const char *prefix)
     return OPTIONS_RUN;
 }
 
+static int add_proxy(struct options *options, const char *address)
+{
+    size_t n = options->serve.http.n_trust_proxies;
+    const char **grown = realloc(options->proxies, (n + 1) * sizeof *grown);
+    if (grown == NULL)
+        return wrong("there is no memory for --%s%s", "trust-proxy", "");
+    grown[n] = address;
+    options->proxies = grown;
+    options->serve.http.trust_proxies = grown;
+    options->serve.http.n_trust_proxies = n + 1;
+    return OPTIONS_RUN;
+}
+
 static int add_listen(struct options *options, const char *address)
 {
     size_t n = options->serve.n_listen_also;
@@ -340,6 +361,8 @@ static int apply(struct options *options, const struct row *row, const char *val
         break;
     case KIND_ALLOW:
         return add_allowed(options, value);
+    case KIND_PROXY:
+        return add_proxy(options, value);
     case KIND_LISTEN:
         return add_listen(options, value);
     case KIND_VARIABLE:
@@ -470,6 +493,7 @@ void options_dispose(struct options *options)
     free(options->program);
     free(options->journal_path);
     free(options->allow);
+    free(options->proxies);
     free(options->listen_also);
     free(options->environment);
     if (options->secret != NULL)

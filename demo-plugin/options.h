@@ -17,6 +17,7 @@ struct options {
     char *program;            /* what queue.program points to, if it was found and not given */
     const char **listen_also; /* what serve.listen_also points to */
     const char **allow;       /* what serve.http.allow_servers points to */
+    const char **proxies;     /* what serve.http.trust_proxies points to */
     const char **environment; /* what queue.environment points to, if some was given */
     size_t n_environment;
     char *secret; /* what serve.http.operator_secret points to */

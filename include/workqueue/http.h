@@ -76,6 +76,21 @@ typedef struct wq_http_options {
      * every request comes through a proxy that sets it. Default 0.
      */
     int trust_forwarded_prefix;
+    /**
+     * Proxies in front, as addresses ("10.0.0.1"), nets ("10.0.0.0/8") or "unix": a client whose
+     * request comes from one is known by the address that the proxy tells in X-Forwarded-For, or, where
+     * there is none, in Forwarded, for all that is bounded by address (`max_streams_per_peer`, and
+     * `max_per_peer` and `fair` of the queue); their connections are not. Name only proxies that
+     * set one of these headers and take away the other. NULL, the default: none is trusted.
+     */
+    const char *const *trust_proxies;
+    size_t n_trust_proxies; /**< how many */
+    /**
+     * Responses held for one client address, an IPv6 one by its first 64 bits, and likewise lunkwill
+     * requests under way; one more gets 429. Default 0: half of `max_streams`, but any number for
+     * 127.0.0.1, ::1 and a Unix socket, where a proxy's are everybody's.
+     */
+    size_t max_streams_per_peer;
 } wq_http_options;
 
 /** Fills `options` with the defaults; `size` as in wq_options_init(). */
@@ -190,7 +205,8 @@ typedef struct wq_serve_options {
     unsigned loops;            /**< event loops, each on a thread; default 2, at most 64 */
     size_t max_connections;    /**< default 0: what the limit of open files leaves room for */
     /** Of one client address, an IPv6 one by its first 64 bits; more are closed at once. Default 0:
-     * half of all, but any number from this machine, where a proxy's are everybody's. */
+     * half of all, but any number from 127.0.0.1, ::1 and by a Unix socket, where a proxy's are
+     * everybody's. Those of `http.trust_proxies` are not counted. */
     size_t max_connections_per_peer;
     unsigned request_timeout_ms; /**< for a whole request to arrive; default 10000 */
     unsigned idle_timeout_ms;    /**< between requests; default 75000, as proxies keep connections */

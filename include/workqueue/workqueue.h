@@ -103,8 +103,8 @@ typedef struct wq_options {
                                   WQ_ERROR_USER_FULL; default 0: no limit */
     size_t max_per_server;   /**< likewise, jobs of one `server`, as it is spelt */
     int fair;                /**< nonzero: users (API tokens) take turns, a job each, so that one who
-                                  has many jobs keeps nobody waiting; 0, the default: first come,
-                                  first served */
+                                  has many jobs keeps nobody waiting, and those of one peer, from the
+                                  third on, share a turn; 0, the default: first come, first served */
     int sync;                /**< nonzero: fsync output and folder before success, and the journal
                                   before a job is accepted; default 1 */
     unsigned grace_ms;       /**< SIGTERM to SIGKILL, at cancel and at close; default 5000 */
@@ -196,6 +196,12 @@ typedef struct wq_options {
     /** For so long wq_open() waits for another queue that has storage_dir to close it, once that
      * stops (wq_stop()); if it has not begun to within a second: WQ_ERROR_LOCKED. Default 30000. */
     unsigned storage_wait_ms;
+
+    /** Jobs of one peer, a client address, that may wait or run (see wq_ensure_run_from()); one more
+     * gets WQ_ERROR_USER_FULL. API tokens can be made up, so this is what bounds a client. Default 0:
+     * `workers` and half of `max_queue`, if that is 256 or more, or ten times `max_per_user`, if that
+     * is set and less; but any number for 127.0.0.1 and ::1, where a proxy's are everybody's. */
+    size_t max_per_peer;
 } wq_options;
 
 /**
@@ -414,6 +420,16 @@ typedef void (*wq_accepted_cb)(void *user, int result, wq_job *job, int64_t made
 WQ_API int wq_ensure_run_async(wq_queue *queue, const wq_params *params, unsigned flags,
                                wq_job **out, int64_t *made_at_ms, wq_accepted_cb cb, void *user,
                                wq_error *error);
+
+/**
+ * wq_ensure_run_async() for servers, which know who asks: `peer` names the client by its address, as
+ * in "203.0.113.7", in at most 63 bytes; NULL: nobody is named, as by the other functions. A job that
+ * begins counts for its peer until it has ended here (`max_per_peer`), and `fair` has the users of one
+ * peer share its turn. One that goes on after a restart counts for none.
+ */
+WQ_API int wq_ensure_run_from(wq_queue *queue, const char *peer, const wq_params *params,
+                              unsigned flags, wq_job **out, int64_t *made_at_ms, wq_accepted_cb cb,
+                              void *user, wq_error *error);
 
 /**
  * The job with this id, if it waits, runs, or ended not too long ago (`max_ended`,

@@ -29,7 +29,8 @@ static wq_queue *new_queue(int fair, size_t max_per_user)
 }
 
 /* Asks for a new job, which stands behind one of the same user and set. The caller's reference. */
-static int try_admit(wq_queue *queue, unsigned user, unsigned set, wq_job **out)
+static int try_admit_from(wq_queue *queue, const char *peer, unsigned user, unsigned set,
+                          wq_job **out)
 {
     char token[32], document_set_id[32], key[WQ_KEY_SIZE];
     snprintf(token, sizeof token, "user-%u", user);
@@ -38,6 +39,7 @@ static int try_admit(wq_queue *queue, unsigned user, unsigned set, wq_job **out)
     assert_int_equal(wq_params_key(&params, key), WQ_OK);
     wq_job *job = wq_job_new(queue, &params, key);
     assert_non_null(job);
+    snprintf(job->peer, sizeof job->peer, "%s", peer);
     wq_effects effects;
     wq_effects_init(&effects);
     pthread_mutex_lock(&queue->lock);
@@ -49,6 +51,11 @@ static int try_admit(wq_queue *queue, unsigned user, unsigned set, wq_job **out)
     else
         wq_job_unref(job);
     return result;
+}
+
+static int try_admit(wq_queue *queue, unsigned user, unsigned set, wq_job **out)
+{
+    return try_admit_from(queue, "", user, set, out);
 }
 
 static wq_job *admit(wq_queue *queue, unsigned user, unsigned set)
@@ -88,8 +95,9 @@ static void drain(wq_queue *queue)
     while ((job = take_job(queue)) != NULL)
         end(queue, job);
     assert_null(TAILQ_FIRST(&queue->by_age));
-    assert_null(queue->users.table);
-    assert_null(queue->servers.table);
+    assert_null(queue->users.tree);
+    assert_null(queue->servers.tree);
+    assert_null(queue->peers.tree);
     wq_life_forget_all(queue);
     wq_owner_unref(queue);
 }
@@ -444,8 +452,112 @@ static void test_users_are_forgotten(void **state)
             assert_int_equal(wq_life_cancel(queue, job), WQ_OK);
         }
         wq_job_unref(job);
-        assert_null(queue->users.table);
+        assert_null(queue->users.tree);
     }
+    drain(queue);
+}
+
+/* ---- peers ----------------------------------------------------------------------------------- */
+
+/* One job is asked for, and goes its way. */
+static void send(wq_queue *queue, const char *peer, unsigned user, unsigned set)
+{
+    wq_job *job = NULL;
+    assert_int_equal(try_admit_from(queue, peer, user, set, &job), WQ_OK);
+    wq_job_unref(job);
+}
+
+/* Takes and ends jobs until `n` of this peer have been taken; how many others there were. */
+static size_t others_until(wq_queue *queue, const char *peer, size_t n)
+{
+    size_t others = 0;
+    while (n > 0) {
+        wq_job *job = take_job(queue);
+        assert_non_null(job);
+        if (strcmp(job->peer, peer) == 0)
+            n--;
+        else
+            others++;
+        end(queue, job);
+    }
+    return others;
+}
+
+static void test_m6_made_up_tokens_share_a_turn(void **state)
+{
+    (void)state;
+    enum { HONEST = 2 * MANY, TOKENS = 40, EACH = 20 };
+    wq_queue *queue = new_queue(1, 0);
+    for (unsigned i = 0; i < MANY; i++) /* one job each */
+        send(queue, "192.0.2.1", i, 0);
+    for (unsigned i = 0; i < 10; i++)
+        send(queue, "192.0.2.2", HONEST, i);
+    assert_true(others_until(queue, "192.0.2.2", 1) <= 2);
+    assert_true(others_until(queue, "192.0.2.2", 9) <= 10);
+    drain(queue);
+
+    queue = new_queue(1, 0);
+    for (unsigned i = 0; i < TOKENS; i++)
+        for (unsigned k = 0; k < EACH; k++)
+            send(queue, "192.0.2.1", i, k);
+    send(queue, "192.0.2.2", HONEST, 0);
+    assert_true(others_until(queue, "192.0.2.2", 1) <= 6); /* it would be 40 */
+    drain(queue);
+}
+
+/* Without end: each that is taken is followed by another one with a new token. */
+static void test_m6_made_up_tokens_without_end(void **state)
+{
+    (void)state;
+    wq_queue *queue = new_queue(1, 0);
+    unsigned token = 0;
+    for (; token < 100; token++)
+        send(queue, "192.0.2.1", token, 0);
+    for (unsigned round = 0; round < 50; round++) {
+        send(queue, "192.0.2.2", 5 * MANY, round);
+        size_t others = others_until(queue, "192.0.2.2", 1);
+        assert_true(others <= 3);
+        while (others-- > 0)
+            send(queue, "192.0.2.1", token++, 0);
+    }
+    drain(queue);
+}
+
+/* A few people behind one address are still served in turns. */
+static void test_m6_people_of_one_address(void **state)
+{
+    (void)state;
+    wq_queue *queue = new_queue(1, 0);
+    wq_job *jobs[4];
+    for (unsigned i = 0; i < 100; i++)
+        send(queue, "192.0.2.1", 1, i);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(try_admit_from(queue, "192.0.2.1", 2 + i, 0, &jobs[i]), WQ_OK);
+    assert_int_equal(ahead_of(jobs[0]), 1); /* as with no peer */
+    for (unsigned i = 0; i < 4; i++)
+        assert_true(ahead_of(jobs[i]) <= 2 * USERS);
+    for (unsigned i = 0; i < 4; i++)
+        wq_job_unref(jobs[i]);
+    drain(queue);
+}
+
+static void test_m6_no_more_than_so_many_of_a_peer(void **state)
+{
+    (void)state;
+    wq_job *job;
+    wq_queue *queue = new_queue(0, 0);
+    queue->max_per_peer = 3;
+    queue->counts_local = 0;
+    for (unsigned i = 0; i < 3; i++)
+        send(queue, "192.0.2.1", i, 0);
+    assert_int_equal(try_admit_from(queue, "192.0.2.1", 3, 0, &job), WQ_ERROR_USER_FULL);
+    send(queue, "192.0.2.2", 3, 0);
+    for (unsigned i = 0; i < 5; i++)
+        send(queue, "127.0.0.1", 10 + i, 0); /* a proxy's, perhaps */
+    end(queue, take_job(queue));
+    send(queue, "192.0.2.1", 4, 0);
+    queue->counts_local = 1;
+    assert_int_equal(try_admit_from(queue, "127.0.0.1", 20, 0, &job), WQ_ERROR_USER_FULL);
     drain(queue);
 }
 
@@ -462,6 +574,10 @@ int main(void)
         cmocka_unit_test(test_no_more_than_so_many_of_a_server),
         cmocka_unit_test(test_when_to_try_again),
         cmocka_unit_test(test_users_are_forgotten),
+        cmocka_unit_test(test_m6_made_up_tokens_share_a_turn),
+        cmocka_unit_test(test_m6_made_up_tokens_without_end),
+        cmocka_unit_test(test_m6_people_of_one_address),
+        cmocka_unit_test(test_m6_no_more_than_so_many_of_a_peer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

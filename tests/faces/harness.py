@@ -176,8 +176,10 @@ class Head:
 class Client:
     """One connection, byte by byte: what was sent is what a test says, what came is kept."""
 
-    def __init__(self, address, receive_buffer=None):
+    def __init__(self, address, receive_buffer=None, source=None):
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if source:  # another client: all of 127.0.0.0/8 is this machine's
+            self.sock.bind((source, 0))
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.connect(address)
@@ -403,13 +405,15 @@ class Client:
 class Server:
     """A demo plugin that runs; options as in --help, with _ for -."""
 
-    def __init__(self, folder, program, storage=None, command=None, **options):
+    def __init__(self, folder, program, storage=None, command=None, listen_also=(), **options):
         self.folder = folder
         self.storage = Path(storage or folder / "storage")
         self.storage.mkdir(exist_ok=True)
         self.log_path = folder / f"log.{len(list(folder.glob('log.*')))}"
         self.sanitizer_log = folder / "sanitizer"
         self.command = command or demo_command(program, self.storage, **options)
+        for address in listen_also:
+            self.command += ["--listen", address]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log,
                                             env=self._environment())

@@ -27,6 +27,7 @@ struct settings {
     wq_options queue;
     wq_serve_options serve;
     unsigned own_host, afar, journal;
+    const char *proxy;
 };
 
 static void print_log(void *user, int level, const char *message)
@@ -58,6 +59,7 @@ static int set(struct settings *s, const char *name, const char *value)
         {"tasks_window_ms", &s->serve.http.tasks_window_ms},
         {"hold_ms", &s->serve.http.hold_ms},
         {"lunkwill_patience_ms", &s->serve.http.lunkwill_patience_ms},
+        {"fair", (unsigned *)&s->queue.fair},
         {"any_server", (unsigned *)&s->serve.http.any_server},
         {"trust_forwarded_prefix", (unsigned *)&s->serve.http.trust_forwarded_prefix},
     };
@@ -70,8 +72,17 @@ static int set(struct settings *s, const char *name, const char *value)
         {"max_streams", &s->serve.http.max_streams},
         {"max_body_bytes", &s->serve.http.max_body_bytes},
         {"max_queue", &s->queue.max_queue},
+        {"max_per_peer", &s->queue.max_per_peer},
+        {"max_per_user", &s->queue.max_per_user},
+        {"max_streams_per_peer", &s->serve.http.max_streams_per_peer},
     };
 
+    if (strcmp(name, "trust_proxy") == 0) {
+        s->proxy = value;
+        s->serve.http.trust_proxies = &s->proxy;
+        s->serve.http.n_trust_proxies = 1;
+        return 0;
+    }
     if (strcmp(name, "path_prefix") == 0)
         return (s->serve.http.path_prefix = value, 0);
     for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)

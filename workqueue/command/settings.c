@@ -54,6 +54,7 @@ void settings_free(settings *s)
         free((char *)s->kept.items[i]);
     text_list_free(&s->kept);
     text_list_free(&s->listen);
+    text_list_free(&s->proxies);
     if (s->secret != NULL)
         explicit_bzero(s->secret, strlen(s->secret));
     free(s->secret);
@@ -366,6 +367,8 @@ static int finish_program(settings *s, const option_set *set, program_settings *
         p->queue.environment = p->environment.items;
     p->http.allow_servers = p->allow.items;
     p->http.n_allow_servers = p->allow.n;
+    p->http.trust_proxies = s->proxies.items;
+    p->http.n_trust_proxies = s->proxies.n;
     p->http.operator_secret = s->secret;
     p->stomp.max_fetch_bytes = p->queue.max_output_bytes;
     if (*p->name != '\0' && asprintf(&p->mount_path, "/%s", p->name) < 0) {

@@ -34,6 +34,7 @@ typedef struct settings {
     size_t current; /* 1 + index of the program that options are for; 0: all of them */
     wq_serve_options serve;
     text_list listen;
+    text_list proxies; /* what http.trust_proxies points to */
     char *secret;       /* of the operator */
     const char *config; /* a file of options */
     log_settings log;

@@ -27,6 +27,8 @@ static const option_row listen_rows[] = {
      "So many event loops, each a thread (2)."},
     {"max-connections", "N", OPTION_SIZE, ALL(serve.max_connections), 0, SIZE_MAX,
      "So many connections at the same time (0: as many as the limit of open files has room for)."},
+    {"max-connections-per-peer", "N", OPTION_SIZE, ALL(serve.max_connections_per_peer), 0, SIZE_MAX,
+     "Of them, so many from one address (0: half, but any number from this machine)."},
     {"request-timeout-ms", "N", OPTION_UNSIGNED, ALL(serve.request_timeout_ms), 1, UINT32_MAX,
      "A request may take so long to arrive (10000)."},
     {"linger-ms", "N", OPTION_UNSIGNED, ALL(serve.linger_ms), 0, UINT32_MAX,
@@ -43,8 +45,12 @@ static const option_row queue_rows[] = {
      "So many jobs of one API token may wait or run (0: no limit)."},
     {"max-per-server", "N", OPTION_SIZE, OWN(queue.max_per_server), 0, SIZE_MAX,
      "So many jobs of one server may wait or run (0: no limit)."},
+    {"max-per-peer", "N", OPTION_SIZE, OWN(queue.max_per_peer), 0, SIZE_MAX,
+     "So many jobs from one address may wait or run (0: half of max-queue, or ten times "
+     "max-per-user, but any number from this machine)."},
     {"fair", NULL, OPTION_ON, OWN(queue.fair), 0, 0,
-     "Users take turns, a job each, so that one with many jobs keeps nobody waiting."},
+     "Users take turns, a job each, so that one with many jobs keeps nobody waiting; those of one "
+     "address, from the third on, share a turn."},
     {"queue-timeout-ms", "N", OPTION_UNSIGNED, OWN(queue.queue_timeout_ms), 0, UINT32_MAX,
      "A job may wait so long for its turn (0: for ever)."},
     {"max-attempts", "N", OPTION_UNSIGNED, OWN(queue.max_attempts), 1, 1000,
@@ -119,8 +125,19 @@ static const option_row http_rows[] = {
      "A lunkwill client that does not ask for so long is cancelled (180000)."},
     {"max-streams", "N", OPTION_SIZE, OWN(http.max_streams), 1, SIZE_MAX,
      "So many responses are held at the same time (100000)."},
+    {"max-streams-per-peer", "N", OPTION_SIZE, OWN(http.max_streams_per_peer), 0, SIZE_MAX,
+     "Of them, so many for one address (0: half, but any number for this machine)."},
     {"max-body-bytes", "N", OPTION_SIZE, OWN(http.max_body_bytes), 1, SIZE_MAX / 4,
-     "The body of a request may have so many bytes."},
+     "The body of a request may have so many bytes (65536)."},
+    {"any-server", NULL, OPTION_ON, OWN(http.any_server), 0, 0,
+     "The server of a job may be any text, not only an http or https URL."},
+    {"path-prefix", "PATH", OPTION_TEXT, OWN(http.path_prefix), 0, 0,
+     "Clients see us below this path, behind a proxy that takes it away: every link begins with it."},
+    {"trust-forwarded-prefix", NULL, OPTION_ON, OWN(http.trust_forwarded_prefix), 0, 0,
+     "The proxy in front says so in X-Forwarded-Prefix, which it sets for every request."},
+    {"trust-proxy", "ADDRESS[/BITS]", OPTION_LIST, ALL(proxies), 0, 0,
+     "A proxy in front, or unix for all that come by a Unix socket: who is bounded by address is known "
+     "by the one it tells in X-Forwarded-For, or in Forwarded; may be given several times."},
 };
 GROUP(http_group, "HTTP", http_rows);
 

@@ -106,8 +106,8 @@ static int look(wq_queue *queue, const wq_params *params, const char *key, unsig
     return answer_done(queue, params, key, flags, ask, out, error);
 }
 
-static int check_question(wq_queue *queue, const wq_params *params, unsigned flags,
-                          char key[WQ_KEY_SIZE], wq_error *error)
+static int check_question(wq_queue *queue, const char *peer, const wq_params *params,
+                          unsigned flags, char key[WQ_KEY_SIZE], wq_error *error)
 {
     const unsigned known = WQ_ENSURE_REBUILD | WQ_ENSURE_JOB | WQ_ENSURE_TENTATIVE;
     if (queue == NULL)
@@ -117,6 +117,8 @@ static int check_question(wq_queue *queue, const wq_params *params, unsigned fla
     int result = wq_params_check(params, error);
     if (result != WQ_OK)
         return result;
+    if (peer != NULL && strnlen(peer, WQ_PEER_SIZE) == WQ_PEER_SIZE)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the peer's name has more than 63 bytes");
     if (flags & ~known)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "flags are unknown to this library");
     if (wq_params_key(params, key) != WQ_OK)
@@ -126,8 +128,9 @@ static int check_question(wq_queue *queue, const wq_params *params, unsigned fla
 
 /* WQ_PENDING: `ask` will be told. The store is asked without a lock, so an end in between sends us
  * round again: else a job could run twice because its first run ended while we looked. */
-static int ensure_run(wq_queue *queue, const wq_params *params, const char *key, unsigned flags,
-                      wq_ask *ask, wq_job **out, int64_t *made_at_ms, wq_error *error)
+static int ensure_run(wq_queue *queue, const char *peer, const wq_params *params, const char *key,
+                      unsigned flags, wq_ask *ask, wq_job **out, int64_t *made_at_ms,
+                      wq_error *error)
 {
     uint64_t generation;
     int result;
@@ -140,6 +143,7 @@ static int ensure_run(wq_queue *queue, const wq_params *params, const char *key,
             result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
             break;
         }
+        snprintf(new->peer, sizeof new->peer, "%s", peer != NULL ? peer : "");
         result = join_or_begin(queue, new, flags, generation, ask, out, error);
     } while (result == WQ_DONE);
     if (result < 0)
@@ -185,10 +189,10 @@ int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags,
                         .answered = PTHREAD_COND_INITIALIZER};
     if (out == NULL)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "out is NULL");
-    int result = check_question(queue, params, flags, key, error);
+    int result = check_question(queue, NULL, params, flags, key, error);
     if (result != WQ_OK)
         return result;
-    result = ensure_run(queue, params, key, flags, &w.ask, &job, made_at_ms, error);
+    result = ensure_run(queue, NULL, params, key, flags, &w.ask, &job, made_at_ms, error);
     if (result == WQ_PENDING) {
         pthread_mutex_lock(&w.lock);
         while (!w.is_answered)
@@ -218,6 +222,7 @@ typedef struct async_ask {
     wq_ask ask;
     wq_queue *queue;
     wq_params params; /* behind the structure, for the lookup */
+    char peer[WQ_PEER_SIZE];
     char key[WQ_KEY_SIZE];
     unsigned flags;
     wq_accepted_cb cb;
@@ -247,8 +252,8 @@ static void ask_store(wq_lookup *lookup, int closing)
     int64_t made_at_ms = 0;
     wq_error error = {0};
     int result = closing ? WQ_ERROR_CLOSING
-                         : ensure_run(a->queue, &a->params, a->key, a->flags, &a->ask, &job,
-                                      &made_at_ms, &error);
+                         : ensure_run(a->queue, a->peer, &a->params, a->key, a->flags, &a->ask,
+                                      &job, &made_at_ms, &error);
     /* a store that has been stopped says that it is away */
     if (result < 0 && (closing || is_stopping(a->queue)))
         result = wq_fail(&error, WQ_ERROR_CLOSING, "%s", wq_strerror(WQ_ERROR_CLOSING));
@@ -257,14 +262,15 @@ static void ask_store(wq_lookup *lookup, int closing)
                      result < 0 ? &error : NULL);
 }
 
-static async_ask *new_async_ask(wq_queue *queue, const wq_params *params, const char *key,
-                                unsigned flags, wq_accepted_cb cb, void *user)
+static async_ask *new_async_ask(wq_queue *queue, const char *peer, const wq_params *params,
+                                const char *key, unsigned flags, wq_accepted_cb cb, void *user)
 {
     async_ask *a = calloc(1, sizeof *a + wq_params_bytes(params));
     if (a == NULL)
         return NULL;
     wq_params_copy(&a->params, (char *)(a + 1), params);
     memcpy(a->key, key, WQ_KEY_SIZE);
+    snprintf(a->peer, sizeof a->peer, "%s", peer != NULL ? peer : "");
     a->lookup.ask = ask_store;
     a->ask = (wq_ask){.cb = answer_async, .user = a};
     a->queue = queue;
@@ -285,26 +291,34 @@ static int ask_later(wq_queue *queue, async_ask *a, wq_job **out, wq_error *erro
     return result == WQ_OK ? WQ_PENDING : result;
 }
 
-int wq_ensure_run_async(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
-                        int64_t *made_at_ms, wq_accepted_cb cb, void *user, wq_error *error)
+int wq_ensure_run_from(wq_queue *queue, const char *peer, const wq_params *params, unsigned flags,
+                       wq_job **out, int64_t *made_at_ms, wq_accepted_cb cb, void *user,
+                       wq_error *error)
 {
     char key[WQ_KEY_SIZE];
     if (out == NULL || cb == NULL)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "out or the callback is NULL");
-    int result = check_question(queue, params, flags, key, error);
+    int result = check_question(queue, peer, params, flags, key, error);
     if (result != WQ_OK)
         return result;
     const int asks_later = queue->lookups != NULL && !(flags & WQ_ENSURE_REBUILD);
     if (queue->recorder.self == NULL && !asks_later)
-        return ensure_run(queue, params, key, flags, NULL, out, made_at_ms, error);
-    async_ask *a = new_async_ask(queue, params, key, flags, cb, user);
+        return ensure_run(queue, peer, params, key, flags, NULL, out, made_at_ms, error);
+    async_ask *a = new_async_ask(queue, peer, params, key, flags, cb, user);
     if (a == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     result = asks_later ? ask_later(queue, a, out, error)
-                        : ensure_run(queue, params, key, flags, &a->ask, out, made_at_ms, error);
+                        : ensure_run(queue, peer, params, key, flags, &a->ask, out, made_at_ms,
+                                     error);
     if (result != WQ_PENDING)
         free(a);
     return result;
+}
+
+int wq_ensure_run_async(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
+                        int64_t *made_at_ms, wq_accepted_cb cb, void *user, wq_error *error)
+{
+    return wq_ensure_run_from(queue, NULL, params, flags, out, made_at_ms, cb, user, error);
 }
 
 /* ---- a job that is known, and wishes --------------------------------------------------------- */

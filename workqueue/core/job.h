@@ -120,7 +120,8 @@ struct wq_job {
     TAILQ_ENTRY(wq_job) by_age; /* while in the queue order: those that came first in front */
     TAILQ_ENTRY(wq_job) ended;  /* while ENDED: oldest first */
     STAILQ_ENTRY(wq_job) to_tell;
-    wq_member members[2];     /* of its user and of its server, where these are counted */
+    char peer[WQ_PEER_SIZE];  /* who asked first; "": nobody knows */
+    wq_member members[3];     /* of its user, server and peer, where these are counted */
     struct wq_run_state *run; /* the run that is under way */
     uint64_t estimate_ms;     /* what its runner expects it to take; 0: nothing */
 

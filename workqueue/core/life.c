@@ -283,10 +283,10 @@ static void detach_run_locked(wq_job *job)
     run->job = NULL;
 }
 
-static void count_out_locked(wq_queue *q, wq_job *job)
+static void count_out_locked(wq_job *job)
 {
-    wq_users_remove(&q->users, &job->members[0]);
-    wq_users_remove(&q->servers, &job->members[1]);
+    for (size_t i = 0; i < sizeof job->members / sizeof job->members[0]; i++)
+        wq_users_remove(&job->members[i]);
 }
 
 static void evict_locked(wq_queue *q, wq_effects *fx)
@@ -319,7 +319,7 @@ static void end_locked(wq_queue *q, wq_job *job, wq_end end, wq_effects *fx)
     char key[WQ_KEY_SIZE];
     memcpy(key, job->key, sizeof key);
     const int was_head = is_head_locked(q, job), succeeded = end.state == WQ_STATE_SUCCEEDED;
-    count_out_locked(q, job);
+    count_out_locked(job);
     ++*wq_life_generation_locked(q, job->key);
     wq_counters_end(&q->counters, end.state);
     leave_line_locked(q, job);
@@ -425,10 +425,24 @@ static int counts_users(const wq_queue *q)
     return q->fair || q->max_per_user > 0;
 }
 
-static int check_room_locked(wq_queue *q, const wq_params *params, wq_error *error)
+static int counts_peers(const wq_queue *q)
 {
-    const wq_user *user = q->max_per_user > 0 ? wq_users_find(&q->users, params) : NULL;
-    const wq_user *server = q->max_per_server > 0 ? wq_users_find(&q->servers, params) : NULL;
+    return q->fair || q->max_per_peer > 0;
+}
+
+/* A proxy's address is everybody's. */
+static int is_limited_peer(const wq_queue *q, const char *peer)
+{
+    return q->max_per_peer > 0 && *peer != '\0' &&
+           (q->counts_local || (strcmp(peer, "127.0.0.1") != 0 && strcmp(peer, "::1") != 0));
+}
+
+static int check_room_locked(wq_queue *q, const wq_job *job, wq_error *error)
+{
+    const wq_params *params = &job->params;
+    const wq_user *user = q->max_per_user > 0 ? wq_users_find(&q->users, params->api_token) : NULL;
+    const wq_user *server = q->max_per_server > 0 ? wq_users_find(&q->servers, params->server) : NULL;
+    const wq_user *peer = is_limited_peer(q, job->peer) ? wq_users_find(&q->peers, job->peer) : NULL;
     if (q->stopping)
         return wq_fail(error, WQ_ERROR_CLOSING, "the queue is stopping and takes no new jobs");
     if (user != NULL && user->n_jobs >= q->max_per_user)
@@ -439,21 +453,41 @@ static int check_room_locked(wq_queue *q, const wq_params *params, wq_error *err
         return wq_fail(error, WQ_ERROR_USER_FULL,
                        "%zu jobs of this server wait or run, as many as may; try again later",
                        server->n_jobs);
+    if (peer != NULL && peer->n_jobs >= q->max_per_peer)
+        return wq_fail(error, WQ_ERROR_USER_FULL,
+                       "%zu jobs from this address wait or run, as many as may; try again later",
+                       peer->n_jobs);
     if (is_full_locked(q))
         return wq_fail(error, WQ_ERROR_FULL,
                        "%zu jobs are waiting, as many as may; try again later", n_waiting(q));
     return WQ_OK;
 }
 
+/* Among those of its user, server and peer. 0, or -1 without memory, and some of it is done. */
+static int count_in_locked(wq_queue *q, wq_job *job)
+{
+    enum { USER, SERVER, PEER };
+    const wq_params *params = &job->params;
+    const int has_peer = counts_peers(q) && *job->peer != '\0';
+    const wq_user *user = counts_users(q) ? wq_users_find(&q->users, params->api_token) : NULL;
+    const wq_user *peer = has_peer ? wq_users_find(&q->peers, job->peer) : NULL;
+    job->order.rank = q->fair ? wq_users_rank(&q->users, user, peer) : (uint64_t)job->entry.seq;
+    for (size_t i = 0; i < sizeof job->members / sizeof job->members[0]; i++)
+        job->members[i] = (wq_member){.job = job, .rank = job->order.rank};
+    if (has_peer && wq_users_add(&q->peers, &job->members[PEER], job->peer, NULL) != 0)
+        return -1;
+    if (counts_users(q) && wq_users_add(&q->users, &job->members[USER], params->api_token,
+                                        job->members[PEER].user) != 0)
+        return -1;
+    if (q->max_per_server > 0)
+        return wq_users_add(&q->servers, &job->members[SERVER], params->server, NULL);
+    return 0;
+}
+
 /* Counts it in, indexes it and puts it in line; the core takes its reference. */
 static int enter_locked(wq_queue *q, wq_job *job, wq_error *error)
 {
-    const wq_user *user = counts_users(q) ? wq_users_find(&q->users, &job->params) : NULL;
-    job->order.rank = q->fair ? wq_users_rank(&q->users, user) : (uint64_t)job->entry.seq;
-    job->members[0] = job->members[1] = (wq_member){.job = job, .rank = job->order.rank};
-    if (counts_users(q) && wq_users_add(&q->users, &job->members[0], &job->params) != 0)
-        goto failed;
-    if (q->max_per_server > 0 && wq_users_add(&q->servers, &job->members[1], &job->params) != 0)
+    if (count_in_locked(q, job) != 0)
         goto failed;
     if (wq_known_add(&q->known, job) != 0)
         goto failed;
@@ -464,7 +498,7 @@ static int enter_locked(wq_queue *q, wq_job *job, wq_error *error)
     wq_job_ref(job);
     return WQ_OK;
 failed:
-    count_out_locked(q, job);
+    count_out_locked(job);
     return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
 }
 
@@ -475,7 +509,7 @@ static void line_up_locked(wq_queue *q, wq_job *job)
 
 int wq_life_admit_locked(wq_queue *q, wq_job *job, wq_ask *ask, wq_effects *fx, wq_error *error)
 {
-    int result = check_room_locked(q, &job->params, error);
+    int result = check_room_locked(q, job, error);
     job->entry.seq = q->next_seq;
     job->entry.queued_at_ms = job->queued_at_ms;
     if (result == WQ_OK)
@@ -691,7 +725,7 @@ static void refuse_locked(wq_queue *q, wq_job *job, const wq_error *error, wq_ef
     leave_line_locked(q, job);
     if (was_head)
         promote_locked(q, job->key, 0, fx);
-    count_out_locked(q, job);
+    count_out_locked(job);
     wq_known_remove(&q->known, job);
     set_phase(q, job, WQ_PHASE_GONE);
     wq_job_set_end(job, &end);
@@ -972,6 +1006,15 @@ int wq_life_is_in_place(wq_queue *q, const wq_job *job)
 
 /* ---- the core itself ------------------------------------------------------------------------- */
 
+/* What one peer may have where nothing was said. */
+static size_t share_of_peer(const wq_options *o)
+{
+    enum { COUNT_FROM = 256, USERS = 10 };
+    const size_t half = o->max_queue < COUNT_FROM ? 0 : o->workers + o->max_queue / 2;
+    const size_t users = o->max_per_user < SIZE_MAX / USERS ? o->max_per_user * USERS : 0;
+    return users != 0 && (half == 0 || users < half) ? users : half;
+}
+
 int wq_life_init(wq_queue *q, const wq_options *o)
 {
     uint64_t secret;
@@ -980,7 +1023,8 @@ int wq_life_init(wq_queue *q, const wq_options *o)
     q->max_queue = o->max_queue;
     q->max_per_user = o->max_per_user;
     q->max_per_server = o->max_per_server;
-    q->servers.of_servers = 1;
+    q->max_per_peer = o->max_per_peer != 0 ? o->max_per_peer : share_of_peer(o);
+    q->counts_local = o->max_per_peer != 0;
     q->fair = o->fair;
     q->workers = o->workers;
     q->run_timeout_ms = o->run_timeout_ms;

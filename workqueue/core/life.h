@@ -55,7 +55,8 @@ typedef struct wq_run_state {
 struct wq_queue {
     wq_owner owner; /* first */
     wq_logger logger;
-    size_t max_queue, max_per_user, max_per_server;
+    size_t max_queue, max_per_user, max_per_server, max_per_peer; /* 0: any number */
+    int counts_local; /* peers on this machine are held to max_per_peer, too */
     int fair;
     unsigned workers;
     int asynchronous;                                               /* the runner is */
@@ -90,6 +91,7 @@ struct wq_queue {
     int64_t next_seq;
     wq_users users;   /* where they are counted: max_per_user, fair */
     wq_users servers; /* likewise: max_per_server */
+    wq_users peers;   /* likewise: max_per_peer, fair; of jobs whose peer is known */
     wq_table by_key;  /* heads of lines; the queue's reference to a job is until it is forgotten */
     wq_known known;
     size_t n[WQ_PHASES]; /* of the phases from ADMITTING to SETTLING, and ENDED */

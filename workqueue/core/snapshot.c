@@ -288,9 +288,9 @@ uint64_t wq_user_estimate_ms(wq_queue *queue, const wq_params *params)
     if (queue == NULL || wq_owner_is_forked(queue) || wq_params_check(params, NULL) != WQ_OK)
         return 0;
     pthread_mutex_lock(&queue->lock);
-    const wq_user *user = wq_users_find(&queue->users, params);
+    const wq_user *user = wq_users_find(&queue->users, params->api_token);
     const wq_user *server =
-        queue->max_per_server > 0 ? wq_users_find(&queue->servers, params) : NULL;
+        queue->max_per_server > 0 ? wq_users_find(&queue->servers, params->server) : NULL;
     if (server != NULL && server->n_jobs >= queue->max_per_server)
         ms = first_end_ms_locked(queue, server);
     if (user != NULL &&

@@ -46,7 +46,7 @@ const char *wq_strerror(int result)
     case WQ_ERROR_TIMEOUT:
         return "the time given ran out";
     case WQ_ERROR_USER_FULL:
-        return "this API token, or this server, has as many jobs as it may have";
+        return "this API token, server or address has as many jobs as it may have";
     case WQ_ERROR_AWAY:
         return "the store cannot be reached now";
     default:

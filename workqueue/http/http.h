@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <workqueue/http.h>
 
+#include "workqueue/http/hold/peers.h"
 #include "workqueue/http/hold/posts.h"
 #include "workqueue/http/request/request.h"
 
@@ -26,6 +27,8 @@ struct wq_http {
     wq_queue *queue;
     wq_http_options options; /* but for allow_servers, which is in limits */
     wq_request_limits limits;
+    wq_proxies *proxies; /* that are trusted to say whom they speak for */
+    wq_peers *holders;   /* how many responses are held for each client */
     int64_t mounted_s; /* CLOCK_MONOTONIC */
     size_t mount_len; /* of options.mount_path */
     h2o_handler_t *anchor; /* a wq_route; its context is the wq_loop of that context */

@@ -60,8 +60,8 @@ unsigned wq_result_retry_s(wq_queue *queue, int result, const wq_params *params)
 {
     if (result == WQ_ERROR_CLOSING)
         return WQ_RESTART_S;
-    return result == WQ_ERROR_USER_FULL ? whole_seconds(wq_user_estimate_ms(queue, params))
-                                        : wq_retry_after_s(queue);
+    const uint64_t ms = result == WQ_ERROR_USER_FULL ? wq_user_estimate_ms(queue, params) : 0;
+    return ms != 0 ? whole_seconds(ms) : wq_retry_after_s(queue);
 }
 
 static void tell_age(h2o_req_t *req, int64_t made_at_ms)

@@ -11,8 +11,8 @@ typedef struct wq_late_token wq_late_token;
  * `later`: it is called by the loop, not by wq_late_token_ask(). The token may be freed then. */
 typedef void (*wq_late_then)(void *user, int result, wq_job *job, const char *reason, int later);
 
-/* For a server and document set, which are copied. NULL: no memory. */
-wq_late_token *wq_late_token_new(const wq_params *target, unsigned flags);
+/* For a server and document set, asked for by `peer`; all are copied. NULL: no memory. */
+wq_late_token *wq_late_token_new(const wq_params *target, const char *peer, unsigned flags);
 
 /* An answer that is to come is for nobody. NULL is allowed. */
 void wq_late_token_free(wq_late_token *token);

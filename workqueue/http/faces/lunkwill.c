@@ -16,6 +16,7 @@
 #include "workqueue/http/faces/faces.h"
 #include "workqueue/http/hold/held.h"
 #include "workqueue/http/faces/result.h"
+#include "workqueue/http/request/client.h"
 #include "workqueue/http/request/problem.h"
 
 enum {
@@ -37,6 +38,7 @@ typedef struct request {
     int64_t created, asked; /* by wq_loop_now() */
     int64_t delay_ms;       /* what the client was told last */
     wq_watch *watch;        /* NULL: the job has ended, or the client is silent */
+    wq_peer *peer;          /* whose share it is of, until then; NULL: nobody's */
     TAILQ_ENTRY(request) link;
 } request;
 
@@ -58,6 +60,7 @@ struct wq_lunkwill {
     void *by_id;                      /* tsearch */
     size_t n;
     LIST_HEAD(, sweeper) sweepers;
+    wq_peers *peers; /* how many requests are under way for each client; has its own lock */
 };
 
 /* How long a client may go without asking before its request is cancelled. */
@@ -137,6 +140,7 @@ static void drop_locked(wq_lunkwill *l, request *r)
 {
     TAILQ_REMOVE(list_of(l, r), r, link);
     tdelete(r, &l->by_id, compare_requests);
+    wq_peer_give_back(l->peers, r->peer);
     l->n--;
     free(r);
 }
@@ -170,14 +174,17 @@ static int make_id(char id[WQ_ID_SIZE])
 }
 
 /* Makes a new request known, and copies it. The first of a job goes by the job's own id, by which
- * it is found again when the server has been restarted: see adopt(). */
-static int enter(wq_lunkwill *l, const wq_job *job, int how, int64_t now, request *copy)
+ * it is found again when the server has been restarted: see adopt(). Takes over `peer`. */
+static int enter(wq_lunkwill *l, const wq_job *job, int how, int64_t now, wq_peer *peer,
+                 request *copy)
 {
     request *r = calloc(1, sizeof *r);
     if (r == NULL || make_id(r->id) != 0) {
         free(r);
+        wq_peer_give_back(l->peers, peer);
         return -1;
     }
+    r->peer = peer;
     memcpy(r->job_id, wq_job_id(job), WQ_ID_SIZE);
     r->how = how;
     r->created = r->asked = now;
@@ -192,8 +199,10 @@ static int enter(wq_lunkwill *l, const wq_job *job, int how, int64_t now, reques
         *copy = *r;
     }
     pthread_mutex_unlock(&l->lock);
-    if (!entered)
+    if (!entered) {
+        wq_peer_give_back(l->peers, peer);
         free(r);
+    }
     return entered ? 0 : -1;
 }
 
@@ -228,6 +237,10 @@ static wq_watch *exchange_locked(wq_lunkwill *l, request *r, wq_watch *watch)
     wq_watch *old = r->watch;
     TAILQ_REMOVE(list_of(l, r), r, link);
     r->watch = watch;
+    if (watch == NULL) {
+        wq_peer_give_back(l->peers, r->peer);
+        r->peer = NULL;
+    }
     TAILQ_INSERT_TAIL(list_of(l, r), r, link);
     return old;
 }
@@ -326,7 +339,7 @@ static void follow(wq_lunkwill *l, h2o_req_t *req, const request *r, wq_job *job
     int ended = job == NULL || has_ended(job);
     if (!ended)
         sweep_later(l, req);
-    if (ended == (r->watch == NULL))
+    if (ended == (r->watch == NULL) && !(ended && r->peer != NULL))
         return;
     if (ended || wq_job_watch(job, ignore, NULL, &watch) == WQ_OK)
         exchange(l, r->id, watch);
@@ -393,13 +406,30 @@ static int send_summary(wq_http *http, h2o_req_t *req, int status, const request
                          (size_t)n);
 }
 
+static int refuse_peer(wq_http *http, h2o_req_t *req)
+{
+    wq_error full = {0};
+    snprintf(full.message, sizeof full.message,
+             "%zu requests of this address are under way, as many as may; try again later",
+             wq_peers_share(http->lunkwill->peers));
+    return wq_problem_result(req, WQ_ERROR_USER_FULL, &full, wq_retry_after_s(http->queue));
+}
+
 static int on_intercepted(wq_http *http, h2o_req_t *req, const wq_answer *answer)
 {
     request r;
+    wq_peer *peer;
     wq_job *job = answer->job;
     if (answer->result == WQ_DONE && form_of(req) != REQUIRE)
         return wq_answer_result(http, req, job);
-    if (enter(http->lunkwill, job, answer->result, wq_loop_now(), &r) != 0) {
+    int result = wq_peer_take(http->lunkwill->peers, wq_request_client(http->proxies, req), &peer);
+    if (result == WQ_ERROR_FULL) {
+        wq_job_abandon(job);
+        wq_job_unref(job);
+        return refuse_peer(http, req);
+    }
+    if (result != WQ_OK ||
+        enter(http->lunkwill, job, answer->result, wq_loop_now(), peer, &r) != 0) {
         wq_job_abandon(job);
         wq_job_unref(job);
         return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 0);
@@ -414,6 +444,8 @@ static int intercept(wq_http *http, h2o_req_t *req)
         wq_error full = {.message = "as many requests are under way as may; try again later"};
         return wq_problem_result(req, WQ_ERROR_FULL, &full, wq_retry_after_s(http->queue));
     }
+    if (!wq_peer_has_room(http->lunkwill->peers, wq_request_client(http->proxies, req)))
+        return refuse_peer(http, req); /* before a job begins */
     return wq_begin(http, req, WQ_ENSURE_JOB | WQ_ENSURE_TENTATIVE, on_intercepted);
 }
 
@@ -423,7 +455,8 @@ static int adopt(wq_http *http, const char *id, request *r, wq_job **job)
     int64_t now = wq_loop_now();
     if (wq_job_by_id(http->queue, id, job) != WQ_OK)
         return 0;
-    if (make_room(http->lunkwill, now) && enter(http->lunkwill, *job, WQ_ATTACHED, now, r) == 0)
+    if (make_room(http->lunkwill, now) &&
+        enter(http->lunkwill, *job, WQ_ATTACHED, now, NULL, r) == 0)
         return 1;
     wq_job_unref(*job);
     *job = NULL;
@@ -536,6 +569,11 @@ wq_lunkwill *wq_lunkwill_new(wq_http *http)
     if (l == NULL)
         return NULL;
     l->http = http;
+    l->peers = wq_peers_new(http->options.max_streams_per_peer, http->options.max_streams);
+    if (l->peers == NULL) {
+        free(l);
+        return NULL;
+    }
     pthread_mutex_init(&l->lock, NULL);
     TAILQ_INIT(&l->asking);
     TAILQ_INIT(&l->idle);
@@ -558,6 +596,7 @@ void wq_lunkwill_free(wq_lunkwill *l)
         wq_watch_cancel(exchange_locked(l, r, NULL));
     while ((r = TAILQ_FIRST(&l->idle)) != NULL)
         drop_locked(l, r);
+    wq_peers_free(l->peers);
     pthread_mutex_destroy(&l->lock);
     free(l);
 }

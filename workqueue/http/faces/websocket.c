@@ -19,6 +19,7 @@
 #include "workqueue/http/faces/handshake.h"
 #include "workqueue/http/faces/late_token.h"
 #include "workqueue/http/hold/held.h"
+#include "workqueue/http/request/client.h"
 #include "workqueue/http/request/problem.h"
 
 enum {
@@ -548,12 +549,14 @@ int wq_websocket(wq_http *http, h2o_req_t *req, wq_job *job)
 static int begin_without_token(wq_http *http, h2o_req_t *req, const wq_params *params,
                                unsigned flags)
 {
+    char peer[WQ_ADDRESS_SIZE];
     if (atomic_load(&http->stopping) || req->conn->ctx->shutdown_requested)
         return wq_problem_result(req, WQ_ERROR_CLOSING, NULL, wq_retry_after_s(http->queue));
     websocket *ws = new_websocket(http, req);
     if (ws == NULL)
         return no_memory(req);
-    if ((ws->token = wq_late_token_new(params, flags)) != NULL)
+    wq_request_peer(peer, http->proxies, req);
+    if ((ws->token = wq_late_token_new(params, peer, flags)) != NULL)
         return begin(ws, req, NULL);
     free_websocket(ws);
     return no_memory(req);

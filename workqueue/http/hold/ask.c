@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "workqueue/http/hold/loop.h"
+#include "workqueue/http/request/client.h"
 
 struct wq_asks {
     pthread_mutex_t lock;
@@ -87,8 +88,8 @@ int wq_pending_ask_start(wq_pending_ask *ask, const wq_params *params, unsigned 
     wq_http *http = ask->http;
     wq_answer *answer = &ask->answer;
     count_asks(http->asks, 1);
-    int result = wq_ensure_run_async(http->queue, params, flags, &answer->job, &answer->made_at_ms,
-                                     on_answer, ask, &answer->error);
+    int result = wq_ensure_run_from(http->queue, ask->peer, params, flags, &answer->job,
+                                    &answer->made_at_ms, on_answer, ask, &answer->error);
     if (result == WQ_PENDING)
         return result;
     count_asks(http->asks, -1);
@@ -154,6 +155,7 @@ static wq_request_ask *new_ask(wq_http *http, h2o_req_t *req, wq_then then, cons
         .http = http,
         .answer = {.params = params, .context = context},
     };
+    wq_request_peer(ask->pending.peer, http->proxies, req);
     ask->then = then;
     ask->req = req;
     ask->guard = h2o_mem_alloc_shared(&req->pool, sizeof *ask->guard, on_request_end);
@@ -180,14 +182,27 @@ void wq_ask_resume(wq_request_ask *chain)
     }
 }
 
+/* A queue without journal and such a store answers at once. */
+static void never_later(void *user, int result, wq_job *job, int64_t made_at_ms,
+                        const wq_error *error)
+{
+    (void)user;
+    (void)result;
+    (void)job;
+    (void)made_at_ms;
+    (void)error;
+}
+
 /* No thread but this one has a part in it. */
 static int ask_at_once(wq_http *http, h2o_req_t *req, const wq_params *params, unsigned flags,
                        void (*observe)(wq_http *http, void *context, wq_job *job), wq_then then,
                        void *context)
 {
+    char peer[WQ_ADDRESS_SIZE];
     wq_answer answer = {.params = params, .context = context};
-    answer.result = wq_ensure_run_aged(http->queue, params, flags, &answer.job, &answer.made_at_ms,
-                                       &answer.error);
+    wq_request_peer(peer, http->proxies, req);
+    answer.result = wq_ensure_run_from(http->queue, peer, params, flags, &answer.job,
+                                       &answer.made_at_ms, never_later, NULL, &answer.error);
     if (observe != NULL)
         observe(http, context, answer.job);
     return then(http, req, &answer);

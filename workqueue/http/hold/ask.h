@@ -58,6 +58,7 @@ typedef struct wq_pending_ask {
     void (*lost)(struct wq_pending_ask *ask);    /* instead: the loop has ended; on any thread */
     void (*observe)(struct wq_pending_ask *ask); /* before; on any thread; may be NULL */
     wq_http *http;
+    char peer[WQ_ADDRESS_SIZE]; /* who asks */
     wq_answer answer;
 } wq_pending_ask;
 

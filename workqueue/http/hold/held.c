@@ -6,10 +6,12 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
+#include "workqueue/http/request/client.h"
 #include "workqueue/http/request/problem.h"
 
 enum {
     END_ROUNDS = 100,     /* of 10 ms, for connections that have been cut */
+    RETRY_S = 5,          /* for who finds no room */
     UNSENT_BYTES = 16384, /* what the kernel may queue for a client: it should get the latest */
 };
 
@@ -59,17 +61,34 @@ static void attend_to_client(wq_loop *loop, wq_held *held)
     setsockopt(held->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
 }
 
-static int has_room(wq_http *http, wq_held *held)
+static void give_back_room(wq_http *http, wq_held *held)
+{
+    atomic_fetch_sub(&http->n_held, 1);
+    wq_peer_give_back(http->holders, held->peer);
+    held->peer = NULL;
+}
+
+static int refuse_held(const wq_held *held, int result, size_t most, const char *whose)
 {
     wq_error full = {0};
+    snprintf(full.message, sizeof full.message,
+             "%zu responses are being held%s, as many as may; try again later", most, whose);
+    wq_problem_result(held->req, result, result == WQ_ERROR_NO_MEMORY ? NULL : &full, RETRY_S);
+    return 0;
+}
+
+/* Of all responses, and of those of its client. */
+static int has_room(wq_http *http, wq_held *held)
+{
+    wq_address client = wq_request_client(http->proxies, held->req);
+    int result = wq_peer_take(http->holders, client, &held->peer);
+    if (result != WQ_OK)
+        return refuse_held(held, result == WQ_ERROR_FULL ? WQ_ERROR_USER_FULL : result,
+                           wq_peers_share(http->holders), " for this address");
     if (atomic_fetch_add(&http->n_held, 1) < http->options.max_streams)
         return 1;
-    atomic_fetch_sub(&http->n_held, 1);
-    snprintf(full.message, sizeof full.message,
-             "%zu responses are being held, as many as may; try again later",
-             http->options.max_streams);
-    wq_problem_result(held->req, WQ_ERROR_FULL, &full, 5);
-    return 0;
+    give_back_room(http, held);
+    return refuse_held(held, WQ_ERROR_FULL, http->options.max_streams, "");
 }
 
 int wq_hold(wq_held *held, wq_job *job)
@@ -85,8 +104,8 @@ int wq_hold(wq_held *held, wq_job *job)
         return -1;
     }
     if (job != NULL && wq_hold_join(held, job) != 0) {
-        atomic_fetch_sub(&http->n_held, 1);
-        wq_problem_result(held->req, WQ_ERROR_NO_MEMORY, NULL, 5);
+        give_back_room(http, held);
+        wq_problem_result(held->req, WQ_ERROR_NO_MEMORY, NULL, RETRY_S);
         return -1;
     }
     attend_to_client(held->loop, held);
@@ -121,7 +140,7 @@ void wq_release(wq_held *held)
     else
         wq_clients_remove(&held->loop->clients, &held->client);
     held->fd = -1;
-    atomic_fetch_sub(&held->http->n_held, 1);
+    give_back_room(held->http, held);
     atomic_fetch_sub(&held->http->held[held->face], 1);
     wq_hold_leave(held);
 }

@@ -20,6 +20,7 @@ struct wq_held {
                         leave; `gone` is then the loop without more time: shut it down */
     LIST_ENTRY(wq_held) detached;
     wq_client client;
+    wq_peer *peer; /* whose share it is of */
     int fd; /* the client's; -1 once released */
     wq_timer timer;
     void (*news)(wq_held *held);    /* job->record or its state has changed, or it is time to end (a

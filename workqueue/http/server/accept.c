@@ -43,23 +43,22 @@ static void on_close(void *data)
 {
     connection *c = data;
     wq_acceptor *a = c->acceptor;
-    if (c->peer != NULL)
-        wq_peer_give_back(a->peers, c->peer);
+    wq_peer_give_back(a->peers, c->peer);
     free(c);
     a->n_connections--;
     resume_accept(a);
 }
 
-/* 0, or -1: this peer has as many connections as one may, or memory ran out. */
+/* 0, or -1: this peer has as many connections as one may, or memory ran out. A proxy's connections
+ * are everybody's. */
 static int count_peer(wq_acceptor *a, h2o_socket_t *sock, connection *c)
 {
-    struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
-    int full;
-    h2o_socket_getpeername(sock, (struct sockaddr *)&address);
-    if (!a->counts_local && wq_is_local((struct sockaddr *)&address))
+    struct sockaddr_storage from = {.ss_family = AF_UNSPEC};
+    h2o_socket_getpeername(sock, (struct sockaddr *)&from);
+    wq_address address = wq_address_of((struct sockaddr *)&from);
+    if (wq_proxies_have(a->guards.http->proxies, &address))
         return 0;
-    c->peer = wq_peer_take(a->peers, (struct sockaddr *)&address, &full);
-    return c->peer != NULL ? 0 : -1;
+    return wq_peer_take(a->peers, address, &c->peer) == WQ_OK ? 0 : -1;
 }
 
 /* libh2o begins to read it, and the guard with it. */

@@ -3,8 +3,8 @@
 #ifndef WQ_HTTP_SERVER_ACCEPT_H
 #define WQ_HTTP_SERVER_ACCEPT_H
 
+#include "workqueue/http/hold/peers.h"
 #include "workqueue/http/server/guard.h"
-#include "workqueue/http/server/peers.h"
 
 enum { WQ_MAX_LISTENERS = 16 };
 
@@ -12,7 +12,6 @@ typedef struct wq_acceptor {
     h2o_accept_ctx_t h2o;
     wq_guards guards;
     wq_peers *peers;
-    int counts_local; /* peers on this machine are counted, too */
     h2o_socket_t *listeners[WQ_MAX_LISTENERS];
     unsigned n_listeners;
     size_t n_connections, max_connections;

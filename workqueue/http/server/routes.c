@@ -189,8 +189,12 @@ static int copy_options(wq_http *http, const wq_http_options *options, wq_error 
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     http->mounted_s = wq_loop_now() / 1000;
     http->mount_len = own->mount_path ? strlen(own->mount_path) : 0;
-    return wq_allow_new(&http->limits.allow, options->allow_servers, options->n_allow_servers,
-                        error);
+    own->trust_proxies = NULL;
+    int result = wq_allow_new(&http->limits.allow, options->allow_servers, options->n_allow_servers,
+                              error);
+    return result != WQ_OK ? result
+                           : wq_proxies_new(&http->proxies, options->trust_proxies,
+                                            options->n_trust_proxies, error);
 }
 
 int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
@@ -236,11 +240,12 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     http->tasks = wq_tasks_new(queue);
     http->threads = wq_threads_new(http);
     http->asks = wq_asks_new();
+    http->holders = wq_peers_new(options->max_streams_per_peer, options->max_streams);
     wq_queue_stats(queue, &stats);
     http->has_journal = stats.has_journal;
     http->asks_block = stats.has_journal || wq_outputs_block(queue);
     if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL ||
-        http->asks == NULL) {
+        http->asks == NULL || http->holders == NULL) {
         wq_http_free(http);
         return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
@@ -258,6 +263,8 @@ void wq_http_free(wq_http *http)
     wq_tasks_free(http->tasks);
     wq_threads_free(http->threads);
     wq_allow_free(http->limits.allow);
+    wq_proxies_free(http->proxies);
+    wq_peers_free(http->holders);
     free((char *)http->options.result_type);
     free((char *)http->options.tasks_path);
     free((char *)http->options.operator_secret);

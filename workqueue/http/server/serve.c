@@ -22,10 +22,7 @@
 #include "workqueue/http/server/notify.h"
 #include "workqueue/util/log.h"
 
-enum {
-    STATUS_MS = 5000, /* systemd is told of the queue so often */
-    COUNT_FROM = 256, /* connections, from which on a peer's share is looked at by default */
-};
+enum { STATUS_MS = 5000 }; /* systemd is told of the queue so often */
 
 typedef struct server_loop {
     wq_server *server;
@@ -56,7 +53,6 @@ struct wq_server {
     server_loop *loops;
     wq_listening listening;
     wq_peers *peers;
-    int counts_local;
     unsigned tick_ms, watchdog_ms; /* 0: systemd is told nothing; expects nothing */
     pthread_mutex_t telling;       /* held while loops are told to stop */
     /* under it */
@@ -184,7 +180,6 @@ static void open_loop(server_loop *loop)
     wq_timers *timers = &wq_loop_of_context(server->http, &loop->ctx)->timers;
     loop->acceptor = (wq_acceptor){.h2o = {.ctx = &loop->ctx, .hosts = server->config.hosts},
                                    .peers = server->peers,
-                                   .counts_local = server->counts_local,
                                    .max_connections = loop->max_connections};
     wq_guards_init(&loop->acceptor.guards, server->http, timers, server->options.request_timeout_ms,
                    server->options.idle_timeout_ms);
@@ -254,24 +249,14 @@ static int start_loop(server_loop *loop, const wq_listening *listening, wq_error
     return wq_fail(error, WQ_ERROR_SYSTEM, "start an event loop: %s", strerror(r));
 }
 
-/* How many connections one peer may have. Those of this machine are a proxy's, or its operator's,
- * and count only where a number was given. */
-static int share_connections(wq_server *server, size_t max)
-{
-    size_t share = server->options.max_connections_per_peer;
-    server->counts_local = share != 0;
-    if (share == 0)
-        share = max < COUNT_FROM ? 0 : max / 2;
-    return (server->peers = wq_peers_new(share)) != NULL ? 0 : -1;
-}
-
 static int start_loops(wq_server *server, wq_error *error)
 {
     int result = WQ_OK;
     size_t max = server->options.max_connections, n = server->n_loops;
     if (max == 0)
         max = wq_room_for_connections(server->queue);
-    if (share_connections(server, max) != 0)
+    server->peers = wq_peers_new(server->options.max_connections_per_peer, max);
+    if (server->peers == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     for (unsigned i = 0; i < n && result == WQ_OK; i++) {
         server->loops[i] = (server_loop){.server = server};
