@@ -1012,9 +1012,11 @@ static void expect_refused_host(const char *why)
 
 static void reap_everybody(int number)
 {
+    int kept = errno;
     (void)number;
     while (waitpid(-1, NULL, WNOHANG) > 0)
         ;
+    errno = kept;
 }
 
 static void *wait_for_everybody(void *unused)
