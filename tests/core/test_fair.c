@@ -2,6 +2,8 @@
  * against a model that is a plain array. */
 
 #include "tests/support.h"
+#include "workqueue/core/admit.h"
+#include "workqueue/core/wishes.h"
 #include "workqueue/core/life.h"
 
 enum { WORKERS = 3, USERS = 7, MANY = 1000, STEPS = 30000, MODEL_MAX = 300 };

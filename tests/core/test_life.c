@@ -9,7 +9,9 @@
  * WQ_LIFE_STEPS in the environment says how many events there are in all.
  */
 #include "tests/support.h"
+#include "workqueue/core/admit.h"
 #include "workqueue/core/life.h"
+#include "workqueue/core/wishes.h"
 
 enum { KEYS = 5, ASKS = 4000, RUNS = 3, JOBS = 4096 };
 

@@ -7,10 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "workqueue/core/admit.h"
 #include "workqueue/core/event_log.h"
 #include "workqueue/core/life.h"
 #include "workqueue/core/lookup.h"
 #include "workqueue/core/params.h"
+#include "workqueue/core/wishes.h"
 
 static int find_output(wq_queue *queue, const char *key, int64_t *made_at_ms, wq_error *error)
 {

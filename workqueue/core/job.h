@@ -43,8 +43,7 @@ void wq_watchers_remove(wq_watchers *watchers, wq_watch *watch);
 /* Calls every watcher. The caller holds neither the core's lock nor a job's. */
 void wq_watchers_tell(wq_watchers *watchers);
 
-/* ---- its life; see life.h for what leads from one phase to another ----------------------------
- */
+/* ---- its life; see life.h for what leads from one phase to another --------------------------- */
 
 typedef enum wq_phase {
     WQ_PHASE_NEW,       /* not in the queue */
@@ -161,8 +160,8 @@ STAILQ_HEAD(wq_jobs_to_tell, wq_job);
  * queue, which the last wq_job_unref() gives back by `queue_unref`. */
 wq_job *wq_job_new(wq_queue *queue, const wq_params *params, const char *key);
 
-/* Takes in a line of progress, which is the caller's to tell; a fraction never goes back if the runner
- * is `far`. 0, or -1 if the line is malformed. No lock is held by the caller. */
+/* Takes in a line of progress, which is the caller's to tell; a fraction never goes back if the
+ * runner is `far`. 0, or -1 if the line is malformed. No lock is held by the caller. */
 int wq_job_report(wq_job *job, const char *line, size_t len, int far);
 
 /* Takes in what the program has written to stderr, and tells those who follow it. At most `max`

@@ -22,122 +22,15 @@
 #ifndef WQ_CORE_LIFE_H
 #define WQ_CORE_LIFE_H
 
-#include <workqueue/extend.h>
-
-#include "workqueue/core/job.h"
-#include "workqueue/core/known.h"
-#include "workqueue/core/news.h"
-#include "workqueue/core/owner.h"
-#include "workqueue/core/stats.h"
-#include "workqueue/util/clocks.h"
-#include "workqueue/util/log.h"
-#include "workqueue/util/tables.h"
-
-enum { WQ_GENERATIONS = 256 };
-
-/* Where entries are written; the journal's functions, or a test's. */
-typedef struct wq_recorder {
-    struct wq_journal *self; /* NULL: there is no journal */
-    int (*write)(struct wq_journal *self, wq_entry *entry, wq_want want, int rebuild,
-                 const wq_entry_end *end, wq_company company);
-    void (*flush_soon)(struct wq_journal *self);
-} wq_recorder;
-
-/* A run that is under way: in a worker, or with an asynchronous runner. */
-typedef struct wq_run_state {
-    wq_job *job;   /* borrowed: who runs it has a reference; NULL: detached */
-    int64_t begun; /* when the program began, monotonic; 0: not yet */
-    int stop_requested;
-    /* Asks the program to end; under the core's lock. */
-    void (*request_stop)(struct wq_run_state *run);
-} wq_run_state;
-
-struct wq_queue {
-    wq_owner owner; /* first */
-    wq_logger logger;
-    size_t max_queue, max_per_user, max_per_server, max_per_peer; /* 0: any number */
-    int counts_local; /* peers on this machine are held to max_per_peer, too */
-    int fair;
-    unsigned workers;
-    int asynchronous;                                               /* the runner is */
-    unsigned run_timeout_ms, progress_timeout_ms, queue_timeout_ms; /* 0: none */
-    unsigned max_attempts;
-    uint64_t max_output_bytes; /* 0: any */
-    size_t stderr_bytes;       /* of each job, that are kept for those who follow it */
-
-    /* what it is put together of; see workqueue.c */
-    wq_runner *runner; /* to be told of deletions; closed by its workers or async_runner */
-    wq_store *store;
-    struct wq_lookups *lookups; /* NULL: the store does not block */
-    struct wq_publisher *publisher;
-    struct wq_pool *pool;          /* of workers; NULL: the runner is asynchronous */
-    struct wq_async_runner *async; /* NULL: there are workers */
-    struct wq_watchdog *watchdog;  /* NULL: there are no limits */
-    void (*interest)(wq_job *job); /* somebody looks at it; NULL: nobody wants to know */
-    wq_recorder recorder;
-    wq_watchers watchers; /* of positions */
-    wq_job_news news;         /* of jobs */
-    atomic_ullong store_errors;
-    atomic_size_t n_ready; /* jobs that could be taken; written under the lock */
-
-    pthread_mutex_t lock; /* the core's */
-    /* under the lock */
-    pthread_cond_t work;       /* a job waits, or it is time to stop */
-    pthread_cond_t stopped;    /* the queue stops; on CLOCK_MONOTONIC */
-    pthread_cond_t unused;     /* nobody uses the store any more */
-    size_t store_users;        /* calls about jobs that are in the store now */
-    wq_order order;            /* BLOCKED, WAITING and SENT jobs */
-    struct wq_job_list by_age; /* the same, those that came first in front */
-    int64_t next_seq;
-    wq_users users;   /* where they are counted: max_per_user, fair */
-    wq_users servers; /* likewise: max_per_server */
-    wq_users peers;   /* likewise: max_per_peer, fair; of jobs whose peer is known */
-    wq_table by_key;  /* heads of lines; the queue's reference to a job is until it is forgotten */
-    wq_known known;
-    size_t n[WQ_PHASES]; /* of the phases from ADMITTING to SETTLING, and ENDED */
-    wq_counters counters;
-    uint64_t generations[WQ_GENERATIONS]; /* by keys; see wq_life_generation_locked() */
-    int stopping, closed;
-};
-
-/* Who is to be told, answered and forgotten. */
-typedef struct wq_effects {
-    wq_job *job;                 /* counted: its watchers */
-    struct wq_jobs_to_tell more; /* counted: ended with it */
-    struct wq_asks asks;         /* each has its job, or there is an error */
-    wq_error error;
-    wq_job *evicted;                /* counted; a list by `behind` */
-    int positions;                  /* of those who wait */
-    char warning[WQ_ID_SIZE + 104]; /* to be logged, unless empty */
-} wq_effects;
+#include "workqueue/core/effects.h"
+#include "workqueue/core/queue.h"
 
 int wq_life_init(wq_queue *queue, const wq_options *options);
+
+/* Forgets every ended job. Nothing refers to the queue any more but references to jobs. */
+void wq_life_forget_all(wq_queue *queue);
+
 void wq_life_dispose(wq_queue *queue);
-
-/* ---- in -------------------------------------------------------------------------------------- */
-
-/* Lets a new job in, at the end of its line; the queue takes a reference. `ask` (not NULL with a
- * journal) is answered when that has it: WQ_PENDING. WQ_OK without a journal, or an error. */
-int wq_life_admit_locked(wq_queue *queue, wq_job *job, wq_ask *ask, wq_effects *effects,
-                         wq_error *error);
-
-/* The job that a question joins, borrowed, or NULL if it has to begin a new one. */
-wq_job *wq_life_joinable_locked(wq_queue *queue, const char *key, unsigned flags);
-
-/* The question joins this job; its reference is the caller's, or with WQ_PENDING the ask's. */
-int wq_life_join_locked(wq_queue *queue, wq_job *job, unsigned flags, wq_ask *ask, int result,
-                        wq_job **out);
-
-/* A new job that is remembered as one that has succeeded already. */
-int wq_life_remember_locked(wq_queue *queue, wq_job *job, wq_ask *ask, wq_effects *effects,
-                            wq_job **out);
-
-/* A job of an earlier process. */
-int wq_life_restore(wq_queue *queue, wq_job *job, const wq_journal_row *row, wq_error *error);
-
-/* Counts ends of jobs with this key, and of some others: a key that was looked up before an end
- * must be looked up again. Not all ends together, as a slow store would then never be done. */
-uint64_t *wq_life_generation_locked(wq_queue *queue, const char *key);
 
 /* ---- through --------------------------------------------------------------------------------- */
 
@@ -172,37 +65,6 @@ void wq_life_end(wq_queue *queue, wq_job *job, int state, int returncode, const 
 /* Likewise, as FAILED, which is logged. */
 void wq_life_fail(wq_queue *queue, wq_job *job, int returncode, const char *error);
 
-/* What the journal has come to; its callback. */
-void wq_life_written(void *queue, wq_entry *entry, const wq_written *written);
-
-/* ---- wishes ---------------------------------------------------------------------------------- */
-
-/* WQ_OK: the job ends as cancelled, at once or soon. WQ_DONE: it is too late. */
-int wq_life_cancel(wq_queue *queue, wq_job *job);
-
-/* Likewise, if nobody insists on the job or watches it. */
-int wq_life_abandon(wq_queue *queue, wq_job *job);
-
-/* It is to fail, as a limit was reached, which is logged: nothing if somebody has wished something
- * before. */
-void wq_life_limit_locked(wq_queue *queue, wq_job *job, const char *why, wq_effects *effects);
-
-/* What is wished of a job; with LIMIT its sentence stays as it is. */
-wq_wish wq_life_wish(wq_queue *queue, const wq_job *job);
-
-/* The queue stops: what waits ends at once, what runs is asked to. */
-void wq_life_stop(wq_queue *queue);
-
-/* The queue stops: the run is asked to end. */
-void wq_life_stop_run_locked(wq_run_state *run);
-
-/* The queue stops, and nobody waits for what the job is at: it ends here, and with a journal it
- * runs again after the restart. Nothing if it has ended, or is settling. */
-void wq_life_interrupt(wq_queue *queue, wq_job *job);
-
-/* Forgets every ended job. Nothing refers to the queue any more but references to jobs. */
-void wq_life_forget_all(wq_queue *queue);
-
 /* ---- looking --------------------------------------------------------------------------------- */
 
 /* How many run or wait in front of a job that waits; 0 for others. */
@@ -218,9 +80,40 @@ int wq_life_is_in_place(wq_queue *queue, const wq_job *job);
 /* Counts what the store answered, if it is a failure of its own; returns it. */
 int wq_life_count_store_result(wq_queue *queue, int result);
 
-void wq_effects_init(wq_effects *effects);
+/* Counts ends of jobs with this key, and of some others: a key that was looked up before an end
+ * must be looked up again. Not all ends together, as a slow store would then never be done. */
+uint64_t *wq_life_generation_locked(wq_queue *queue, const char *key);
 
-/* Without the lock. */
-void wq_effects_carry_out(wq_queue *queue, wq_effects *effects);
+/* ---- for admit.c and wishes.c only ----------------------------------------------------------- */
+
+/* The only writer of a job's phase: counts it, moves it in or out of the order, and shows its
+ * state. Watchers are told by effects. */
+void wq_set_phase(wq_queue *queue, wq_job *job, wq_phase to);
+
+/* Every end passes here, and becomes what the job's wish would have it be. It is told at once, or
+ * when the journal has it; meanwhile who asks joins a job that has succeeded, and else gets
+ * another. */
+void wq_decide_end_locked(wq_queue *queue, wq_job *job, wq_end end, wq_effects *effects);
+
+/* SETTLING to ENDED. The reference of the core goes with the last effect. */
+void wq_finish_settling_locked(wq_queue *queue, wq_job *job, wq_effects *effects);
+
+/* Its key is free: the next in line may run, or need not. */
+void wq_promote_locked(wq_queue *queue, const char *key, int succeeded, wq_effects *effects);
+
+/* The entry's reference to the job is given back by wq_life_written(). */
+void wq_record_locked(wq_queue *queue, wq_job *job, wq_want want, const wq_end *end,
+                      wq_company company);
+
+wq_company wq_company_of(const wq_queue *queue);
+
+/* Out of the counts of its user, server and peer. */
+void wq_count_out_locked(wq_job *job);
+
+/* Forgets the ended job that is due, if there is one too many. */
+void wq_evict_locked(wq_queue *queue, wq_effects *effects);
+
+int wq_is_in_order(wq_phase phase);
+size_t wq_n_running(const wq_queue *queue);
 
 #endif

@@ -56,8 +56,8 @@ static size_t append(unsigned char *to, const char *value)
 int wq_params_key(const wq_params *params, char key[WQ_KEY_SIZE])
 {
     static const char hex[] = "0123456789abcdef";
-    unsigned char bytes[3 * 8 + WQ_SERVER_MAX_BYTES + WQ_DOCUMENT_SET_ID_MAX_BYTES +
-                        WQ_API_TOKEN_MAX_BYTES];
+    unsigned char
+        bytes[3 * 8 + WQ_SERVER_MAX_BYTES + WQ_DOCUMENT_SET_ID_MAX_BYTES + WQ_API_TOKEN_MAX_BYTES];
     unsigned char digest[SHA256_DIGEST_LENGTH];
     SHA256_CTX sha;
     if (key == NULL || wq_params_check(params, NULL) != WQ_OK)

@@ -1,6 +1,7 @@
 /* run.c - a run that is under way: what it reports, when it has lasted too long, and what becomes
  * of its outcome. */
 #include "workqueue/core/run.h"
+#include "workqueue/core/wishes.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -170,15 +171,14 @@ static wq_parcel *new_parcel(wq_job *job, char *temp_path)
 {
     wq_parcel *parcel = calloc(1, sizeof *parcel);
     if (parcel != NULL)
-        *parcel = (wq_parcel){.owner = wq_job_ref(job),
-                              .key = job->key,
-                              .params = &job->params,
-                              .temp_path = temp_path,
-                              .job_id = job->id,
-                              .ran_ms = job->started_mono > 0
-                                            ? (uint64_t)(wq_monotonic_ms() - job->started_mono)
-                                            : 0,
-                              .replace = job->rebuild};
+        *parcel = (wq_parcel){
+            .owner = wq_job_ref(job),
+            .key = job->key,
+            .params = &job->params,
+            .temp_path = temp_path,
+            .job_id = job->id,
+            .ran_ms = job->started_mono > 0 ? (uint64_t)(wq_monotonic_ms() - job->started_mono) : 0,
+            .replace = job->rebuild};
     return parcel;
 }
 

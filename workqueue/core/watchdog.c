@@ -4,6 +4,7 @@
  * begins after it has looked cannot be due before. So nobody has to wake it, and a job costs it
  * nothing. */
 #include "workqueue/core/watchdog.h"
+#include "workqueue/core/wishes.h"
 
 #include <stdio.h>
 #include <stdlib.h>

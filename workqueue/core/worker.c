@@ -3,6 +3,7 @@
  * A worker comes back from the runner when the program has ended. The publisher makes the output
  * durable, so that the next program runs meanwhile. */
 #include "workqueue/core/worker.h"
+#include "workqueue/core/wishes.h"
 
 #include <assert.h>
 #include <errno.h>

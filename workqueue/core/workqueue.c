@@ -9,11 +9,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "workqueue/core/admit.h"
 #include "workqueue/core/async_runner.h"
 #include "workqueue/core/life.h"
 #include "workqueue/core/lookup.h"
 #include "workqueue/core/run.h"
 #include "workqueue/core/watchdog.h"
+#include "workqueue/core/wishes.h"
 #include "workqueue/core/worker.h"
 #include "workqueue/process/local.h"
 #include "workqueue/store/dir.h"
@@ -166,10 +168,8 @@ static char *from_root(const char *path)
 static int open_folder(wq_store **out, wq_queue *queue, const wq_options *o, wq_error *error)
 {
     char *program = o->runner == NULL ? from_root(o->program) : NULL;
-    const wq_dir_options dir = {.path = o->storage_dir,
-                                .program = program,
-                                .sync = o->sync,
-                                .stop_ms = o->storage_wait_ms};
+    const wq_dir_options dir = {
+        .path = o->storage_dir, .program = program, .sync = o->sync, .stop_ms = o->storage_wait_ms};
     int result = wq_dir_open(out, &dir, &queue->logger, error);
     free(program);
     return result;
