@@ -3,12 +3,15 @@
  * The library brings the queue, the server and POST /generate; this adds what is the plugin's own:
  * GET /metadata, GET /show, GET /search and, with --sample, an Overview server to try it with. */
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -77,18 +80,37 @@ static void add_routes(void *user, wq_http *http, h2o_hostconf_t *host)
 
 /* ---- the process ---- */
 
+/* Our stderr, by a description of its own that does not block; a socket has none, but need not. */
+static int log_fd = -1;
+
+static ssize_t write_line(const char *line, size_t n)
+{
+    return log_fd >= 0 ? write(log_fd, line, n)
+                       : send(STDERR_FILENO, line, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Threads that do the work call this: none may wait for whoever reads our stderr, so a line that it
+ * has no room for is left out. */
 static void on_log(void *user, int level, const char *message)
 {
     static const char *const names[] = {"error", "warning", "info"};
+    static atomic_ulong n_left_out;
     struct timespec now;
     struct tm utc;
-    char time[32];
+    char line[PIPE_BUF]; /* whole or not at all */
     (void)user;
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
-    strftime(time, sizeof time, "%Y-%m-%dT%H:%M:%S", &utc);
-    fprintf(stderr, "%s.%03ldZ %s: %s\n", time, now.tv_nsec / 1000000,
-            names[level < 0 || level > 2 ? 2 : level], message);
+    size_t n = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &utc);
+    n += (size_t)snprintf(line + n, sizeof line - n, ".%03ldZ %s: %s\n", now.tv_nsec / 1000000,
+                          names[level < 0 || level > 2 ? 2 : level], message);
+    if (write_line(line, n < sizeof line ? n : sizeof line - 1) < 0) {
+        atomic_fetch_add(&n_left_out, 1);
+    } else if (atomic_load(&n_left_out) > 0) {
+        n = (size_t)snprintf(line, sizeof line, "(%lu lines were left out, as nobody read them)\n",
+                             atomic_exchange(&n_left_out, 0));
+        write_line(line, n);
+    }
 }
 
 /* If we were started without one of the standard three, the next file or connection would be given
@@ -171,7 +193,8 @@ static int serve(struct plugin *plugin, struct options *options, const sigset_t 
     options->serve.log = on_log;
     if (wq_serve(&server, plugin->queue, &options->serve, &error) != WQ_OK)
         return refuse(&error);
-    printf("listening on %s%s\n", strncmp(wq_server_address(server), "unix:", 5) == 0 ? "" : "http://",
+    printf("listening on %s%s\n",
+           strncmp(wq_server_address(server), "unix:", 5) == 0 ? "" : "http://",
            wq_server_address(server));
     fflush(stdout);
     warn_of_openness(wq_server_address(server), options);
@@ -228,6 +251,7 @@ int main(int argc, char **argv)
 {
     struct options options;
     fill_standard_fds();
+    log_fd = open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NONBLOCK | O_CLOEXEC);
     wq_leave_process_1();
     int r = options_parse(&options, argc, argv);
     r = r == OPTIONS_RUN ? run(&options) : r == OPTIONS_EXIT ? 0 : 2;

@@ -174,6 +174,7 @@ typedef struct wq_publish {
     const char *job_id;    /**< whose output it is, for its label; NULL: nobody's */
     uint64_t ran_ms;       /**< how long that took; 0: not known */
     int result;            /**< out: WQ_OK, or a negative wq_result */
+    uint64_t size_bytes;   /**< out: how long what was published is, for the log; 0: not told */
     wq_error error;        /**< out: the sentence, when result is negative */
 } wq_publish;
 

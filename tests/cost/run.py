@@ -140,7 +140,7 @@ def main():
     if shutil.which("strace") is None:
         print("SKIPPED: there is no strace")
         return 77
-    if options.instructions:
+    if options.instructions and shutil.which("valgrind") is not None:
         kinds["instructions"] = count_instructions
     figures, grown = measure(options.build.resolve(), program.resolve(), kinds), []
     known = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}

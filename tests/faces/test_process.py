@@ -347,3 +347,25 @@ class KillTest(FaceTest):
         left = [name for name in server.stored() if not name.startswith(".workqueue")]
         self.assertEqual([name for name in left if (storage / name).stat().st_size != 300004], [])
         self.assertGreaterEqual(len(left), 5)
+
+
+class LogTest(FaceTest):
+    def test_w4_a_log_that_nobody_reads_stops_nothing(self):
+        fifo = self.folder / "fifo"
+        os.mkfifo(fifo)
+        reader = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        try:
+            while True:
+                os.write(reader, b"x" * 4096)
+        except BlockingIOError:
+            pass
+        program = self.script('echo "$0" > "$4"')
+        command = ["sh", "-c", f'exec "$0" "$@" 2> "{fifo}"',
+                   *demo_command(program, self.folder / "storage")]
+        server = self.serve(command=command)
+        for i in range(5):
+            self.assertEqual(server.generate(f"set{i}").last()["returncode"], 0)
+        os.read(reader, 65536)  # somebody comes
+        self.assertEqual(server.generate("six").last()["returncode"], 0)
+        self.assertIn(b"lines were left out", os.read(reader, 65536))

@@ -4,7 +4,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "workqueue/core/job.h"
 
@@ -57,33 +56,21 @@ void wq_event_started(const wq_logger *logger, wq_job *job, const wq_snapshot *n
            (unsigned long long)now->waited_ms);
 }
 
-/* Where that is a look at a local file; else nobody waits for it. */
-static long long output_bytes(wq_store *store, const wq_job *job)
-{
-    wq_output output;
-    if (store->blocks || store->open(store->self, job->key, &output, NULL) != WQ_OK)
-        return -1;
-    if (output.fd >= 0)
-        close(output.fd);
-    return (long long)output.size_bytes;
-}
-
-static void log_success(const wq_logger *logger, wq_store *store, wq_job *job,
-                        const wq_snapshot *end)
+static void log_success(const wq_logger *logger, wq_job *job, const wq_snapshot *end)
 {
     char server[QUOTED_BYTES], set[QUOTED_BYTES];
     wq_log(logger, WQ_LOG_INFO,
-           "event=ended job=%s server=%s set=%s state=succeeded returncode=0 ms=%llu bytes=%lld",
+           "event=ended job=%s server=%s set=%s state=succeeded returncode=0 ms=%llu bytes=%llu",
            job->id, quote_text(server, job->params.server),
            quote_text(set, job->params.document_set_id), (unsigned long long)end->ran_ms,
-           output_bytes(store, job));
+           (unsigned long long)job->output_bytes);
 }
 
-void wq_event_ended(const wq_logger *logger, wq_store *store, wq_job *job, const wq_snapshot *end)
+void wq_event_ended(const wq_logger *logger, wq_job *job, const wq_snapshot *end)
 {
     char server[QUOTED_BYTES], set[QUOTED_BYTES], last[QUOTED_BYTES];
     if (end->state == WQ_STATE_SUCCEEDED) {
-        log_success(logger, store, job, end);
+        log_success(logger, job, end);
         return;
     }
     wq_log(logger, WQ_LOG_INFO,

@@ -10,7 +10,7 @@
  * them. Without any lock. */
 void wq_event_accepted(const wq_logger *logger, wq_job *job);
 void wq_event_started(const wq_logger *logger, wq_job *job, const wq_snapshot *now);
-void wq_event_ended(const wq_logger *logger, wq_store *store, wq_job *job, const wq_snapshot *end);
+void wq_event_ended(const wq_logger *logger, wq_job *job, const wq_snapshot *end);
 void wq_event_refused(const wq_logger *logger, const wq_params *params, const char *why);
 
 #endif

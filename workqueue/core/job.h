@@ -111,10 +111,11 @@ struct wq_job {
     char why[96]; /* the sentence of the wish LIMIT */
     wq_end end;   /* while SETTLING */
     struct wq_asks asks;
-    int rebuild;    /* replaces the output */
-    int was_behind; /* another job of its key was in front of it */
-    int tentative;  /* nobody who asked for it insists */
-    wq_job *behind; /* the next job of its key */
+    int rebuild;           /* replaces the output */
+    int was_behind;        /* another job of its key was in front of it */
+    uint64_t output_bytes; /* that were published; 0: not known. Written before the end. */
+    int tentative;         /* nobody who asked for it insists */
+    wq_job *behind;        /* the next job of its key */
     wq_order_node order;
     TAILQ_ENTRY(wq_job) by_age; /* while in the queue order: those that came first in front */
     TAILQ_ENTRY(wq_job) ended;  /* while ENDED: oldest first */

@@ -439,7 +439,7 @@ int wq_life_init(wq_queue *q, const wq_options *o)
     q->max_attempts = o->max_attempts;
     q->next_seq = 1;
     wq_watchers_init(&q->watchers);
-    wq_job_news_init(&q->news, &q->logger, &q->store);
+    wq_job_news_init(&q->news, &q->logger);
     pthread_mutex_init(&q->lock, NULL);
     pthread_cond_init(&q->work, NULL);
     wq_cond_init(&q->stopped);

@@ -13,10 +13,9 @@ struct wq_jobs_watch {
     void *user;
 };
 
-void wq_job_news_init(wq_job_news *news, const wq_logger *logger, wq_store *const *store)
+void wq_job_news_init(wq_job_news *news, const wq_logger *logger)
 {
     news->logger = logger;
-    news->store = store;
     pthread_mutex_init(&news->lock, NULL);
     LIST_INIT(&news->all);
 }
@@ -46,7 +45,7 @@ static void log_change(wq_job_news *news, wq_job *job)
     if (before < WQ_STATE_RUNNING && now.state == WQ_STATE_RUNNING)
         wq_event_started(news->logger, job, &now);
     if (before < WQ_STATE_SUCCEEDED && now.state >= WQ_STATE_SUCCEEDED)
-        wq_event_ended(news->logger, *news->store, job, &now);
+        wq_event_ended(news->logger, job, &now);
     wq_snapshot_clear(&now);
 }
 

@@ -10,13 +10,12 @@
 /* Of a queue; made once, before there are jobs. */
 typedef struct wq_job_news {
     const wq_logger *logger;
-    wq_store *const *store; /* where outputs are measured for the log */
-    atomic_size_t n;        /* who watches all; so that nobody pays where there is none */
+    atomic_size_t n; /* who watches all; so that nobody pays where there is none */
     pthread_mutex_t lock;
     LIST_HEAD(, wq_jobs_watch) all; /* under the lock */
 } wq_job_news;
 
-void wq_job_news_init(wq_job_news *news, const wq_logger *logger, wq_store *const *store);
+void wq_job_news_init(wq_job_news *news, const wq_logger *logger);
 void wq_job_news_dispose(wq_job_news *news);
 
 /* Tells everybody of a change of the job, and the log of its begin and its end, each once. The

@@ -101,6 +101,7 @@ static wq_parcel *take_later_locked(wq_publisher *p, int64_t until)
 
 static void settle_parcel(wq_publisher *p, wq_parcel *parcel, const wq_publish *item)
 {
+    parcel->size_bytes = item->size_bytes;
     if (item->result == WQ_ERROR_AWAY && p->n_threads > 0)
         retry_later(p, parcel, &item->error);
     else

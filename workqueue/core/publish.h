@@ -25,6 +25,7 @@ typedef struct wq_parcel {
     char *temp_path; /* owned; NULL: the output is in the store already, and is only looked for */
     const char *job_id; /* borrowed: whose output it is, and how long its program ran */
     uint64_t ran_ms;
+    uint64_t size_bytes; /* that the store has published; 0: it does not tell */
     int replace;
     int is_put_off; /* the store was away when it was last tried */
     /* the publisher's */

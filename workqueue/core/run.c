@@ -215,6 +215,7 @@ void wq_run_published(void *user, wq_parcel *parcel, int result, const wq_error 
         return;
     }
     if (result >= 0) {
+        job->output_bytes = parcel->size_bytes;
         wq_life_end(queue, job, WQ_STATE_SUCCEEDED, 0, NULL);
     } else if (result == WQ_ERROR_AWAY && wait_for_stop(queue, 0)) {
         wq_life_interrupt(queue, job);

@@ -349,6 +349,7 @@ static void publish_one(s3 *s, wq_publish *item)
         close(u.fd);
     dispose_temp(&u, result);
     item->result = result < 0 ? result : WQ_OK;
+    item->size_bytes = u.bytes;
 }
 
 typedef struct batch {

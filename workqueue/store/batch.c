@@ -75,6 +75,7 @@ static int inspect_item(const wq_folder *folder, wq_publish *item, struct stat *
         return refuse_item(folder, item, "invalid program: its output is not a regular file");
     if (st->st_size == 0)
         return refuse_empty(folder, item);
+    item->size_bytes = (uint64_t)st->st_size;
     /* it is ours to read, and to label, whatever else the program wants of its mode */
     if ((st->st_mode & 0600) != 0600 &&
         fchmodat(folder->fd, name, (st->st_mode & 07777) | 0600, 0) != 0)

@@ -30,7 +30,7 @@ static int find_output(void *self, const char *key, int64_t *made_at_ms, wq_erro
                            folder->path, key);
         wq_retain_used(folder->retain, &folder->labels, key, -1, &st);
         if (made_at_ms != NULL)
-            *made_at_ms = (int64_t)st.st_mtim.tv_sec * 1000 + st.st_mtim.tv_nsec / 1000000;
+            *made_at_ms = wq_modified_ms(&st);
         return WQ_OK;
     }
     if (errno == ENOENT)
@@ -42,7 +42,6 @@ static int open_output(void *self, const char *key, wq_output *out, wq_error *er
 {
     wq_folder *folder = self;
     struct stat st;
-    wq_output_info info;
     int fd = openat(folder->fd, key, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0 && errno == ENOENT)
         return wq_fail(error, WQ_ERROR_NOT_FOUND, "there is no output for this yet");
@@ -54,9 +53,9 @@ static int open_output(void *self, const char *key, wq_output *out, wq_error *er
         return r;
     }
     wq_retain_used(folder->retain, &folder->labels, key, fd, &st);
-    wq_label_read(&folder->labels, key, fd, &st, &info);
-    *out = (wq_output){.fd = fd, .size_bytes = info.size_bytes, .made_at_ms = info.made_at_ms};
-    memcpy(out->tag, info.tag, sizeof out->tag);
+    *out = (wq_output){
+        .fd = fd, .size_bytes = (uint64_t)st.st_size, .made_at_ms = wq_modified_ms(&st)};
+    wq_label_tag(&folder->labels, key, fd, &st, out->tag, sizeof out->tag);
     return WQ_OK;
 }
 

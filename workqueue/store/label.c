@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <openssl/evp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,20 +35,17 @@ typedef struct text {
     size_t n;
 } text;
 
-__attribute__((format(printf, 3, 4))) static void add_line(text *t, const char *name,
-                                                           const char *format, ...)
+static void add_line(text *t, const char *name, const char *value)
 {
-    char value[LABEL_SIZE];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(value, sizeof value, format, args);
-    va_end(args);
-    if (*value == '\0' || t->n + strlen(name) + strlen(value) + 3 > sizeof t->bytes)
+    const size_t n_name = strlen(name), n = strlen(value);
+    if (n == 0 || t->n + n_name + n + 2 > sizeof t->bytes)
         return;
-    for (char *c = value; *c != '\0'; c++)
-        if (*c == '\n')
-            *c = ' '; /* as in a program's path */
-    t->n += (size_t)snprintf(t->bytes + t->n, sizeof t->bytes - t->n, "%s=%s\n", name, value);
+    char *at = mempcpy(t->bytes + t->n, name, n_name);
+    *at++ = '=';
+    for (size_t i = 0; i < n; i++)
+        *at++ = value[i] != '\n' ? value[i] : ' '; /* as in a program's path */
+    *at++ = '\n';
+    t->n = (size_t)(at - t->bytes);
 }
 
 /* Unix time in ms as people read it. */
@@ -69,27 +65,22 @@ static const char *end_of_path(const char *path, size_t size)
     return n < size ? path : path + (n - size + 1);
 }
 
-static int64_t modified_ms(const struct stat *st)
-{
-    return (int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000;
-}
-
 static void compose_label(wq_labels *labels, const wq_publish *item, const struct stat *st, text *t)
 {
     static const wq_output_info sizes;
-    char when[40];
-    format_time(when, modified_ms(st));
+    char when[40], tag[40], ran_ms[24];
+    format_time(when, wq_modified_ms(st));
+    snprintf(tag, sizeof tag, "%016llx-%llx", labels->random, atomic_fetch_add(&labels->next, 1));
+    snprintf(ran_ms, sizeof ran_ms, "%llu", (unsigned long long)item->ran_ms);
     t->n = 0;
-    add_line(t, "tag", "%016llx-%llx", labels->random, atomic_fetch_add(&labels->next, 1));
-    add_line(t, "published", "%s", when);
-    if (item->job_id != NULL)
-        add_line(t, "job", "%s", item->job_id);
-    if (item->ran_ms > 0)
-        add_line(t, "ran_ms", "%llu", (unsigned long long)item->ran_ms);
-    add_line(t, "document_set_id", "%s", item->params->document_set_id);
-    add_line(t, "server", "%s", item->params->server);
+    add_line(t, "tag", tag);
+    add_line(t, "published", when);
+    add_line(t, "job", item->job_id != NULL ? item->job_id : "");
+    add_line(t, "ran_ms", item->ran_ms > 0 ? ran_ms : "");
+    add_line(t, "document_set_id", item->params->document_set_id);
+    add_line(t, "server", item->params->server);
     if (labels->program != NULL)
-        add_line(t, "program", "%s", end_of_path(labels->program, sizeof sizes.program));
+        add_line(t, "program", end_of_path(labels->program, sizeof sizes.program));
 }
 
 /* Where the value of `name` begins, in a text that ends with NUL; NULL: it has none. */
@@ -290,7 +281,7 @@ void wq_label_read(const wq_labels *labels, const char *key, int fd, const struc
     memset(out, 0, sizeof *out);
     snprintf(out->key, sizeof out->key, "%s", key);
     out->size_bytes = (uint64_t)st->st_size;
-    out->made_at_ms = modified_ms(st);
+    out->made_at_ms = wq_modified_ms(st);
     ssize_t n = get_attribute(labels, key, fd, label, sizeof label - 1);
     if (n > 0) {
         label[n] = '\0';
@@ -300,6 +291,20 @@ void wq_label_read(const wq_labels *labels, const char *key, int fd, const struc
         read_beside(labels, key, st, out);
     if (out->tag[0] == '\0')
         make_tag(st, out->tag, sizeof out->tag);
+}
+
+void wq_label_tag(const wq_labels *labels, const char *key, int fd, const struct stat *st,
+                  char *tag, size_t size)
+{
+    char label[LABEL_SIZE + 1];
+    ssize_t n = get_attribute(labels, key, fd, label, sizeof label - 1);
+    label[n > 0 ? n : 0] = '\0';
+    copy_value(label, "tag", tag, size);
+    if (*tag == '\0') {
+        wq_output_info info;
+        wq_label_read(labels, key, fd, st, &info);
+        snprintf(tag, size, "%s", info.tag);
+    }
 }
 
 void wq_label_remove(const wq_labels *labels, const char *key)

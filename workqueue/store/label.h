@@ -26,6 +26,11 @@ typedef struct wq_labels {
     const wq_logger *logger;
 } wq_labels;
 
+static inline int64_t wq_modified_ms(const struct stat *st)
+{
+    return (int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000;
+}
+
 /* What is set before: folder_fd, path, sync and logger, borrowed. `probe_fd` is a file in the
  * folder on which attributes can be tried. */
 int wq_labels_open(wq_labels *labels, int probe_fd, const char *program, wq_error *error);
@@ -39,6 +44,10 @@ void wq_label_write(wq_labels *labels, const wq_publish *item, const struct stat
  * file system tells, and the texts are empty. `fd` is of it, or -1; `st` is of it. */
 void wq_label_read(const wq_labels *labels, const char *key, int fd, const struct stat *st,
                    wq_output_info *out);
+
+/* Likewise, the tag alone. */
+void wq_label_tag(const wq_labels *labels, const char *key, int fd, const struct stat *st,
+                  char *tag, size_t size);
 
 /* Removes labels of outputs that are not there. */
 void wq_labels_sweep(const wq_labels *labels);
