@@ -559,7 +559,9 @@ static void test_m6_no_more_than_so_many_of_a_peer(void **state)
     end(queue, take_job(queue));
     send(queue, "192.0.2.1", 4, 0);
     queue->counts_local = 1;
-    assert_int_equal(try_admit_from(queue, "127.0.0.1", 20, 0, &job), WQ_ERROR_USER_FULL);
+    for (unsigned i = 0; i < 3; i++)
+        send(queue, "127.0.0.1", 20 + i, 0);
+    assert_int_equal(try_admit_from(queue, "127.0.0.1", 23, 0, &job), WQ_ERROR_USER_FULL);
     drain(queue);
 }
 

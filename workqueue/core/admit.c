@@ -29,11 +29,6 @@ static int counts_users(const wq_queue *q)
     return q->fair || q->max_per_user > 0;
 }
 
-static int counts_peers(const wq_queue *q)
-{
-    return q->fair || q->max_per_peer > 0;
-}
-
 /* A proxy's address is everybody's. */
 static int is_limited_peer(const wq_queue *q, const char *peer)
 {
@@ -74,7 +69,7 @@ static int count_in_locked(wq_queue *q, wq_job *job)
 {
     enum { USER, SERVER, PEER };
     const wq_params *params = &job->params;
-    const int has_peer = counts_peers(q) && *job->peer != '\0';
+    const int has_peer = is_limited_peer(q, job->peer) || (q->fair && *job->peer != '\0');
     const wq_user *user = counts_users(q) ? wq_users_find(&q->users, params->api_token) : NULL;
     const wq_user *peer = has_peer ? wq_users_find(&q->peers, job->peer) : NULL;
     job->order.rank = q->fair ? wq_users_rank(&q->users, user, peer) : (uint64_t)job->entry.seq;
