@@ -101,6 +101,13 @@ async function look(page, name, {slots} = {}) {
   say({name, width, ...seen, violations, console: page.said.splice(0)});
 }
 
+// In the page, if it is told to: its stream says at once that there was more news than it can be told.
+function reloadAtOnce() {
+  if (location.protocol === 'about:' || !sessionStorage.getItem('reload')) return;
+  const real = window.fetch, news = new TextEncoder().encode('event: reload\ndata: {}\n\n');
+  window.fetch = (url, options) => options?.headers?.Accept === 'text/event-stream' ? Promise.resolve(new Response(new ReadableStream({start: (c) => c.enqueue(news)}))) : real(url, options);
+}
+
 const scenes = {
   run: async (page) => {
     await answer(page, [[/\/stats$/, (route) => json(route, {wait_ms: 230000})], [/\/jobs$/, (route) => json(route, {detail: 'This server does not work for archive.example.com. Its operator can allow it.'}, 403, 'application/problem+json')],
@@ -160,9 +167,19 @@ const scenes = {
     await answer(page, listAnswers([], stats({minutes: minutes(true)})));
     await page.goto(`${told.base}login`);
     await page.evaluate((path) => sessionStorage.setItem(`workqueue-secret ${path}`, 'x'), new URL(told.base).pathname);
+    await page.addInitScript(reloadAtOnce);
     await page.goto(`${told.base}jobs`);
     await page.waitForFunction(() => !document.getElementById('empty').hidden);
     await look(page, 'jobs-empty');
+    const few = many(14).slice(-14), last = few.at(-1).id;
+    await answer(page, [[/\/jobs$/, (route) => json(route, {jobs: few.splice(0, 7), next: null})], ...listAnswers([])]);
+    await page.evaluate(() => sessionStorage.setItem('reload', '1'));
+    await page.goto('about:blank');
+    await page.goto(`${told.base}jobs`);
+    await page.waitForFunction((id) => document.querySelector(`tr[data-id="${id}"]`), last);
+    const known = await page.evaluate(() => [...document.querySelectorAll('#jobs tbody tr')].map((row) => row.dataset.id));
+    if (known.length !== 7 || known.includes('undefined')) throw new Error(`after "reload" the page has ${known}`);
+    await page.evaluate(() => sessionStorage.removeItem('reload'));
     await answer(page, listAnswers(many(10000), stats(), outputs(12), unwell));
     await page.goto('about:blank');
     await page.goto(`${told.base}jobs`);

@@ -14,6 +14,7 @@
 enum {
     MAX_ANSWER = 256 << 20, /* of a list */
     MAX_EVENT = 4 << 20,
+    PAGE = 1000, /* of a list: the most that a server gives at once */
     CONNECT_MS = 10000,
     SILENCE_S = 60,   /* a stream has a sign of life every 15 s */
     MOST_WAIT_S = 60, /* between two tries */
@@ -174,6 +175,40 @@ int client_ask(const client_settings *c, const char *method, const char *url, co
     curl_easy_cleanup(curl);
     curl_slist_free_all(headers);
     free(body.text);
+    return r;
+}
+
+static int ask_for_page(const client_settings *c, const char *url, size_t n, const char *after,
+                        json_t **page)
+{
+    char limit[24], *whole = strdup(url);
+    int r = COMMAND_FAILED;
+    snprintf(limit, sizeof limit, "%zu", n < PAGE ? n : PAGE);
+    whole = whole ? client_add_field(whole, "limit", limit) : NULL;
+    if (whole != NULL && *after != '\0')
+        whole = client_add_field(whole, "after", after);
+    if (whole != NULL)
+        r = client_ask(c, "GET", whole, NULL, page);
+    free(whole);
+    return r;
+}
+
+int client_list(const client_settings *c, const char *url, const char *member, json_t **answer)
+{
+    json_t *page = NULL;
+    int r = ask_for_page(c, url, c->limit, "", answer);
+    json_t *all = json_object_get(*answer, member);
+    while (r == COMMAND_OK && json_array_size(all) < c->limit &&
+           *client_text(*answer, "next") != '\0') {
+        r = ask_for_page(c, url, c->limit - json_array_size(all), client_text(*answer, "next"),
+                         &page);
+        if (r == COMMAND_OK &&
+            (json_array_extend(all, json_object_get(page, member)) != 0 ||
+             json_object_set(*answer, "next", json_object_get(page, "next")) != 0))
+            r = COMMAND_FAILED;
+        json_decref(page);
+        page = NULL;
+    }
     return r;
 }
 

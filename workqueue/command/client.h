@@ -12,7 +12,8 @@ typedef struct client_settings {
     char *secret;                             /* of the operator */
     const char *token_file;                   /* holds the API token; "-": stdin */
     const char *output;                       /* where the output goes */
-    const char *state, *server, *set, *limit; /* filters */
+    const char *state, *server, *set;         /* filters */
+    size_t limit;                             /* of a list */
     const char *ca_file;
     int detach, rebuild, json, all;
 } client_settings;
@@ -28,6 +29,11 @@ int client_base(const option_set *set, const char *url, char **base);
  * JSON of an answer 2xx, owned: json_decref(). */
 int client_ask(const client_settings *c, const char *method, const char *url, const char *form,
                json_t **answer);
+
+/* Asks for a list at URL, which ends with "?" or a field, page by page, until there are `limit` in
+ * the answer's array `member`, or all. `*answer` as in client_ask(); its "next" tells whether there
+ * are more. */
+int client_list(const client_settings *c, const char *url, const char *member, json_t **answer);
 
 /* Writes the body of URL to a file, whole or not at all; "-" is stdout. */
 int client_download(const client_settings *c, const char *url, const char *path);

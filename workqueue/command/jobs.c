@@ -1,4 +1,5 @@
 /* jobs.c - workqueue jobs: the operator's list in a terminal. */
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,9 @@ static const option_row jobs_rows[] = {
      "cancelled."},
     {"server", "URL", OPTION_TEXT, 0, offsetof(client_settings, server), 0, 0,
      "Only jobs of this server are listed."},
-    {"limit", "N", OPTION_TEXT, 0, offsetof(client_settings, limit), 0, 0,
+    {"set", "ID", OPTION_TEXT, 0, offsetof(client_settings, set), 0, 0,
+     "Only jobs of this document set are listed."},
+    {"limit", "N", OPTION_SIZE, 0, offsetof(client_settings, limit), 1, SIZE_MAX,
      "So many are listed at most (100)."},
     {"json", NULL, OPTION_ON, 0, offsetof(client_settings, json), 0, 0,
      "The list is printed as the server gives it."},
@@ -79,14 +82,14 @@ static int list_jobs(const option_set *set, const client_settings *c, const char
     int r = client_base(set, operand, &base);
     if (r == COMMAND_OK && asprintf(&url, "%s/jobs?", base) < 0)
         r = COMMAND_FAILED;
-    if (r == COMMAND_OK)
-        url = client_add_field(url, "limit", c->limit ? c->limit : "100");
     if (r == COMMAND_OK && c->state != NULL)
         url = client_add_field(url, "state", c->state);
     if (r == COMMAND_OK && c->server != NULL)
         url = client_add_field(url, "server", c->server);
+    if (r == COMMAND_OK && c->set != NULL)
+        url = client_add_field(url, "document_set_id", c->set);
     if (r == COMMAND_OK)
-        r = url ? client_ask(c, "GET", url, NULL, &answer) : COMMAND_FAILED;
+        r = url ? client_list(c, url, "jobs", &answer) : COMMAND_FAILED;
     if (r == COMMAND_OK && c->json)
         json_dumpf(answer, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
     else if (r == COMMAND_OK)
@@ -99,7 +102,7 @@ static int list_jobs(const option_set *set, const client_settings *c, const char
 
 int jobs_main(int argc, char **argv)
 {
-    client_settings c = {0};
+    client_settings c = {.limit = 100};
     option_set set = jobs_set;
     char **operands;
     size_t n;

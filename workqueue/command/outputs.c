@@ -1,4 +1,5 @@
 /* outputs.c - workqueue outputs and workqueue delete: what is stored, and removing it. */
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@ static const option_row outputs_rows[] = {
      "Only outputs of this document set are meant, with --server."},
 };
 static const option_row list_rows[] = {
-    {"limit", "N", OPTION_TEXT, 0, offsetof(client_settings, limit), 0, 0,
+    {"limit", "N", OPTION_SIZE, 0, offsetof(client_settings, limit), 1, SIZE_MAX,
      "So many are listed at most (1000)."},
     {"json", NULL, OPTION_ON, 0, offsetof(client_settings, json), 0, 0,
      "The list is printed as the server gives it."},
@@ -50,8 +51,6 @@ static char *make_outputs_url(const client_settings *c, const char *base)
     char *url = NULL;
     if (asprintf(&url, "%s/outputs?", base) < 0)
         return NULL;
-    if (c->limit != NULL)
-        url = client_add_field(url, "limit", c->limit);
     if (c->server != NULL)
         url = client_add_field(url, "server", c->server);
     if (c->set != NULL)
@@ -73,6 +72,8 @@ static void print_outputs(const json_t *answer)
                words_age(used, sizeof used, client_text(output, "used_at")),
                client_text(output, "document_set_id"), client_text(output, "server"));
     }
+    if (*client_text(answer, "next") != '\0')
+        puts("There are more: --limit N lists more of them.");
 }
 
 static int list_outputs(const option_set *set, const client_settings *c, const char *operand)
@@ -83,7 +84,7 @@ static int list_outputs(const option_set *set, const client_settings *c, const c
     if (r == COMMAND_OK && (url = make_outputs_url(c, base)) == NULL)
         r = COMMAND_FAILED;
     if (r == COMMAND_OK)
-        r = client_ask(c, "GET", url, NULL, &answer);
+        r = client_list(c, url, "outputs", &answer);
     if (r == COMMAND_OK && c->json)
         json_dumpf(answer, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII);
     else if (r == COMMAND_OK)
@@ -123,7 +124,7 @@ static int delete_keys(const client_settings *c, const char *base, char **keys, 
 
 int outputs_main(int argc, char **argv)
 {
-    client_settings c = {0};
+    client_settings c = {.limit = 1000};
     option_set set = outputs_set;
     char **operands;
     size_t n;

@@ -11,8 +11,9 @@ import { elapsedMs, leftMs, over, sentenceOf, silentMs, stateOf, waitsFor, wordO
 if (!loggedIn()) logOut();
 
 const LISTS = ['running', 'queued', 'ended'], SHOWN = { running: 50, queued: 8, ended: 14 }, STATS_MS = 5000;
+const MOST_ENDED = 5000; // are remembered: a page that is open for weeks grows no further
 const jobs = new Map(), heard = new Map(), rows = new Map(); // by id; of rows by list and id
-let filter = 'all', words = '', paused = false, skew = 0, stats = {}, loaded = false, dirty = true, opened = Date.now();
+let filter = 'all', words = '', paused = false, skew = 0, stats = {}, loaded = false, opened = Date.now();
 let lists = { running: [], queued: [], ended: [] };
 const now = () => Date.now() + skew;
 const ms = time => time ? Date.parse(time) : 0;
@@ -20,34 +21,37 @@ const listOf = job => over(job) ? 'ended' : job.state === 'queued' ? 'queued' : 
 
 /* ---- what is known ---- */
 
+/* What sorting and searching need of each of ten thousand is made once, not at each look. */
 function take(job) {
   const before = jobs.get(job.id);
+  job.text = before?.text ?? `${job.document_set_id} ${job.server} ${job.id}`.toLowerCase();
+  job.at = ms(job.ended_at) || ms(job.started_at) || before?.at || ms(job.accepted_at);
   jobs.set(job.id, job);
   heard.set(job.id, Date.now());
-  if (!before || before.state !== job.state) dirty = true;
 }
 function forget(jobId) {
-  dirty ||= jobs.delete(jobId);
+  jobs.delete(jobId);
   heard.delete(jobId);
 }
 const matches = job => (filter === 'all' || shownState(job) === filter) &&
-  (!words || `${job.document_set_id} ${job.server} ${job.id}`.toLowerCase().includes(words));
+  (!words || job.text.includes(words));
 const shownState = job => { const state = stateOf(job, now()); return state === 'starting' || state === 'publishing' ? 'running' : state; };
 
 function sortJobs() {
-  const next = { running: [], queued: [], ended: [] }, count = { all: jobs.size };
-  let queued = [];
+  const ended = [...jobs.values()].filter(over);
+  if (ended.length > MOST_ENDED) for (const job of ended.sort((a, b) => b.at - a.at).slice(MOST_ENDED)) forget(job.id);
+  const next = { running: [], queued: [], ended: [] }, count = { all: jobs.size }, queued = [];
   for (const job of jobs.values()) {
     const state = shownState(job);
     count[state] = (count[state] || 0) + 1;
     if (job.state === 'queued') queued.push(job); else if (matches(job)) next[listOf(job)].push(job);
   }
-  queued.sort((a, b) => a.n_ahead_in_queue - b.n_ahead_in_queue || ms(a.accepted_at) - ms(b.accepted_at));
+  queued.sort((a, b) => a.n_ahead_in_queue - b.n_ahead_in_queue || a.at - b.at);
   queued.forEach((job, i) => { job.place = i + 1; });
   next.queued = queued.filter(matches);
-  next.running.sort((a, b) => (shownState(b) === 'stalled') - (shownState(a) === 'stalled') || ms(a.started_at) - ms(b.started_at));
-  next.ended.sort((a, b) => ms(b.ended_at) - ms(a.ended_at));
-  [lists, dirty] = [next, false];
+  next.running.sort((a, b) => (shownState(b) === 'stalled') - (shownState(a) === 'stalled') || a.at - b.at);
+  next.ended.sort((a, b) => b.at - a.at);
+  lists = next;
   return count;
 }
 
@@ -245,22 +249,27 @@ function showConnection() {
   document.body.toggleAttribute('data-lost', !!lostSince);
   if (lostSince) put($('span', id('away')), id('away').dataset.text.replace('{since}', clock(lostSince)).replace('{retry}', retryAt > Date.now() ? `again in ${duration((retryAt - Date.now()) / 1000 + 1)}` : 'now'));
 }
+/* Takes all there are; what is known from before and is not among them has gone. */
 async function loadAll(signal) {
+  const known = new Set(jobs.keys());
   let after = '';
   for (;;) {
     const response = await ask(`jobs?limit=1000${after && `&after=${encodeURIComponent(after)}`}`, { signal });
     if (!response.ok) throw new Error(String(response.status));
     const sent = Date.parse(response.headers.get('Date')) + 500, page = await response.json();
     skew = Math.abs(sent - Date.now()) > 2000 ? sent - Date.now() : 0;
-    for (const job of page.jobs) take(job);
-    if (!page.next) return;
+    for (const job of page.jobs) {
+      take(job);
+      known.delete(job.id);
+    }
+    if (!page.next) break;
     after = page.next;
   }
+  for (const jobId of known) forget(jobId);
 }
 function onEvent(event, data) {
-  const news = JSON.parse(data);
-  if (event === 'gone') return forget(news.id);
-  for (const job of news.jobs || [news]) take(job);
+  if (event === 'reload') loadAll(giveUp.signal).catch(() => {}); // more news than the server notes
+  else take(JSON.parse(data));
 }
 async function follow() {
   for (;;) {
@@ -269,10 +278,8 @@ async function follow() {
       const early = [];
       let ready = false;
       const stream = listen('jobs', (event, data) => { if (ready) onEvent(event, data); else early.push([event, data]); }, stop.signal);
-      const known = new Set(jobs.keys());
       await Promise.race([stream, loadAll(stop.signal)]);
       [ready, loaded, lostSince, tries] = [true, true, 0, 0];
-      for (const jobId of known) if (Date.now() - heard.get(jobId) > 60000 && lostSince) forget(jobId);
       for (const [event, data] of early) onEvent(event, data);
       showConnection();
       draw(true);
