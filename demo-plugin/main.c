@@ -211,6 +211,8 @@ static int go_remote(struct options *options, wq_error *error)
     options->s3.cache_dir = options->queue.storage_dir;
     if (options->s3.url != NULL)
         r = wq_s3_store_open(&options->queue.store, &options->s3, error);
+    else if (options->store != NULL && options->stomp.urls != NULL)
+        r = wq_shared_folder_open(&options->queue.store, options->store, error);
     options->stomp.store = options->queue.store;
     if (r == WQ_OK && options->stomp.urls != NULL)
         r = wq_stomp_runner_open(&options->queue.runner, &options->stomp, error);

@@ -468,8 +468,8 @@ static int use_defaults(struct options *options)
     options->stomp.max_fetch_bytes = options->queue.max_output_bytes;
     if (options->store != NULL && strncmp(options->store, "s3://", 5) == 0)
         options->s3.url = options->store;
-    else if (options->store != NULL)
-        options->queue.storage_dir = options->store;
+    else if (options->store != NULL && options->stomp.urls == NULL)
+        options->queue.storage_dir = options->store; /* else it is one that packagers share */
     int r = make_storage(options);
     return r == OPTIONS_RUN ? choose_journal(options) : r;
 }

@@ -115,7 +115,31 @@ typedef struct wq_runner {
      * nonzero. May take long. WQ_OK, WQ_ERROR_AWAY or another failure. NULL: there are no others. */
     int (*list)(void *self, int (*each)(void *user, const wq_elsewhere *job), void *user,
                 wq_error *error);
+    /** Whoever runs or gets the request of this id, on any machine, is to end or drop it, soon. May
+     * take long. WQ_OK, WQ_ERROR_AWAY or another failure. NULL: it cannot. */
+    int (*cancel_elsewhere)(void *self, const wq_elsewhere *job, wq_error *error);
+    /** For a runner that stands before the queue's own, which runs the program: wq_open() makes that
+     * by the other options and puts it here, `run` may call its `run`, and `close` calls its
+     * `close`. NULL: it runs jobs itself. */
+    struct wq_runner **own;
 } wq_runner;
+
+/**
+ * Calls `each` for every job that runs on another machine for another server's request, as the store
+ * knows it, until that returns nonzero; what this queue has itself is left out. `each` may call
+ * nothing of the queue but wq_cancel_elsewhere(). Asks the store, so not for an event loop.
+ * WQ_OK, also where there are no other machines; WQ_ERROR_AWAY, WQ_ERROR_CLOSING,
+ * WQ_ERROR_INVALID_ARGUMENT or another failure. Any thread.
+ */
+WQ_API int wq_jobs_elsewhere(wq_queue *queue, int (*each)(void *user, const wq_elsewhere *job),
+                             void *user, wq_error *error);
+
+/** Has the request ended for which another machine runs `job`; the run goes on if others want it.
+ * Returns as wq_jobs_elsewhere() does; its server says when it has ended. Any thread. */
+WQ_API int wq_cancel_elsewhere(wq_queue *queue, const wq_elsewhere *job, wq_error *error);
+
+/** Nonzero if jobs may run on other machines, so that it is worth to ask. */
+WQ_API int wq_has_elsewhere(const wq_queue *queue);
 
 /* ---- what machines share ---------------------------------------------------------------------- */
 
@@ -148,9 +172,11 @@ typedef struct wq_shared {
     int (*more)(void *self, const char *name, char **more, wq_error *error);
     /** Removes it; not there is as well. */
     int (*remove)(void *self, const char *name, wq_error *error);
-    /** Calls `each` with the names in a folder, without the folder, until that returns nonzero. */
-    int (*list)(void *self, const char *folder, int (*each)(void *user, const char *name),
-                void *user, wq_error *error);
+    /** Calls `each` with the names in a folder, without the folder, until that returns nonzero.
+     * `recent_s`, unless it is 0: what was not written for longer, by the store's own clock, may be
+     * left out. */
+    int (*list)(void *self, const char *folder, unsigned recent_s,
+                int (*each)(void *user, const char *name), void *user, wq_error *error);
     /** What there is of an output: the epoch it was published in (0: none), its bytes and version.
      * WQ_OK, WQ_ERROR_NOT_FOUND or another failure. */
     int (*output)(void *self, const char *key, uint64_t *epoch, uint64_t *bytes,

@@ -76,6 +76,44 @@ WQ_API void wq_s3_options_init(wq_s3_options *options, size_t size);
  */
 WQ_API int wq_s3_store_open(wq_store **out, const wq_s3_options *options, wq_error *error);
 
+/* ---- outputs in a folder that machines share ------------------------------------------------- */
+
+/**
+ * Opens a store for the `store` of wq_options, which owns it from then on; else call its `close`.
+ * Outputs are files in `path` with their key as name; beside them are folders of the store's own.
+ * Any number of processes on any machines may use it at the same time: one lock of the folder
+ * (flock, which NFS has too) is held while one of them looks at something and replaces it. It does
+ * not know whose outputs are whose, so it lists none and deletes no document set. WQ_OK,
+ * WQ_ERROR_SYSTEM or WQ_ERROR_NO_MEMORY.
+ */
+WQ_API int wq_shared_folder_open(wq_store **out, const char *path, wq_error *error);
+
+/** How servers share a store without a broker. Fill it with wq_sharing_options_init(). */
+typedef struct wq_sharing_options {
+    size_t size;           /**< sizeof(wq_sharing_options) of the caller */
+    const wq_store *store; /**< the queue's; one that machines share; borrowed */
+    unsigned renew_ms;     /**< a lease is renewed so often; default 5000 */
+    unsigned takeover_ms;  /**< one that was not renewed for so long is taken over, by the clock of who
+                                sees it; default 20000, at least twice renew_ms */
+    unsigned max_attempts; /**< a job that has ended so many servers fails; default 5; 0: any */
+    wq_log_cb log;         /**< as in wq_options */
+    void *log_user;
+} wq_sharing_options;
+
+/** Fills in the defaults; `size` is sizeof(wq_sharing_options). */
+WQ_API void wq_sharing_options_init(wq_sharing_options *options, size_t size);
+
+/**
+ * Opens a runner for the `runner` of wq_options, which owns it from then on; else call its `close`.
+ * The queue makes its own runner by its other options, and this one stands before it: of all
+ * servers that share the store, one at a time runs a key. Who asks another server meanwhile waits
+ * there for the same end, without its progress, and a worker of that server with it. WQ_OK;
+ * WQ_ERROR_INVALID_ARGUMENT; WQ_ERROR_SYSTEM: the store does not keep to conditions;
+ * WQ_ERROR_AWAY: it cannot be reached; WQ_ERROR_NO_MEMORY.
+ */
+WQ_API int wq_sharing_runner_open(struct wq_runner **out, const wq_sharing_options *options,
+                                  wq_error *error);
+
 /* ---- jobs over a broker ---------------------------------------------------------------------- */
 
 /**

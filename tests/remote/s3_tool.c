@@ -299,6 +299,27 @@ static void do_job(const wq_params *params, const char *program)
     tell(result, &error, more);
 }
 
+/* list MAX [AFTER [SERVER [SET]]] */
+static void do_list(char **argv, int argc)
+{
+    char position[WQ_POSITION_SIZE] = "";
+    wq_error error;
+    size_t n = 0, max = strtoull(argv[0], NULL, 10);
+    wq_output_info *found = calloc(max, sizeof *found);
+    json_t *outputs = json_array();
+    snprintf(position, sizeof position, "%s", argc > 1 ? argv[1] : "");
+    int result = store->list(store->self, argc > 2 ? argv[2] : NULL, argc > 3 ? argv[3] : NULL,
+                             position, found, max, &n, &error);
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(
+            outputs, json_pack("{s:s, s:s, s:s, s:s, s:I, s:I}", "key", found[i].key, "server",
+                               found[i].server, "set", found[i].document_set_id, "job",
+                               found[i].job_id, "size", (json_int_t)found[i].size_bytes,
+                               "made_at_ms", (json_int_t)found[i].made_at_ms));
+    free(found);
+    tell(result, &error, json_pack("{s:o, s:s}", "outputs", outputs, "position", position));
+}
+
 static void do_key(const char *what, char **argv, int argc)
 {
     char key[WQ_KEY_SIZE];
@@ -340,6 +361,8 @@ int main(int argc, char **argv)
         size_t n = 0;
         result = store->remove_set(store->self, argv[2], argc > 3 ? argv[3] : NULL, &n, &error);
         tell(result, &error, json_pack("{s:I}", "n", (json_int_t)n));
+    } else if (strcmp(argv[1], "list") == 0) {
+        do_list(argv + 2, argc - 2);
     } else {
         do_key(argv[1], argv + 2, argc - 2);
     }

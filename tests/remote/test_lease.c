@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "workqueue/remote/folder.h"
+#include <workqueue/remote.h>
 #include "workqueue/remote/lease.h"
 #include "workqueue/util/clocks.h"
 #include "workqueue/util/folders.h"
@@ -49,7 +49,7 @@ static int set_up(void **state)
     fixture *f = calloc(1, sizeof *f);
     snprintf(f->path, sizeof f->path, "/tmp/wq-test-lease-XXXXXX");
     assert_non_null(mkdtemp(f->path));
-    assert_int_equal(wq_folder_open(&f->store, f->path, NULL), WQ_OK);
+    assert_int_equal(wq_shared_folder_open(&f->store, f->path, NULL), WQ_OK);
     f->table = *f->store;
     f->shared = *f->store->shared;
     f->shared.put = losing_put;
@@ -348,7 +348,7 @@ static void test_d_an_older_epoch_replaces_nothing(void **state)
 {
     fixture *f = *state;
     wq_store *other;
-    assert_int_equal(wq_folder_open(&other, f->path, NULL), WQ_OK);
+    assert_int_equal(wq_shared_folder_open(&other, f->path, NULL), WQ_OK);
     f->store->shared->fence(f->store->self, KEY, 2, "");
     other->shared->fence(other->self, KEY, 3, "");
     publish_text(other, "v3");

@@ -190,6 +190,30 @@ class Cases:
         store.do("find", "http://b", "1", "y", expect=OK)
         store.do("find", "http://a", "1", "x", expect=OK, **below)
 
+    def test_outputs_are_listed_piece_by_piece(self):
+        store = self.store("some where/&")
+        self.assertEqual(store.do("list", 10, expect=OK)["outputs"], [])
+        strange = ("http://a/?b=c d&%41/é", "ä b%", "x")
+        params = [("http://a", n, "x") for n in "123"] + [("http://b", "1", "y"), strange]
+        for one in params:
+            store.put(one, "text")
+        store.put(("http://a", "1", "x"), "text", S3_URL=store.environment["S3_URL"] + "/deeper")
+        seen, position = [], ""
+        for n in (2, 2, 1):
+            answer = store.do("list", 2, position, expect=OK)
+            self.assertEqual(len(answer["outputs"]), n)
+            seen, position = seen + answer["outputs"], answer["position"]
+        self.assertEqual(position, "")
+        self.assertEqual(sorted((o["server"], o["set"]) for o in seen), sorted(p[:2] for p in params))
+        self.assertEqual([o["key"] for o in seen], sorted({o["key"] for o in seen}))
+        for output in seen:
+            self.assertEqual(output["size"], 4)
+            self.assertLess(abs(output["made_at_ms"] / 1000 - time.time()), 60)
+        of_a = store.do("list", 10, "", "http://a", expect=OK)["outputs"]
+        self.assertEqual(sorted(o["set"] for o in of_a), ["1", "2", "3"])
+        of_set = store.do("list", 10, "", "http://a", "2", expect=OK)["outputs"]
+        self.assertEqual([(o["server"], o["set"]) for o in of_set], [("http://a", "2")])
+
     def test_what_is_wrong_is_said(self):
         store = self.store()
         store.put(FIRST, "text")

@@ -241,12 +241,10 @@ class Cases:
         self.addCleanup(packager.wait)
         self.addCleanup(packager.terminate)
         self.assertEqual(packager.stdout.readline(), b"ready\n")
-        server = self.serve(broker=both)
-        streams = [self.follow(server, f"set{i}") for i in range(12)]
-        said = (self.folder / "far.log").read_text
-        wait_for(lambda: said().count(" runs here ") >= 12, "twelve runs", SECONDS, said)
-        for stream in streams:
-            stream.close()
+        server = self.serve(broker=both, store=far)
+        for stream in [self.follow(server, f"set{i}") for i in range(12)]:
+            self.assert_succeeds(stream)
+        self.assertEqual((self.folder / "far.log").read_text().count(" runs here "), 12)
 
     # -- cancelling
 
@@ -463,26 +461,8 @@ class Cases:
             self.assertIn(line, told.splitlines())
 
 
-class StoreTest(RemoteTest):
-    """Outputs in Ceph, and our own packagers."""
-
-    ACCESS = {"AWS_ACCESS_KEY_ID": "DOCSETSKEY", "AWS_SECRET_ACCESS_KEY": "docsets-secret-0123456789"}
-
-    def setUp(self):
-        super().setUp()
-        self.store = service("ceph")
-        self.endpoint = f"http://127.0.0.1:{self.store.port}"
-        os.environ.update(self.ACCESS)
-        self.addCleanup(lambda: [os.environ.pop(name) for name in self.ACCESS])
-        if not hasattr(self.store, "has_outputs"):
-            self.make_bucket("outputs")
-            self.store.has_outputs = True
-        self.remote = {"store": f"s3://outputs/{self.name}", "s3_endpoint": self.endpoint}
-
-    def make_bucket(self, name):
-        subprocess.run([BUILD / "tests" / "s3-tool", "bucket"], check=True, stdout=subprocess.DEVNULL,
-                       env={**os.environ, "S3_ENDPOINT": self.endpoint, "S3_URL": f"s3://{name}",
-                            "S3_CACHE": str(self.folder)})
+class MachinesTest(RemoteTest):
+    """Our own packagers, and a store that they share with servers: `remote` says which."""
 
     def serve(self, program=None, **options):
         storage = options.pop("storage", None) or self.folder / f"storage.{uuid.uuid4().hex}"
@@ -501,6 +481,117 @@ class StoreTest(RemoteTest):
         self.addCleanup(process.wait)
         self.addCleanup(process.terminate)
         return process
+
+
+class ListCases:
+    """Jobs of all machines, whichever server is asked."""
+
+    def serve(self, program=None, **options):
+        secret = self.folder / "secret"
+        secret.write_text("operator\n")
+        secret.chmod(0o600)
+        return super().serve(program, operator_secret_file=secret, **options)
+
+    def jobs(self, server, query="", method="GET"):
+        head, body = server.ask(method, "/jobs" + query, {"Authorization": "Bearer operator"})
+        self.assertEqual(head.status, 200, body)
+        return json.loads(body)
+
+    def wait_elsewhere(self, server, *expected):
+        def found():
+            jobs = {job["document_set_id"]: job for job in self.jobs(server)["jobs"]}
+            return set(jobs) == set(expected) and (jobs or True)
+        return wait_for(found, f"{expected} elsewhere", SECONDS, lambda: self.jobs(server))
+
+    def test_jobs_of_all_machines_are_listed_at_each_server(self):
+        first, second = self.serve(), self.serve()
+        self.pack(workers=4)
+        told = {name: self.told(name) for name in "abc"}
+        paths = {name: self.start(first, name) for name in told}
+        for each in told.values():
+            each.wait_started()
+        jobs = self.wait_elsewhere(second, *"abc")
+        own = {job["document_set_id"]: job for job in self.jobs(first)["jobs"]}
+        for name, job in jobs.items():
+            self.assertEqual(job["id"], paths[name].split("/")[-1])
+            self.assertEqual(set(own[name]) - set(job), set())
+            self.assertEqual([job["state"], job["server"], job["attempt"]], ["running", SERVER, 1])
+            self.assertTrue(job["packager"] and job["host"])
+        self.assertNotIn(TOKEN, json.dumps(jobs))
+        page, seen = {"next": ""}, []
+        while page["next"] is not None:  # piece by piece, each once
+            page = self.jobs(second, f"?limit=1&after={page['next']}")
+            seen += [job["document_set_id"] for job in page["jobs"]]
+        self.assertEqual(sorted(seen), list("abc"))
+        self.assertEqual(self.jobs(second, "?state=queued")["jobs"], [])
+        self.assertEqual(len(self.jobs(second, "?document_set_id=a")["jobs"]), 1)
+        self.start(second, "a")  # it has that one itself now
+        wait_for(lambda: [j.get("packager") for j in self.jobs(second, "?document_set_id=a")["jobs"]]
+                 == [None], "its own job instead", SECONDS)
+        for each in told.values():
+            each.succeed()
+        for path in paths.values():
+            self.assertEqual(self.wait_result(first, path)[0].status, 200)
+        self.wait_elsewhere(second, "a")  # ended, and its own
+
+    def test_their_events_and_their_end(self):
+        first, second, told = self.serve(), self.serve(), self.told("set")
+        self.pack()
+        path = self.start(first)
+        told.wait_started()
+        events = second.request("GET", "/jobs", {"Authorization": "Bearer operator",
+                                                 "Accept": "text/event-stream"})
+        events.read_head()
+        job = json.loads(events.event(SECONDS)["data"])
+        self.assertEqual([job["id"], job["state"]], [path.split("/")[-1], "running"])
+        told.succeed()
+        event = events.event(SECONDS)
+        while event.get("event") != "gone":
+            event = events.event(SECONDS)
+        self.assertEqual(json.loads(event["data"])["id"], job["id"])
+        events.close()
+
+    def test_a_cancel_at_another_server(self):
+        first, second, told = self.serve(), self.serve(), self.told("set")
+        self.pack()
+        stream = self.follow(first)
+        pid, _ = told.wait_started()
+        self.wait_elsewhere(second, "set")
+        self.assertEqual(self.jobs(second, "?document_set_id=set", "DELETE"), {"cancelled": 1})
+        self.assertEqual(stream.last(SECONDS)["returncode"], -999)
+        wait_for(lambda: not is_running(pid), "the program's end")
+
+
+class FolderTest(ListCases, MachinesTest):
+    """A folder that servers and packagers share."""
+
+    def setUp(self):
+        super().setUp()
+        self.shared = self.folder / "far"
+        self.shared.mkdir()
+        self.remote = {"store": self.shared}
+
+
+class StoreTest(ListCases, MachinesTest):
+    """Outputs in Ceph."""
+
+    ACCESS = {"AWS_ACCESS_KEY_ID": "DOCSETSKEY", "AWS_SECRET_ACCESS_KEY": "docsets-secret-0123456789"}
+
+    def setUp(self):
+        super().setUp()
+        self.store = service("ceph")
+        self.endpoint = f"http://127.0.0.1:{self.store.port}"
+        os.environ.update(self.ACCESS)
+        self.addCleanup(lambda: [os.environ.pop(name) for name in self.ACCESS])
+        if not hasattr(self.store, "has_outputs"):
+            self.make_bucket("outputs")
+            self.store.has_outputs = True
+        self.remote = {"store": f"s3://outputs/{self.name}", "s3_endpoint": self.endpoint}
+
+    def make_bucket(self, name):
+        subprocess.run([BUILD / "tests" / "s3-tool", "bucket"], check=True, stdout=subprocess.DEVNULL,
+                       env={**os.environ, "S3_ENDPOINT": self.endpoint, "S3_URL": f"s3://{name}",
+                            "S3_CACHE": str(self.folder)})
 
     def test_started_at_one_and_watched_at_the_other(self):
         first, second = self.serve(), self.serve()
@@ -528,6 +619,18 @@ class StoreTest(RemoteTest):
         server.ask("DELETE", path)
         self.assertEqual(stream.last(SECONDS)["error"], OWN + "cancelled")
         wait_for(lambda: not is_running(pid), "the program's end")
+
+    def test_outputs_are_listed(self):
+        server = self.serve()
+        self.pack(self.script('echo "of $2" >"$4"\n'))
+        for name in "ab":
+            self.assert_succeeds(self.follow(server, name))
+        head, body = server.ask("GET", "/outputs", {"Authorization": "Bearer operator"})
+        self.assertEqual(head.status, 200, body)
+        self.assertEqual(sorted((o["server"], o["document_set_id"], o["bytes"])
+                                for o in json.loads(body)["outputs"]),
+                         [(SERVER, "a", 5), (SERVER, "b", 5)])
+        self.assertNotIn(TOKEN.encode(), body)
 
     def test_every_way_to_the_output(self):
         server, told = self.serve(), self.told("set")

@@ -107,14 +107,21 @@ static int on_page(void *user, h2o_req_t *req)
 static int go_remote(serve_state *st, program_settings *p, wq_error *error)
 {
     int r = WQ_OK;
-    p->s3.log = p->stomp.log = log_write;
-    p->s3.log_user = p->stomp.log_user = st->log;
+    wq_sharing_options sharing;
+    wq_sharing_options_init(&sharing, sizeof sharing);
+    sharing.log = p->s3.log = p->stomp.log = log_write;
+    sharing.log_user = p->s3.log_user = p->stomp.log_user = st->log;
+    sharing.max_attempts = p->queue.max_attempts;
     p->s3.cache_dir = p->queue.storage_dir;
     if (p->s3.url != NULL)
         r = wq_s3_store_open(&p->queue.store, &p->s3, error);
-    p->stomp.store = p->queue.store;
+    else if (p->store_path != NULL)
+        r = wq_shared_folder_open(&p->queue.store, p->store_path, error);
+    sharing.store = p->stomp.store = p->queue.store;
     if (r == WQ_OK && p->stomp.urls != NULL)
         r = wq_stomp_runner_open(&p->queue.runner, &p->stomp, error);
+    else if (r == WQ_OK && p->store_path != NULL && p->s3.url == NULL)
+        r = wq_sharing_runner_open(&p->queue.runner, &sharing, error);
     if (r != WQ_OK && p->queue.store != NULL)
         p->queue.store->close(p->queue.store);
     return r;

@@ -40,6 +40,7 @@ static void program_free(program_settings *p)
     text_list_free(&p->environment);
     text_list_free(&p->allow);
     free(p->storage_dir);
+    free(p->store_path);
     free(p->journal_path);
     free(p->mount_path);
 }
@@ -334,6 +335,25 @@ static int choose_storage(settings *s, const option_set *set, program_settings *
     return COMMAND_GO_ON;
 }
 
+/* Programs that were given one store have a place of their own in it: their keys are the same. */
+static int choose_store(const settings *s, const option_set *set, program_settings *p)
+{
+    int is_common = s->n_programs > 1 && p->store != NULL && p->store == s->all.store;
+    if (p->store == NULL)
+        return COMMAND_GO_ON;
+    if (asprintf(&p->store_path, "%s%s%s", p->store, is_common ? "/" : "",
+                 is_common ? p->name : "") < 0) {
+        p->store_path = NULL;
+        return options_wrong(set, "there is no memory for a path");
+    }
+    if (strncmp(p->store_path, "s3://", 5) == 0)
+        p->s3.url = p->store_path;
+    else if (make_folders(p->store_path) != 0)
+        return options_wrong(set, "cannot make the folder %s (%s), give another by --store",
+                             p->store_path, strerror(errno));
+    return COMMAND_GO_ON;
+}
+
 /* By its real name: a journal is for one folder, however that is reached. */
 static int choose_journal(settings *s, const option_set *set, program_settings *p)
 {
@@ -375,11 +395,9 @@ static int finish_program(settings *s, const option_set *set, program_settings *
         p->mount_path = NULL;
         return options_wrong(set, "there is no memory for a path");
     }
-    if (p->store != NULL && strncmp(p->store, "s3://", 5) == 0)
-        p->s3.url = p->store;
-    else if (p->store != NULL)
-        p->queue.storage_dir = p->store;
-    int r = choose_storage(s, set, p);
+    int r = choose_store(s, set, p);
+    if (r == COMMAND_GO_ON)
+        r = choose_storage(s, set, p);
     return r == COMMAND_GO_ON ? choose_journal(s, set, p) : r;
 }
 

@@ -16,6 +16,7 @@ typedef struct program_settings {
     wq_stomp_options stomp;    /* urls NULL: programs run here */
     wq_s3_options s3;          /* url NULL: outputs are in the storage folder */
     const char *store;         /* as given; NULL: it was not */
+    char *store_path;          /* owned; the same, for this program alone; NULL: there is none */
     const char *journal;       /* a file; "none"; NULL: beside the storage */
     text_list environment;     /* what queue.environment points to, if some was given */
     text_list allow;           /* what http.allow_servers points to */

@@ -99,8 +99,9 @@ static const option_row output_rows[] = {
     {"journal", "FILE", OPTION_TEXT, OWN(journal), 0, 0,
      "This file keeps accepted jobs over a stop or a crash (beside the storage); none: they are "
      "lost."},
-    {"store", "s3://BUCKET/PREFIX", OPTION_TEXT, OWN(store), 0, 0,
-     "Outputs are in this S3 store, and the storage folder only holds copies."},
+    {"store", "DIR|s3://BUCKET/PREFIX", OPTION_TEXT, OWN(store), 0, 0,
+     "Outputs are in this folder, which any number of servers and packagers may share, or in this S3 "
+     "store; the storage folder only holds copies then."},
     {"retain-age-s", "N", OPTION_UNSIGNED, OWN(queue.retain_age_s), 0, UINT32_MAX,
      "Outputs that were not used for so long are removed (0: never)."},
     {"retain-bytes", "N", OPTION_BYTES, OWN(queue.retain_bytes), 0, UINT64_MAX,

@@ -64,8 +64,9 @@ struct wq_queue {
     /* under the lock */
     pthread_cond_t work;       /* a job waits, or it is time to stop */
     pthread_cond_t stopped;    /* the queue stops; on CLOCK_MONOTONIC */
-    pthread_cond_t unused;     /* nobody uses the store any more */
+    pthread_cond_t unused;     /* nobody uses the store, or the runner, any more */
     size_t store_users;        /* calls about jobs that are in the store now */
+    size_t runner_users;       /* calls about jobs elsewhere that are in the runner now */
     wq_order order;            /* BLOCKED, WAITING and SENT jobs */
     struct wq_job_list by_age; /* the same, those that came first in front */
     int64_t next_seq;

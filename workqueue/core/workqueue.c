@@ -193,10 +193,12 @@ static int open_store(wq_queue *queue, const wq_options *o, wq_error *error)
 
 static int open_runner(wq_runner **out, wq_queue *queue, const wq_options *o, wq_error *error)
 {
-    if (o->runner != NULL) {
+    if (o->runner != NULL)
         *out = o->runner;
+    if (o->runner != NULL && o->runner->own == NULL)
         return WQ_OK;
-    }
+    if (o->runner != NULL)
+        out = o->runner->own; /* which it stands before */
     char *program = from_root(o->program);
     if (program == NULL)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "program %s: %s", o->program,
@@ -326,8 +328,18 @@ static void free_queue(wq_queue *queue)
     free(queue);
 }
 
+/* The queue is stopping, so no more come. */
+static void wait_for_runner(wq_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    while (queue->runner_users > 0)
+        pthread_cond_wait(&queue->unused, &queue->lock);
+    pthread_mutex_unlock(&queue->lock);
+}
+
 static void close_runs(wq_queue *queue)
 {
+    wait_for_runner(queue);
     wq_watchdog_close(queue->watchdog);
     queue->watchdog = NULL;
     if (queue->pool != NULL)

@@ -101,6 +101,12 @@ static int many_list(void *self, int (*each)(void *user, const wq_elsewhere *job
     return one->list(one->self, each, user, error);
 }
 
+static int many_cancel_elsewhere(void *self, const wq_elsewhere *job, wq_error *error)
+{
+    wq_runner *one = runner_of(self, job->key);
+    return one->cancel_elsewhere(one->self, job, error);
+}
+
 static void many_close(wq_runner *runner)
 {
     many *m = runner->self;
@@ -130,8 +136,10 @@ static int open_many(wq_runner **out, many *m, const wq_stomp_options *options, 
         many_close(&m->runner);
         return result;
     }
-    if (m->runners[0]->list != NULL)
+    if (m->runners[0]->list != NULL) {
         m->runner.list = many_list;
+        m->runner.cancel_elsewhere = many_cancel_elsewhere;
+    }
     *out = &m->runner;
     return WQ_OK;
 }

@@ -7,7 +7,7 @@
  * part. It is written beside and renamed while the lock is held, so that readers need none. Its
  * version is a hash of it, as no two texts of ours are alike.
  */
-#include "workqueue/remote/folder.h"
+#include <workqueue/remote.h>
 
 #include <dirent.h>
 #include <errno.h>
@@ -156,9 +156,11 @@ static int remove_text(void *self, const char *name, wq_error *error)
     return fail_by_errno(error, "remove", name);
 }
 
-static int list_texts(void *self, const char *within, int (*each)(void *user, const char *name),
-                      void *user, wq_error *error)
+/* All of them, as to read one costs little. */
+static int list_texts(void *self, const char *within, unsigned recent_s,
+                      int (*each)(void *user, const char *name), void *user, wq_error *error)
 {
+    (void)recent_s;
     int fd = openat(((folder *)self)->fd, within, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
     const struct dirent *entry;
@@ -431,7 +433,7 @@ static wq_store table_of(folder *f)
                       .shared = &folder_shared};
 }
 
-int wq_folder_open(wq_store **out, const char *path, wq_error *error)
+int wq_shared_folder_open(wq_store **out, const char *path, wq_error *error)
 {
     static const char *const folders[] = {".run", ".cancel", ".probe", ".epoch", ".making"};
     folder *f = calloc(1, sizeof *f);

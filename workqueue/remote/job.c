@@ -252,8 +252,7 @@ static void tick_sent(remote *r, remote_job *job, int64_t now)
             wq_remote_subscribe(r, job);
             wq_remote_ask_store(r, job);
         } else if (r->looker == NULL ? now - job->looked_at >= r->o.check_ms
-                                     : now - job->heard_at >=
-                                           r->o.check_ms + patience_ms(r, job)) {
+                                     : now - job->heard_at >= r->o.check_ms + patience_ms(r, job)) {
             wq_remote_subscribe(r, job); /* and is_silent() decides */
         }
     } else if (is_silent(r, job, now)) {

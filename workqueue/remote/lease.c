@@ -360,17 +360,6 @@ static wq_lease *next_due_locked(wq_leases *leases, int64_t *at)
     return first;
 }
 
-static void wait_locked(wq_leases *leases, int64_t ms)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += ms % 1000 * 1000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    pthread_cond_timedwait(&leases->news, &leases->lock, &until);
-}
-
 static void *renew_main(void *arg)
 {
     wq_leases *leases = arg;
@@ -381,7 +370,7 @@ static void *renew_main(void *arg)
         if (lease == NULL) {
             pthread_cond_wait(&leases->news, &leases->lock);
         } else if (at > now) {
-            wait_locked(leases, at - now < 1000 ? at - now : 1000);
+            wq_cond_wait_ms(&leases->news, &leases->lock, at - now < 1000 ? at - now : 1000);
         } else {
             atomic_fetch_add(&lease->refs, 1);
             pthread_mutex_unlock(&leases->lock);
@@ -407,6 +396,17 @@ int64_t wq_leases_age_ms(wq_leases *leases)
 }
 
 /* ---- opening and closing --------------------------------------------------------------------- */
+
+int wq_owner_name(char out[WQ_NAME_SIZE], const char *name)
+{
+    char host[64] = "packager";
+    uint32_t random = 0;
+    if (gethostname(host, sizeof host - 1) != 0 ||
+        getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random)
+        random ^= (uint32_t)wq_unix_ms();
+    int n = snprintf(out, WQ_NAME_SIZE, "%s-%08" PRIx32, name != NULL ? name : host, random);
+    return n < WQ_NAME_SIZE ? 0 : -1;
+}
 
 int wq_leases_open(wq_leases **out, const wq_leases_options *options, wq_error *error)
 {

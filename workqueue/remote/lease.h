@@ -1,10 +1,12 @@
 /* lease.h - who runs a key, by the store's own word: a record per key, written on condition.
  *
  *     absent | free | done | failed (e)  --take-->     running (e+1, me, attempts 1)
- *     running (e, me)                    --renew-->    running (e, me), another nonce    each
- * renew_ms running (e, me)                    --release-->  done | failed | free (e) running (e,
- * other), unchanged for takeover_ms  --take-->  running (e+1, me, attempts + 1), or, beyond
- * max_attempts, failed (e+1)
+ *     running (e, me)                    --renew-->    running (e, me), another nonce
+ *     running (e, me)                    --release-->  done | failed | free (e)
+ *     running (e, other)                 --take-->     running (e+1, me, attempts + 1), or, beyond
+ *                                                      max_attempts, failed (e+1)
+ *
+ * Renewed each renew_ms; another's is taken once it was unchanged for takeover_ms.
  *
  * No wall clocks are compared. An owner counts its time from the start of its last good renewal, by
  * CLOCK_BOOTTIME, which goes on while a machine sleeps; who observes another's record counts by its
@@ -32,6 +34,10 @@ typedef struct wq_leases_options {
     int strict;            /* a lease that cannot be renewed is lost before others may take it */
     wq_logger logger;
 } wq_leases_options;
+
+/* A name for an owner: `name` (NULL: the host's) and a random end, which keeps apart those that
+ * were given the same. 0, or -1 if it is too long. */
+int wq_owner_name(char out[WQ_NAME_SIZE], const char *name);
 
 /* Starts the thread that renews. */
 int wq_leases_open(wq_leases **out, const wq_leases_options *options, wq_error *error);

@@ -29,10 +29,9 @@ typedef struct wq_record {
 int wq_record_read(const wq_store *store, const char *key, wq_record *out, char tag[WQ_TAG_SIZE],
                    wq_error *error);
 
-/* Calls `each` for all records, until that returns nonzero. */
-int wq_record_list(const wq_store *store,
-                   int (*each)(void *user, const char *key, const wq_record *record), void *user,
-                   wq_error *error);
+/* Calls `each` for all keys that run, until that returns nonzero. */
+int wq_record_list_running(const wq_store *store, int (*each)(void *user, const wq_elsewhere *job),
+                           void *user, wq_error *error);
 
 /* A request is not wanted any more: whoever has it, or gets it, finds the mark. */
 int wq_cancel_mark(const wq_store *store, const char *id, wq_error *error);

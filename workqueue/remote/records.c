@@ -9,6 +9,8 @@
 #include "workqueue/util/clocks.h"
 #include "workqueue/util/log.h"
 
+enum { RECENT_S = 300 /* what runs is written much more often */ };
+
 /* ---- records --------------------------------------------------------------------------------- */
 
 static void make_nonce(wq_record *record)
@@ -71,7 +73,7 @@ int wq_record_read(const wq_store *store, const char *key, wq_record *out, char 
 
 typedef struct listing {
     const wq_store *store;
-    int (*each)(void *user, const char *key, const wq_record *record);
+    int (*each)(void *user, const wq_elsewhere *job);
     void *user;
     int result;
     wq_error *error;
@@ -80,22 +82,32 @@ typedef struct listing {
 static int list_one(void *user, const char *name)
 {
     listing *l = user;
-    wq_record record;
+    wq_record r;
     char tag[WQ_TAG_SIZE];
     if (strlen(name) != WQ_KEY_SIZE - 1)
         return 0;
-    int result = wq_record_read(l->store, name, &record, tag, l->error);
+    int result = wq_record_read(l->store, name, &r, tag, l->error);
     if (result == WQ_ERROR_AWAY)
         l->result = result;
-    return l->result != WQ_OK || (result == WQ_OK && l->each(l->user, name, &record));
+    if (result != WQ_OK || r.state != WQ_RUNNING)
+        return l->result != WQ_OK;
+    const wq_elsewhere job = {.key = name,
+                              .id = r.id,
+                              .server = r.server,
+                              .document_set_id = r.set,
+                              .packager = r.owner,
+                              .host = r.host,
+                              .epoch = r.epoch,
+                              .attempt = r.attempts,
+                              .began_at_ms = r.began_ms};
+    return l->each(l->user, &job);
 }
 
-int wq_record_list(const wq_store *store,
-                   int (*each)(void *user, const char *key, const wq_record *record), void *user,
-                   wq_error *error)
+int wq_record_list_running(const wq_store *store, int (*each)(void *user, const wq_elsewhere *job),
+                           void *user, wq_error *error)
 {
     listing l = {store, each, user, WQ_OK, error};
-    int result = store->shared->list(store->self, ".run", list_one, &l, error);
+    int result = store->shared->list(store->self, ".run", RECENT_S, list_one, &l, error);
     return result != WQ_OK ? result : l.result;
 }
 

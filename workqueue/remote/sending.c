@@ -149,17 +149,33 @@ void wq_remote_on_told(void *user, int result, const char *why)
     (void)user, (void)result, (void)why;
 }
 
-/* A hint to who has it, if that is known: it looks at the mark. */
-void wq_remote_send_cancel(remote *r, const remote_job *job)
+static void hint_cancel(remote *r, const char *inbox, const char *id)
 {
     wq_hint hint = {.kind = WQ_HINT_CANCEL};
     char text[512];
     const wq_stomp_header headers[] = {{"content-type", "text/plain"}};
-    if (*job->inbox == '\0')
-        return;
-    snprintf(hint.id, sizeof hint.id, "%s", job->id);
+    snprintf(hint.id, sizeof hint.id, "%s", id);
     size_t n = wq_hint_text(text, sizeof text, &hint);
-    wq_broker_send(r->broker, job->inbox, headers, 1, text, n, NULL, NULL, NULL);
+    wq_broker_send(r->broker, inbox, headers, 1, text, n, NULL, NULL, NULL);
+}
+
+/* A hint to who has it, if that is known: it looks at the mark. */
+void wq_remote_send_cancel(remote *r, const remote_job *job)
+{
+    if (*job->inbox != '\0')
+        hint_cancel(r, job->inbox, job->id);
+}
+
+/* The same for another server's job, from any thread. */
+void wq_remote_send_hint(remote *r, const wq_elsewhere *job)
+{
+    char plain[WQ_DESTINATION_SIZE], inbox[WQ_DESTINATION_SIZE];
+    pthread_mutex_lock(&r->lock);
+    int is_rabbitmq = r->met_rabbitmq;
+    pthread_mutex_unlock(&r->lock);
+    if (wq_inbox(plain, sizeof plain, r->o.queue_reply, job->packager) == 0 &&
+        wq_destination_for_others(inbox, sizeof inbox, plain, is_rabbitmq) == 0)
+        hint_cancel(r, inbox, job->id);
 }
 
 /* ---- the store's word ------------------------------------------------------------------------ */

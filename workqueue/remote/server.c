@@ -41,16 +41,10 @@ static remote_job *next_mail_locked(remote *r, mail *m)
 
 static void wait_locked(remote *r)
 {
-    struct timespec until;
-    if (r->n == 0) {
+    if (r->n == 0)
         pthread_cond_wait(&r->news, &r->lock);
-        return;
-    }
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += TICK_MS * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    pthread_cond_timedwait(&r->news, &r->lock, &until);
+    else
+        wq_cond_wait_ms(&r->news, &r->lock, TICK_MS);
 }
 
 static void process_mail_locked(remote *r)
@@ -155,33 +149,20 @@ static void remote_removed(void *self, const wq_params *params, const char *key)
     free(text);
 }
 
-/* How a listing goes. */
-typedef struct listing {
-    int (*each)(void *user, const wq_elsewhere *job);
-    void *user;
-} listing;
-
-static int list_record(void *user, const char *key, const wq_record *record)
-{
-    const listing *l = user;
-    const wq_elsewhere job = {.key = key,
-                              .id = record->id,
-                              .server = record->server,
-                              .document_set_id = record->set,
-                              .packager = record->owner,
-                              .host = record->host,
-                              .epoch = record->epoch,
-                              .attempt = record->attempts,
-                              .began_at_ms = record->began_ms};
-    return record->state == WQ_RUNNING ? l->each(l->user, &job) : 0;
-}
-
 static int remote_list(void *self, int (*each)(void *user, const wq_elsewhere *job), void *user,
                        wq_error *error)
 {
-    const remote *r = self;
-    listing l = {each, user};
-    return wq_record_list(r->o.store, list_record, &l, error);
+    return wq_record_list_running(((remote *)self)->o.store, each, user, error);
+}
+
+/* The mark is what counts; the hint has its packager look at it at once. */
+static int remote_cancel_elsewhere(void *self, const wq_elsewhere *job, wq_error *error)
+{
+    remote *r = self;
+    int result = wq_cancel_mark(r->o.store, job->id, error);
+    if (result == WQ_OK)
+        wq_remote_send_hint(r, job);
+    return result;
 }
 
 static void free_strings(wq_stomp_options *o)
@@ -319,8 +300,10 @@ static void init(remote *r, const wq_stomp_options *options)
         .removed = remote_removed,
         .max_in_flight = options->max_in_flight,
     };
-    if (options->store != NULL && options->store->shared != NULL)
+    if (options->store != NULL && options->store->shared != NULL) {
         r->runner.list = remote_list;
+        r->runner.cancel_elsewhere = remote_cancel_elsewhere;
+    }
 }
 
 int wq_remote_open_one(wq_runner **out, const wq_stomp_options *options, wq_error *error)

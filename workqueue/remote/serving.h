@@ -154,6 +154,7 @@ void wq_remote_end_well(remote *r, remote_job *job);
 void wq_remote_send_job(remote *r, remote_job *job);
 void wq_remote_on_told(void *user, int result, const char *why);
 void wq_remote_send_cancel(remote *r, const remote_job *job);
+void wq_remote_send_hint(remote *r, const wq_elsewhere *job);
 void wq_remote_ask_store(remote *r, remote_job *job);
 void wq_remote_mark_cancelled(remote *r, remote_job *job);
 void wq_remote_start_fetch(remote *r, remote_job *job, mail *m);

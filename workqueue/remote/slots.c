@@ -6,13 +6,10 @@
  */
 #include "workqueue/remote/packager.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "workqueue/remote/packaging.h"
@@ -83,23 +80,12 @@ void wq_slot_wake(slot *s)
     pthread_mutex_unlock(&s->packager->lock);
 }
 
-static void wait_locked(slot *s, int64_t ms)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += ms % 1000 * 1000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    pthread_cond_timedwait(&s->news, &s->packager->lock, &until);
-}
-
 int wq_slot_wait(slot *s, int64_t ms)
 {
     wq_packager *p = s->packager;
     pthread_mutex_lock(&p->lock);
     if (!s->has_news && !p->closing)
-        wait_locked(s, ms);
+        wq_cond_wait_ms(&s->news, &p->lock, ms);
     s->has_news = 0;
     pthread_mutex_unlock(&p->lock);
     return p->closing;
@@ -132,7 +118,7 @@ static delivery *next_delivery(slot *s)
     wq_packager *p = s->packager;
     pthread_mutex_lock(&p->lock);
     while (STAILQ_EMPTY(&s->came) && !wq_packager_is_stopping(p))
-        wait_locked(s, IDLE_MS);
+        wq_cond_wait_ms(&s->news, &p->lock, IDLE_MS);
     delivery *came = wq_packager_is_stopping(p) ? NULL : STAILQ_FIRST(&s->came);
     if (came != NULL)
         STAILQ_REMOVE_HEAD(&s->came, link);
@@ -348,22 +334,14 @@ void wq_packager_close(wq_packager *p)
     free_packager(p);
 }
 
-/* The random end keeps apart those that were given the same name. */
 static int make_name(wq_packager *p, const char *name, wq_error *error)
 {
-    char host[64] = "packager";
-    uint32_t random = 0;
-    gethostname(host, sizeof host - 1);
-    name = name != NULL ? name : host;
-    for (const char *c = name; *c != '\0'; c++)
+    for (const char *c = name != NULL ? name : ""; *c != '\0'; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
             return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the name holds a control character");
-    if (strlen(name) + 10 > sizeof p->name)
-        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the name is too long");
-    if (getrandom(&random, sizeof random, 0) < 0)
-        return wq_fail(error, WQ_ERROR_SYSTEM, "getrandom: %s", strerror(errno));
-    snprintf(p->name, sizeof p->name, "%s-%08" PRIx32, name, random);
-    return WQ_OK;
+    if (wq_owner_name(p->name, name) == 0)
+        return WQ_OK;
+    return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the name is too long");
 }
 
 static int copy_options(wq_packager *p, const wq_packager_options *o, wq_error *error)

@@ -15,10 +15,10 @@
 #include <workqueue/remote.h>
 
 #include "workqueue/remote/brokers.h"
-#include "workqueue/remote/folder.h"
 #include "workqueue/remote/metrics.h"
 #include "workqueue/remote/packager.h"
 #include "workqueue/util/log.h"
+#include <workqueue/remote.h>
 
 enum { MAX_VARIABLES = 256, METRICS_S = 5 };
 
@@ -278,7 +278,7 @@ static int open_store(settings *s, wq_error *error)
                        strerror(errno));
     if (strncmp(s->store, "s3://", 5) != 0) {
         s->queue.storage_dir = s->state_dir;
-        int folder = wq_folder_open(&s->queue.store, s->store, error);
+        int folder = wq_shared_folder_open(&s->queue.store, s->store, error);
         s->packager.store = s->queue.store;
         return folder;
     }

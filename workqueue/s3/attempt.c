@@ -285,6 +285,7 @@ static int take_answer(attempt *a)
         answer->bytes = number > 0 ? (uint64_t)number : 0;
     if (curl_easy_getinfo(a->curl, CURLINFO_FILETIME_T, &number) == CURLE_OK && number > 0)
         answer->made_at_ms = (int64_t)number * 1000;
+    answer->now_ms = (int64_t)curl_getdate(header(a->curl, "date"), NULL) * 1000;
     take_tag(answer, header(a->curl, "etag"));
     take_word(answer->label, sizeof answer->label, header(a->curl, "x-amz-meta-workqueue-set"));
     take_text(answer->short_text, sizeof answer->short_text,

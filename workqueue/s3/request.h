@@ -32,7 +32,7 @@ void wq_s3_client_stop(wq_s3_client *client);
 
 void wq_s3_client_close(wq_s3_client *client); /* no request is under way; NULL is allowed */
 
-enum { WQ_S3_HEADERS = 4, WQ_S3_LABEL = 64, WQ_S3_TEXT = 1800 };
+enum { WQ_S3_HEADERS = 5, WQ_S3_LABEL = 64, WQ_S3_TEXT = 1800 };
 
 typedef struct wq_s3_request {
     const char *method;                 /* "GET", "HEAD", "PUT", "POST" or "DELETE" */
@@ -57,6 +57,7 @@ typedef struct wq_s3_answer {
     uint64_t epoch;              /* the metadata "workqueue-epoch", or 0 */
     uint64_t bytes;              /* length of the object */
     int64_t made_at_ms;          /* Last-Modified */
+    int64_t now_ms;              /* Date: the store's clock; -1000 if it does not say */
     char *text;                  /* the body, NUL-terminated, never NULL after WQ_OK, unless it
                                     went to a sink */
     size_t text_bytes;

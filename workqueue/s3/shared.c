@@ -181,16 +181,12 @@ static int remove_text(void *self, const char *name, wq_error *error)
     return wq_s3_delete(self, name, error);
 }
 
-static int list_texts(void *self, const char *folder, int (*each)(void *user, const char *name),
-                      void *user, wq_error *error)
+static int list_texts(void *self, const char *folder, unsigned recent_s,
+                      int (*each)(void *user, const char *name), void *user, wq_error *error)
 {
-    char token[1024] = "", within[64];
-    int result;
+    char within[64];
     snprintf(within, sizeof within, "%s/", folder);
-    do
-        result = wq_s3_list_page(self, within, token, sizeof token, each, user, error);
-    while (result == WQ_OK && *token != '\0');
-    return result;
+    return wq_s3_list_names(self, within, "", recent_s, each, user, error);
 }
 
 static int describe_output(void *self, const char *key, uint64_t *epoch, uint64_t *bytes,

@@ -276,97 +276,6 @@ static int remove_one(void *self, const char *key, wq_error *error)
     return result == WQ_OK ? wq_s3_delete(self, key, error) : result;
 }
 
-static int is_key(const char *name)
-{
-    return strlen(name) == WQ_KEY_SIZE - 1 && strspn(name, "0123456789abcdef") == WQ_KEY_SIZE - 1;
-}
-
-/* The half of a label to compare; the rest is any. */
-typedef struct wanted {
-    char label[WQ_S3_LABEL + 1];
-    size_t from;
-} wanted;
-
-static int remove_if_wanted(s3 *s, const char *key, const wanted *want, size_t *n, wq_error *error)
-{
-    wq_s3_answer answer;
-    int result = wq_s3_head(s, key, &answer, error);
-    if (result == WQ_ERROR_NOT_FOUND)
-        return WQ_OK; /* gone meanwhile */
-    if (result != WQ_OK || strlen(answer.label) != WQ_S3_LABEL ||
-        memcmp(answer.label + want->from, want->label + want->from, WQ_S3_LABEL / 2) != 0)
-        return result;
-    if ((result = wq_s3_delete(s, key, error)) == WQ_OK)
-        ++*n;
-    return result;
-}
-
-int wq_s3_list_page(s3 *s, const char *folder, char *token, size_t size,
-                    int (*each)(void *user, const char *name), void *user, wq_error *error)
-{
-    char *query, name[2 * WQ_S3_PREFIX], encoded[3072] = "", truncated[8] = "";
-    wq_s3_answer answer;
-    wq_s3_request request = {.method = "GET", .path = "", .fd = -1, .out_fd = -1};
-    char whole[WQ_S3_PREFIX + 64], prefix[3 * sizeof whole];
-    snprintf(whole, sizeof whole, "%s%s", s->prefix, folder);
-    if (wq_s3_encode(prefix, sizeof prefix, whole, "") != 0 ||
-        wq_s3_encode(encoded, sizeof encoded, token, "") != 0 ||
-        asprintf(&query, "%s%s%sdelimiter=%%2F&list-type=2&max-keys=1000&prefix=%s",
-                 *token ? "continuation-token=" : "", encoded, *token ? "&" : "", prefix) < 0)
-        return no_memory(error);
-    request.query = query;
-    int result = wq_s3_ask(s->client, &request, &answer, error), ends = 0;
-    if (result == WQ_OK && !wq_s3_is_fine(&answer))
-        result = wq_s3_refused(s->client, &request, &answer, error);
-    const char *at = answer.text;
-    size_t skip = strlen(whole);
-    while (result == WQ_OK && !ends && (at = wq_s3_xml_next(at, "Key", name, sizeof name)) != NULL)
-        if (strncmp(name, whole, skip) == 0 && name[skip] != '\0')
-            ends = each(user, name + skip);
-    *token = '\0';
-    if (result == WQ_OK && !ends &&
-        wq_s3_xml_next(answer.text, "IsTruncated", truncated, sizeof truncated) != NULL &&
-        strcmp(truncated, "true") == 0 &&
-        wq_s3_xml_next(answer.text, "NextContinuationToken", token, size) == NULL)
-        result = wq_fail(error, WQ_ERROR_SYSTEM, "the S3 store does not say how its list goes on");
-    wq_s3_answer_dispose(&answer);
-    free(query);
-    return result;
-}
-
-/* What is to be removed, and how that goes. */
-typedef struct removal {
-    s3 *s;
-    wanted want;
-    size_t n;
-    int result;
-    wq_error *error;
-} removal;
-
-static int remove_named(void *user, const char *name)
-{
-    removal *r = user;
-    if (is_key(name))
-        r->result = remove_if_wanted(r->s, name, &r->want, &r->n, r->error);
-    return r->result != WQ_OK;
-}
-
-static int remove_set(void *self, const char *server, const char *document_set_id, size_t *n,
-                      wq_error *error)
-{
-    char token[1024] = "";
-    removal r = {.s = self, .want.from = document_set_id != NULL ? WQ_S3_LABEL / 2 : 0};
-    r.error = error;
-    if (wq_s3_label(r.want.label, server, document_set_id != NULL ? document_set_id : "") != 0)
-        return no_memory(error);
-    do {
-        int result = wq_s3_list_page(self, "", token, sizeof token, remove_named, &r, error);
-        r.result = r.result == WQ_OK ? result : r.result;
-    } while (r.result == WQ_OK && *token != '\0');
-    *n += r.n;
-    return r.result;
-}
-
 /* ---- open and close -------------------------------------------------------------------------- */
 
 static void stop(void *self)
@@ -424,7 +333,8 @@ static wq_store table_of(s3 *s)
                       .publish = wq_s3_publish,
                       .discard = discard,
                       .remove = remove_one,
-                      .remove_set = remove_set,
+                      .remove_set = wq_s3_remove_set,
+                      .list = wq_s3_list_outputs,
                       .waits = 1,
                       .stop = stop,
                       .close = close_s3,

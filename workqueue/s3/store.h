@@ -68,11 +68,24 @@ void wq_s3_publish(void *self, wq_publish *items, size_t n);
  * `path`. */
 wq_s3_request wq_s3_for_object(s3 *s, const char *method, const char *key, char path[WQ_S3_PATH]);
 
-/* One page of the names that begin with `folder` ("" for outputs), no deeper, without the prefix
- * and the folder, until `each` returns nonzero; `token` is where it begins and then where the next
- * one does, "" at the end. */
-int wq_s3_list_page(s3 *s, const char *folder, char *token, size_t size,
-                    int (*each)(void *user, const char *name), void *user, wq_error *error);
+/* ---- list.c ---- */
+
+/* The names that begin with `folder` ("" for outputs), no deeper, without the prefix and the
+ * folder, behind the name `after`, until `each` returns nonzero; `recent_s`, unless it is 0: only
+ * what was written in the last so many seconds, by the store's own clock. */
+int wq_s3_list_names(s3 *s, const char *folder, const char *after, unsigned recent_s,
+                     int (*each)(void *user, const char *name), void *user, wq_error *error);
+
+/* The store's `remove_set` and `list`. */
+int wq_s3_remove_set(void *self, const char *server, const char *document_set_id, size_t *n,
+                     wq_error *error);
+int wq_s3_list_outputs(void *self, const char *server, const char *document_set_id, char *position,
+                       wq_output_info *out, size_t max, size_t *n, wq_error *error);
+
+/* The header by which an output tells who it is of; "" if there is no room for that. */
+void wq_s3_describe(char *header, size_t size, const wq_publish *item);
+
+/* ---- store.c ---- */
 
 int wq_s3_delete(s3 *s, const char *key, wq_error *error);
 

@@ -34,6 +34,7 @@ typedef struct upload {
     s3_fence fence; /* epoch 0: none */
     char path[WQ_S3_PATH];
     char label[sizeof LABEL_HEADER + WQ_S3_LABEL], epoch[64], condition[96]; /* headers, or empty */
+    char about[WQ_S3_TEXT];                                                  /* likewise */
     int fd;
     uint64_t bytes;
     char tag[48]; /* out: of what is in place; "" if another's is */
@@ -111,6 +112,7 @@ static int put_once(upload *u, wq_error *error)
     request.headers[1] = u->s->content_type;
     request.headers[2] = given(u->condition);
     request.headers[3] = given(u->epoch);
+    request.headers[4] = given(u->about);
     request.fd = u->fd;
     request.bytes = u->bytes;
     if ((result = wq_s3_ask(u->s->client, &request, &answer, error)) == WQ_OK) {
@@ -150,6 +152,7 @@ static int begin_parts(upload *u, char *id, size_t size, wq_error *error)
     request.headers[0] = u->label;
     request.headers[1] = u->s->content_type;
     request.headers[2] = given(u->epoch);
+    request.headers[3] = given(u->about);
     int result = wq_s3_ask(u->s->client, &request, &answer, error);
     if (result == WQ_OK && !wq_s3_is_fine(&answer))
         result = wq_s3_refused(u->s->client, &request, &answer, error);
@@ -334,6 +337,7 @@ static void publish_one(s3 *s, wq_publish *item)
     if (u.fence.epoch != 0)
         snprintf(u.epoch, sizeof u.epoch, "x-amz-meta-workqueue-epoch: %" PRIu64, u.fence.epoch);
     char *label = u.label + sizeof LABEL_HEADER - 1;
+    wq_s3_describe(u.about, sizeof u.about, item);
     snprintf(u.path, sizeof u.path, "%s%s", s->encoded_prefix, item->key);
     int result = open_temp(&u, &item->error);
     if (wq_s3_label(label, item->params->server, item->params->document_set_id) != 0)

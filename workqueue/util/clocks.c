@@ -31,6 +31,17 @@ void wq_cond_init(pthread_cond_t *cond)
     pthread_condattr_destroy(&attr);
 }
 
+void wq_cond_wait_ms(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += ms % 1000 * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_cond_timedwait(cond, lock, &until);
+}
+
 /* ---- a wall clock that may jump -------------------------------------------------------------- */
 
 static int64_t even_ms(void)

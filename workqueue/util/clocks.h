@@ -14,6 +14,9 @@ int64_t wq_unix_ms(void);
 /* One whose timed waits are until a moment of CLOCK_MONOTONIC. */
 void wq_cond_init(pthread_cond_t *cond);
 
+/* Waits for it at most so long; the lock is held. */
+void wq_cond_wait_ms(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t ms);
+
 /* ---- a wall clock that may jump, for those who forget what is old -------------------------------
  *
  * A new time is believed only when it has been there for as long as things are kept: until then

@@ -62,6 +62,10 @@ function newRow(name, job) { // the same seven cells in each list, so that the c
   row.dataset.id = job.id;
   row.classList.toggle('new', loaded && Date.now() - opened > 1500);
   Object.assign(set.firstChild, { textContent: job.document_set_id, href: new URL(`jobs/${job.id}`, base).href, title: `${job.document_set_id} (${job.id})` });
+  if (job.packager) { // another server's: there it can be looked at
+    set.firstChild.removeAttribute('href');
+    act.firstChild.hidden = true;
+  }
   put(server, hostOf(job.server));
   server.title = job.server;
   act.firstChild.setAttribute('aria-label', `${act.textContent.trim()} ${job.document_set_id}`);
@@ -98,7 +102,7 @@ function freshen(job, row) {
   bar.dataset.state = chip.dataset.state = state;
   put(chip, wordOf(state));
   put($('span', what), mute ? '' : `${percent(job.fraction || 0)}\u00a0%`);
-  put($('small', what), state === 'stalled' ? `Silent for ${coarse(silentMs(job, now()) / 1000)}` : job.message || '');
+  put($('small', what), state === 'stalled' ? `Silent for ${coarse(silentMs(job, now()) / 1000)}` : job.packager ? `On ${job.host || job.packager}` : job.message || '');
   put(t2, state === 'stalled' ? '—' : about(leftMs(job, Date.now() - heard.get(job.id)) / 1000));
 }
 

@@ -13,9 +13,11 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
+#include "workqueue/http/faces/elsewhere.h"
 #include "workqueue/http/faces/job_list.h"
 #include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/hold/held.h"
+#include "workqueue/http/hold/work.h"
 #include "workqueue/http/request/problem.h"
 
 enum {
@@ -24,6 +26,7 @@ enum {
     JOBS_PER_SEND = 200,
     SEND_EVERY_MS = 250,
     LOOK_EVERY_MS = 1000, /* whether the server stops */
+    FAR_EVERY_MS = 5000,  /* what other machines run */
 };
 
 typedef struct job_stream {
@@ -33,9 +36,12 @@ typedef struct job_stream {
     wq_jobs_watch *watch;
     atomic_int refs; /* the request's, and that of a post on its way */
     /* the loop's */
-    int in_flight, over;
-    int64_t sent_at, beat_at;
-    char *text; /* in flight, from malloc */
+    int in_flight, over, is_looking;
+    int64_t sent_at, beat_at, far_at; /* far_at: of the next look at the other machines */
+    char *text;                       /* in flight, from malloc */
+    wq_far_jobs far;                  /* as they were told last */
+    char *far_text;                   /* their news, to be sent next; or NULL */
+    size_t far_size;
     /* under the lock */
     pthread_mutex_t lock;
     int is_told;    /* the loop will look: nobody needs to post */
@@ -53,6 +59,8 @@ static void unref_stream(job_stream *s)
     for (size_t i = 0; i < SLOTS; i++)
         wq_job_unref(s->noted[i]);
     pthread_mutex_destroy(&s->lock);
+    wq_far_jobs_free(&s->far);
+    free(s->far_text);
     free(s->text);
     free(s);
 }
@@ -164,6 +172,8 @@ static int send_changed(job_stream *s)
     return 1;
 }
 
+static void go_on(job_stream *s);
+
 static void end_stream(job_stream *s, h2o_send_state_t how)
 {
     if (s->over)
@@ -175,6 +185,85 @@ static void end_stream(job_stream *s, h2o_send_state_t how)
         s->held.req->http1_is_persistent = 0;
         h2o_send(s->held.req, NULL, 0, how);
     }
+}
+
+/* ---- other machines -------------------------------------------------------------------------- */
+
+/* A look at the store, by a thread. */
+typedef struct far_look {
+    job_stream *stream; /* there, as long as its request is */
+    wq_http *http;
+    wq_far_jobs before, now;
+    int is_known;
+    char *text;
+    size_t size;
+} far_look;
+
+static void look_far(void *user, wq_http_task *task)
+{
+    far_look *look = user;
+    (void)task;
+    look->is_known = wq_far_jobs_get(look->http, &look->now, NULL) == WQ_OK;
+    FILE *out = look->is_known ? open_memstream(&look->text, &look->size) : NULL;
+    if (out == NULL)
+        return;
+    wq_far_jobs_write_news(out, &look->before, &look->now);
+    (void)fclose(out);
+}
+
+static void on_looked_far(void *user, h2o_req_t *req)
+{
+    far_look *look = user;
+    job_stream *s = look->stream;
+    wq_far_jobs *rest = look->is_known ? &look->before : &look->now;
+    if (req != NULL && !s->over) {
+        s->is_looking = 0;
+        s->far_at = wq_loop_now() + FAR_EVERY_MS;
+        s->far = look->is_known ? look->now : look->before;
+        s->far_text = look->text;
+        s->far_size = look->size;
+    } else {
+        rest = &look->now;
+        wq_far_jobs_free(&look->before);
+        free(look->text);
+    }
+    wq_far_jobs_free(rest);
+    free(look);
+    if (req != NULL && !s->over && !s->in_flight)
+        go_on(s);
+}
+
+static void begin_far_look(job_stream *s)
+{
+    wq_http *http = s->held.http;
+    far_look *look = calloc(1, sizeof *look);
+    if (look == NULL)
+        return;
+    *look = (far_look){.stream = s, .http = http, .before = s->far};
+    if (wq_work_start(http, s->held.req, look_far, on_looked_far, look) != WQ_OK) {
+        free(look);
+        return;
+    }
+    s->is_looking = 1;
+    s->far = (wq_far_jobs){0};
+}
+
+/* Nonzero if there was something to send. */
+static int send_far(job_stream *s, int64_t now)
+{
+    if (!s->is_looking && now >= s->far_at && wq_has_elsewhere(s->held.http->queue)) {
+        s->far_at = now + FAR_EVERY_MS;
+        begin_far_look(s);
+    }
+    char *text = s->far_text;
+    s->far_text = NULL;
+    if (text == NULL || s->far_size == 0) {
+        free(text);
+        return 0;
+    }
+    s->text = text;
+    send_text(s, text, s->far_size);
+    return 1;
 }
 
 /* What there is to do, when nothing is in flight. */
@@ -196,6 +285,8 @@ static void go_on(job_stream *s)
         }
         due = now + LOOK_EVERY_MS;
     }
+    if (send_far(s, now))
+        return;
     if (beat_ms != 0 && now >= s->beat_at) {
         s->beat_at = now + beat_ms;
         send_text(s, ":\n\n", 3);

@@ -7,17 +7,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "workqueue/http/faces/elsewhere.h"
 #include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/faces/off_loop.h"
 #include "workqueue/http/request/problem.h"
 
-enum { DEFAULT_LIMIT = 100, MOST_JOBS = 1000, SERVER_BYTES = 2049, SET_BYTES = 257 };
+enum {
+    DEFAULT_LIMIT = 100,
+    MOST_JOBS = 1000,
+    SERVER_BYTES = 2049,
+    SET_BYTES = 257,
+    AFTER_BYTES = 257
+};
 
 typedef struct list_ask {
     unsigned states;
     size_t limit;
     int has_server, has_set, has_after;
-    char server[SERVER_BYTES], set[SET_BYTES], after[WQ_ID_SIZE];
+    char server[SERVER_BYTES], set[SET_BYTES], after[AFTER_BYTES];
 } list_ask;
 
 /* ---- reading the question -------------------------------------------------------------------- */
@@ -80,26 +87,66 @@ static wq_jobs_filter filter_of(const list_ask *ask)
 
 /* ---- the list -------------------------------------------------------------------------------- */
 
-/* One more than is asked for tells whether there are more. */
+/* Is it one of those that are asked for? All of them run. */
+static int is_wanted(const list_ask *ask, const wq_far_job *job)
+{
+    return (ask->states == 0 || (ask->states & 1u << WQ_STATE_RUNNING)) &&
+           (!ask->has_server || strcmp(ask->server, job->server) == 0) &&
+           (!ask->has_set || strcmp(ask->set, job->document_set_id) == 0) &&
+           (!ask->has_after || strcmp(job->id, ask->after) > 0);
+}
+
+static void write_near(wq_http *http, FILE *out, wq_job *job)
+{
+    h2o_iovec_t record = wq_job_record_now(http, job);
+    fprintf(out, "%.*s", (int)record.len, record.base);
+    h2o_mem_release_shared(record.base);
+}
+
+/* Those of this server and those elsewhere, both in order, by their ids. */
+static void write_list(wq_http *http, const list_ask *ask, FILE *out, wq_job *const *near,
+                       size_t n_near, const wq_far_jobs *far)
+{
+    size_t i = 0, j = 0, n = 0;
+    const char *last = NULL;
+    fputs("{\"jobs\": [", out);
+    for (; n < ask->limit; n++) {
+        while (j < far->n && !is_wanted(ask, &far->jobs[j]))
+            j++;
+        if (i == n_near && j == far->n)
+            break;
+        fputs(n > 0 ? ",\n" : "\n", out);
+        if (j == far->n || (i < n_near && strcmp(wq_job_id(near[i]), far->jobs[j].id) <= 0)) {
+            last = wq_job_id(near[i]);
+            write_near(http, out, near[i++]);
+        } else {
+            last = far->jobs[j].id;
+            wq_far_job_write(out, &far->jobs[j++], far->seen_at_ms);
+        }
+    }
+    fputs("\n]", out);
+    if (n == ask->limit)
+        wq_write_text(out, "next", last);
+    else
+        fputs(", \"next\": null", out);
+    fputs("}\n", out);
+}
+
+/* What runs elsewhere is left out while the store does not say, as the rest is the more wanted
+ * then. */
 static int make_list(wq_http *http, const void *asked, FILE *out)
 {
     const list_ask *ask = asked;
     const wq_jobs_filter filter = filter_of(ask);
     size_t n = 0;
-    wq_job **jobs = malloc((ask->limit + 1) * sizeof *jobs);
+    wq_far_jobs far;
+    wq_job **jobs = malloc(ask->limit * sizeof *jobs);
     if (jobs == NULL)
         return 500;
     wq_jobs(http->queue, &filter, ask->has_after ? ask->after : NULL, jobs, ask->limit, &n);
-    fputs("{\"jobs\": [", out);
-    for (size_t i = 0; i < n; i++) {
-        h2o_iovec_t record = wq_job_record_now(http, jobs[i]);
-        fprintf(out, "%s\n%.*s", i > 0 ? "," : "", (int)record.len, record.base);
-        h2o_mem_release_shared(record.base);
-    }
-    if (n == ask->limit)
-        fprintf(out, "\n], \"next\": \"%s\"}\n", wq_job_id(jobs[n - 1]));
-    else
-        fputs("\n], \"next\": null}\n", out);
+    wq_far_jobs_get(http, &far, NULL);
+    write_list(http, ask, out, jobs, n, &far);
+    wq_far_jobs_free(&far);
     for (size_t i = 0; i < n; i++)
         wq_job_unref(jobs[i]);
     free(jobs);
@@ -115,6 +162,18 @@ int wq_answer_job_list(wq_http *http, h2o_req_t *req)
 }
 
 /* ---- cancelling ------------------------------------------------------------------------------ */
+
+static size_t cancel_elsewhere(wq_http *http, const list_ask *ask)
+{
+    wq_far_jobs far;
+    size_t cancelled = 0;
+    wq_far_jobs_get(http, &far, NULL);
+    for (size_t i = 0; i < far.n; i++)
+        if (is_wanted(ask, &far.jobs[i]))
+            cancelled += wq_far_job_cancel(http, &far.jobs[i]) == WQ_OK;
+    wq_far_jobs_free(&far);
+    return cancelled;
+}
 
 /* Those that have not ended, piece by piece. */
 static int cancel_matching(wq_http *http, const void *asked, FILE *out)
@@ -136,6 +195,7 @@ static int cancel_matching(wq_http *http, const void *asked, FILE *out)
             wq_job_unref(jobs[i]);
         }
     } while (n > 0);
+    cancelled += cancel_elsewhere(http, ask);
     fprintf(out, "{\"cancelled\": %zu}\n", cancelled);
     return 200;
 }

@@ -1,6 +1,7 @@
 /* job_record.c - the JSON of GET /jobs/{id}, its event stream and the list: one form for all. */
 #include "workqueue/http/faces/job_record.h"
 
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -134,4 +135,22 @@ h2o_iovec_t wq_job_record_now(wq_http *http, wq_job *job)
     h2o_iovec_t record = wq_job_record(http, job, &now);
     wq_snapshot_clear(&now);
     return record;
+}
+
+void wq_write_text(FILE *out, const char *name, const char *text)
+{
+    char *escaped = *text ? malloc(ESCAPED * strlen(text) + 1) : NULL;
+    if (escaped == NULL) {
+        fprintf(out, ", \"%s\": null", name);
+        return;
+    }
+    fprintf(out, ", \"%s\": \"%.*s\"", name, (int)(wq_put_escaped(escaped, text) - escaped),
+            escaped);
+    free(escaped);
+}
+
+void wq_write_time(FILE *out, const char *name, int64_t ms)
+{
+    char text[128];
+    (void)fwrite(text, 1, (size_t)(put_time(text, name, ms) - text), out);
 }

@@ -1,9 +1,9 @@
 /* outputs.c - GET /outputs: what is stored, for the operator; DELETE of one, or of all of a server
  * or document set. All of it reads the storage, so a thread does it. */
 #include <stdlib.h>
-#include <time.h>
 
 #include "workqueue/http/faces/faces.h"
+#include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/faces/off_loop.h"
 #include "workqueue/http/request/problem.h"
 
@@ -43,42 +43,16 @@ static int read_outputs_ask(h2o_req_t *req, outputs_ask *ask)
 
 /* ---- the list -------------------------------------------------------------------------------- */
 
-static void put_text(FILE *out, const char *name, const char *text)
-{
-    char *escaped = *text ? malloc(6 * strlen(text) + 1) : NULL;
-    if (escaped == NULL) {
-        fprintf(out, ", \"%s\": null", name);
-        return;
-    }
-    fprintf(out, ", \"%s\": \"%.*s\"", name, (int)(wq_put_escaped(escaped, text) - escaped),
-            escaped);
-    free(escaped);
-}
-
-/* RFC 3339, in UTC; 0 is null. */
-static void put_time(FILE *out, const char *name, int64_t ms)
-{
-    struct tm utc;
-    time_t s = (time_t)(ms / 1000);
-    char text[32];
-    if (ms == 0 || gmtime_r(&s, &utc) == NULL) {
-        fprintf(out, ", \"%s\": null", name);
-        return;
-    }
-    strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &utc);
-    fprintf(out, ", \"%s\": \"%s.%03dZ\"", name, text, (int)(ms % 1000));
-}
-
 static void put_output(FILE *out, const wq_output_info *o)
 {
     fprintf(out, "\n{\"key\": \"%s\"", o->key);
-    put_text(out, "server", o->server);
-    put_text(out, "document_set_id", o->document_set_id);
-    put_text(out, "program", o->program);
-    put_text(out, "job", o->job_id);
+    wq_write_text(out, "server", o->server);
+    wq_write_text(out, "document_set_id", o->document_set_id);
+    wq_write_text(out, "program", o->program);
+    wq_write_text(out, "job", o->job_id);
     fprintf(out, ", \"bytes\": %llu", (unsigned long long)o->size_bytes);
-    put_time(out, "made_at", o->made_at_ms);
-    put_time(out, "used_at", o->used_at_ms);
+    wq_write_time(out, "made_at", o->made_at_ms);
+    wq_write_time(out, "used_at", o->used_at_ms);
     fprintf(out, ", \"run_ms\": %llu}", (unsigned long long)o->ran_ms);
 }
 
