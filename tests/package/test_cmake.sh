@@ -1,7 +1,7 @@
 #!/bin/sh
 # test_cmake.sh - who builds with CMake or packages the library has nothing to patch: find_package()
 # with components, shared and static, after the files were moved; add_subdirectory(); the queue alone;
-# whole archives; a link-time optimised build.
+# whole archives; a link-time optimised build; the same bytes from two folders.
 #
 #   test_cmake.sh SOURCE BUILD
 set -eu
@@ -109,3 +109,23 @@ only="-DWQ_COMMAND=OFF -DWQ_DEMO=OFF -DWQ_TESTS=OFF -DWQ_MANUAL=OFF"
 configure "$source" "$work/lto" $only -DCMAKE_INTERPROCEDURAL_OPTIMIZATION=ON \
     -DCMAKE_POLICY_DEFAULT_CMP0069=NEW -DCMAKE_C_FLAGS=-Werror
 quietly cmake --build "$work/lto" -j "$jobs"
+
+# ---- the same bytes from two folders ----------------------------------------------------------------------
+
+# In the source's folder and in another; without a compiler's cache, which would make them alike.
+mkdir "$work/one" "$work/another, longer"
+for folder in "$work/one" "$work/another, longer"; do
+    cp -R "$source/CMakeLists.txt" "$source/include" "$source/workqueue" "$source/demo-plugin" "$folder"
+done
+build_in() {
+    # shellcheck disable=SC2086
+    quietly env CCACHE_DISABLE=1 cmake -S "$1" -B "$2" -G Ninja $only -DWQ_INSTALL=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+    quietly env CCACHE_DISABLE=1 cmake --build "$2" -j "$jobs"
+    quietly cmake --install "$2" --prefix "$3"
+}
+build_in "$work/one" "$work/one/build" "$work/one.installed"
+build_in "$work/another, longer" "$work/elsewhere" "$work/another.installed"
+for name in workqueue workqueue-h2o workqueue-remote; do
+    quietly cmp "$work/one/build/lib$name.so" "$work/elsewhere/lib$name.so"
+done
+quietly diff -r "$work/one.installed" "$work/another.installed"

@@ -23,7 +23,7 @@ cmake --build "$work/build" -j "$(nproc)" >"$work/log" 2>&1 || fail "the build f
 lintian --tag-display-limit 0 "$work"/build/*.deb >"$work/log" 2>&1 || :
 ! grep '^E:' "$work/log" || fail "lintian finds errors"
 
-for package in libworkqueue1 libworkqueue-dev workqueue workqueue-example; do
+for package in libworkqueue1 libworkqueue-dev python3-workqueue workqueue workqueue-example; do
     dpkg-deb -x "$work/build/${package}_"*.deb "$work/root"
     dpkg-deb -x "$work/build/${package}_"*.deb "$work/$package"
 done
@@ -43,6 +43,8 @@ has workqueue usr/share/man/man1/workqueue.1.gz
 has workqueue 'usr/share/bash-completion/completions/workqueue'
 has workqueue 'usr/lib/systemd/system/workqueue@.service'
 has workqueue-example usr/bin/demo-plugin
+has workqueue-example usr/share/man/man1/demo-plugin.1.gz
+has python3-workqueue usr/lib/python3/dist-packages/libworkqueue.py
 dpkg-deb -f "$work"/build/libworkqueue1_*.deb Depends | grep -q libsqlite3-0 ||
     fail "libworkqueue1 does not say what it needs"
 
@@ -50,9 +52,16 @@ dpkg-deb -f "$work"/build/libworkqueue1_*.deb Depends | grep -q libsqlite3-0 ||
 mkdir -p "$work/units" "$work/etc"
 for unit in workqueue workqueue-packager; do
     sed "s|/usr/bin/workqueue|$work/root/usr/bin/workqueue|" \
-        "$work/root/usr/lib/systemd/system/$unit@.service" >"$work/units/$unit@test.service"
+        "$work/root/usr/lib/systemd/system/$unit@.service" >"$work/units/$unit@hello.service"
 done
 systemd-analyze verify --man=no "$work"/units/*.service >"$work/log" 2>&1 || fail "systemd-analyze verify"
 [ ! -s "$work/log" ] || fail "systemd-analyze verify has something to say"
+# What the manual says of them is what systemd prints.
+for unit in "$work"/units/*.service; do
+    says=$(LC_ALL=C.UTF-8 systemd-analyze security --no-pager --offline=true "$unit" |
+        grep -o 'Overall exposure level for [^ ]*: [0-9.]* [A-Z]*')
+    [ -n "$says" ] || fail "systemd-analyze security says nothing of $unit"
+    grep -qFx "$says" "$source/workqueue/doc/workqueue-deploy.7.md" || fail "workqueue-deploy(7) does not say: $says"
+done
 LD_LIBRARY_PATH=$(dirname "$(find "$work/root" -name libworkqueue.so.1)") \
     "$work/root/usr/bin/workqueue" --version >"$work/log" 2>&1 || fail "the command does not run"

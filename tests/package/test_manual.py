@@ -39,6 +39,13 @@ class ManualTest(unittest.TestCase):
                 said = run("gcc", *flags, input=example)
                 self.assertEqual((said.returncode, said.stdout), (0, ""), page.name)
 
+    def test_options_of_a_command_and_of_its_page_are_the_same(self):
+        for page, command in [("demo-plugin.1.md", [BUILD / "demo-plugin" / "demo-plugin"]),
+                              ("workqueue-packager.1.md", [BUILD / "workqueue-packager"])]:
+            told = re.findall(r"^  --([\w-]+)", run(*command, "--help").stdout, re.M)
+            written = re.findall(r"^\*\*\\--([\w-]+)\*\*.*\n:", (DOC / page).read_text(), re.M)
+            self.assertEqual(sorted(told), sorted(written), page)
+
     def test_pages_are_made_without_a_warning(self):
         for page in PAGES:
             name = page.name.removesuffix(".md")

@@ -1,7 +1,8 @@
 # `cpack -G DEB` in the build folder: Debian packages, one a component.
 #
 #   libworkqueue1       the three shared libraries
-#   libworkqueue-dev    headers, archives, pkg-config and CMake files, libworkqueue(3)
+#   libworkqueue-dev    headers, archives, pkg-config and CMake files, libworkqueue(3), examples
+#   python3-workqueue   libworkqueue.py, for plugins in Python
 #   workqueue           the command, its units, man pages and completion
 #   workqueue-example   the example plugin
 #
@@ -61,9 +62,26 @@ set(CPACK_DEBIAN_LIBRARIES_PACKAGE_MULTIARCH same)
 wq_package(development libworkqueue-dev "development files of the libraries of workqueue"
   "Headers, archives, and what pkg-config and CMake need to link against them."
   "libworkqueue1 (= ${PROJECT_VERSION})" libh2o-evloop-dev libwslay-dev libssl-dev libjansson-dev
-  libsqlite3-dev libcurl4-openssl-dev)
+  libsqlite3-dev zlib1g-dev libcurl4-openssl-dev)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SHLIBDEPS OFF)
+set(examples ${PROJECT_SOURCE_DIR}/demo-plugin/examples)
+install(FILES ${examples}/CMakeLists.txt ${examples}/plugin.c ${examples}/queue.c ${examples}/own_parts.c
+  ${examples}/own_h2o.c ${examples}/glib.c
+  DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/libworkqueue-dev/examples COMPONENT development)
+if(WQ_PYTHON_DIR)
+  list(APPEND CPACK_COMPONENTS_ALL python)
+  wq_package(python python3-workqueue "for Python, with the API of overview-plugin-workqueue"
+    "One module, libworkqueue, with which a plugin for Overview that was written for
+overview-plugin-workqueue runs on the library in C, with one import changed."
+    "libworkqueue1 (>= ${PROJECT_VERSION})" python3)
+  set(CPACK_DEBIAN_PYTHON_PACKAGE_SECTION python)
+  set(CPACK_DEBIAN_PYTHON_PACKAGE_ARCHITECTURE all)
+  set(CPACK_DEBIAN_PYTHON_PACKAGE_SHLIBDEPS OFF)
+  install(FILES ${examples}/python/libworkqueue.py DESTINATION ${WQ_PYTHON_DIR} COMPONENT python)
+  install(FILES ${examples}/python/flask_plugin.py
+    DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/python3-workqueue/examples COMPONENT python)
+endif()
 if(WQ_COMMAND)
   list(APPEND CPACK_COMPONENTS_ALL command)
   wq_package(command workqueue "serve any program over HTTP, and watch it to the end"
@@ -71,6 +89,11 @@ if(WQ_COMMAND)
 browser or a terminal, and fetch what it wrote. This is the command, with units
 for systemd, man pages and completion for bash.")
   set(CPACK_DEBIAN_COMMAND_PACKAGE_SECTION net)
+  set(CPACK_DEBIAN_COMMAND_PACKAGE_CONTROL_EXTRA
+    ${PROJECT_SOURCE_DIR}/workqueue/packaging/command/postinst
+    ${PROJECT_SOURCE_DIR}/workqueue/packaging/command/postrm)
+  install(PROGRAMS ${examples}/program.sh ${examples}/program.py ${examples}/program.mjs
+    DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/workqueue/examples COMPONENT command)
 endif()
 if(WQ_DEMO)
   list(APPEND CPACK_COMPONENTS_ALL example)
