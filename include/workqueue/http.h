@@ -169,7 +169,8 @@ typedef void (*wq_http_done_fn)(void *user, struct st_h2o_req_t *req);
 /**
  * Has a thread of the faces' do what would hold up the loop of `req`, and with it everybody's
  * streams: reading a file, asking another machine. `work` is called on that thread, and must not
- * touch `req`; then `done`. If the client leaves meanwhile, or the server has no more time, the
+ * touch `req`; then `done`. Read the request before: while it waits, its body, a long query and what is
+ * large of its headers are not kept. If the client leaves meanwhile, or the server has no more time, the
  * request is over at once: `work` is not begun, or can see it, and `done` is called without it. There
  * are at most 16 such threads and 4096 tasks that wait, and each counts as a response that is held
  * (`max_streams`). Call it on the loop, for a request that has not been answered. WQ_OK, or

@@ -8,6 +8,7 @@
 
 #include "workqueue/http/request/client.h"
 #include "workqueue/http/request/problem.h"
+#include "workqueue/http/request/slim.h"
 
 enum {
     END_ROUNDS = 100,     /* of 10 ms, for connections that have been cut */
@@ -109,6 +110,8 @@ int wq_hold(wq_held *held, wq_job *job)
         return -1;
     }
     attend_to_client(held->loop, held);
+    if (!held->is_detached) /* its handshake ends the request */
+        wq_request_slim(held->req);
     atomic_fetch_add(&http->held[held->face], 1);
     atomic_fetch_add(&http->requests[held->face], 1);
     return 0;

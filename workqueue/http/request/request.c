@@ -7,6 +7,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -98,15 +99,27 @@ h2o_iovec_t wq_request_subprotocol(h2o_req_t *req, const char *name)
     return h2o_iovec_init(NULL, 0);
 }
 
+/* Once; not from the request's pool, which keeps what is long for as long as the answer lasts. */
+static void *brief_alloc(void *memory, size_t size)
+{
+    return *(void **)memory = malloc(size);
+}
+
 h2o_iovec_t wq_request_last_event_id(h2o_req_t *req)
 {
-    const h2o_iovec_t header = wq_request_header(req, "last-event-id");
+    enum { MAX_BYTES = 128 };
+    const h2o_iovec_t header = wq_request_header(req, "last-event-id"), query = query_of(req);
+    h2o_iovec_t id = {NULL, 0};
+    void *memory = NULL;
     const char *field;
 
     if (header.len > 0)
         return header;
-    field = wq_http_query(req, "lastEventId");
-    return field != NULL ? h2o_iovec_init(field, strlen(field)) : h2o_iovec_init(NULL, 0);
+    field = wq_query_field((wq_arena){brief_alloc, &memory}, query.base, query.len, "lastEventId");
+    if (field != NULL && strlen(field) <= MAX_BYTES)
+        id = h2o_strdup(&req->pool, field, SIZE_MAX);
+    free(memory);
+    return id;
 }
 
 /* ---- the sources, the one with precedence first; -1: *fault says why ------------------------ */

@@ -9,6 +9,7 @@
 #include "workqueue/http/hold/contexts.h"
 #include "workqueue/http/hold/work.h"
 #include "workqueue/http/request/problem.h"
+#include "workqueue/http/request/slim.h"
 #include "workqueue/http/request/url.h"
 
 /* A path that ends in '/' stands for all below it; NULL: http->options.tasks_path. */
@@ -84,6 +85,7 @@ static int on_req(h2o_handler_t *handler, h2o_req_t *req)
 {
     wq_route *route = (wq_route *)handler;
     h2o_iovec_t rest;
+    wq_request_slim_head(req); /* before anything points to it */
     if (!is_path_of(route, path_of(req), &rest))
         return nothing_here(req);
     if (req->entity.base != NULL && wq_request_is_ambiguous(req))
