@@ -1,7 +1,7 @@
 #!/bin/sh
 # test_cmake.sh - who builds with CMake or packages the library has nothing to patch: find_package()
 # with components, shared and static, after the files were moved; add_subdirectory(); the queue alone;
-# whole archives; a link-time optimised build; the same bytes from two folders.
+# whole archives; a link-time optimised build; a unity build; the same bytes from two folders.
 #
 #   test_cmake.sh SOURCE BUILD
 set -eu
@@ -109,6 +109,12 @@ only="-DWQ_COMMAND=OFF -DWQ_DEMO=OFF -DWQ_TESTS=OFF -DWQ_MANUAL=OFF"
 configure "$source" "$work/lto" $only -DCMAKE_INTERPROCEDURAL_OPTIMIZATION=ON \
     -DCMAKE_POLICY_DEFAULT_CMP0069=NEW -DCMAKE_C_FLAGS=-Werror
 quietly cmake --build "$work/lto" -j "$jobs"
+
+# ---- a unity build: each library, and the command, as one file ----------------------------------------------
+
+# shellcheck disable=SC2086
+configure "$source" "$work/unity" $only -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=0 -DCMAKE_C_FLAGS=-Werror
+quietly cmake --build "$work/unity" -j "$jobs"
 
 # ---- the same bytes from two folders ----------------------------------------------------------------------
 

@@ -9,7 +9,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { BAR_CELLS = 24, LEAST_COLUMNS = 40, MOST_COLUMNS = 160 };
+enum { BAR_CELLS = 24, LEAST_COLUMNS = 40, MOST_METER_COLUMNS = 160 };
 
 static int is_utf8(void)
 {
@@ -37,7 +37,7 @@ static int terminal_columns(void)
     struct winsize size;
     if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col < LEAST_COLUMNS)
         return LEAST_COLUMNS * 2;
-    return size.ws_col < MOST_COLUMNS ? size.ws_col : MOST_COLUMNS;
+    return size.ws_col < MOST_METER_COLUMNS ? size.ws_col : MOST_METER_COLUMNS;
 }
 
 /* At most `columns` characters of `text`, with nothing in it that moves a cursor. */

@@ -14,14 +14,14 @@ static const option_row outputs_rows[] = {
     {"set", "ID", OPTION_TEXT, 0, offsetof(client_settings, set), 0, 0,
      "Only outputs of this document set are meant, with --server."},
 };
-static const option_row list_rows[] = {
+static const option_row show_rows[] = {
     {"limit", "N", OPTION_SIZE, 0, offsetof(client_settings, limit), 1, SIZE_MAX,
      "So many are listed at most (1000)."},
     {"json", NULL, OPTION_ON, 0, offsetof(client_settings, json), 0, 0,
      "The list is printed as the server gives it."},
 };
 static const option_group outputs_group = {"Which", outputs_rows, 2};
-static const option_group list_group = {"The list", list_rows, 2};
+static const option_group list_group = {"The list", show_rows, 2};
 static const option_group *const outputs_groups[] = {&outputs_group, &list_group,  &secret_group,
                                                      &client_group,  &about_group, NULL};
 static const option_group *const delete_groups[] = {&outputs_group, &secret_group, &client_group,

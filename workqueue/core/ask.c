@@ -86,9 +86,9 @@ static int join_line(wq_queue *queue, const char *key, unsigned flags, uint64_t 
 
 /* One look at the lines and at the store: WQ_ATTACHED, WQ_PENDING, WQ_DONE, WQ_ERROR_NOT_FOUND if a
  * job has to begin, or a failure. */
-static int look(wq_queue *queue, const wq_params *params, const char *key, unsigned flags,
-                uint64_t *generation, wq_ask *ask, wq_job **out, int64_t *made_at_ms,
-                wq_error *error)
+static int look_up(wq_queue *queue, const wq_params *params, const char *key, unsigned flags,
+                   uint64_t *generation, wq_ask *ask, wq_job **out, int64_t *made_at_ms,
+                   wq_error *error)
 {
     int result = join_line(queue, key, flags, generation, ask, out);
     if (result != WQ_ERROR_NOT_FOUND || (flags & WQ_ENSURE_REBUILD))
@@ -138,7 +138,7 @@ static int ensure_run(wq_queue *queue, const char *peer, const wq_params *params
     int result;
     wq_job *new = NULL;
     do {
-        result = look(queue, params, key, flags, &generation, ask, out, made_at_ms, error);
+        result = look_up(queue, params, key, flags, &generation, ask, out, made_at_ms, error);
         if (result != WQ_ERROR_NOT_FOUND)
             break;
         if (new == NULL && (new = wq_job_new(queue, params, key)) == NULL) {
@@ -309,9 +309,9 @@ int wq_ensure_run_from(wq_queue *queue, const char *peer, const wq_params *param
     async_ask *a = new_async_ask(queue, peer, params, key, flags, cb, user);
     if (a == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    result = asks_later ? ask_later(queue, a, out, error)
-                        : ensure_run(queue, peer, params, key, flags, &a->ask, out, made_at_ms,
-                                     error);
+    result = asks_later
+                 ? ask_later(queue, a, out, error)
+                 : ensure_run(queue, peer, params, key, flags, &a->ask, out, made_at_ms, error);
     if (result != WQ_PENDING)
         free(a);
     return result;

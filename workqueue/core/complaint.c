@@ -67,7 +67,7 @@ static void hint_percent(char *hint, const char *number, unsigned whole)
         snprintf(hint, HINT_BYTES, "%s is more than 1: 0.%02u, or %s%%?", number, whole, number);
 }
 
-static int is_text(const char *s)
+static int is_wholly_text(const char *s)
 {
     return (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z');
 }
@@ -113,7 +113,7 @@ static void find_hint(char hint[HINT_BYTES], const char *s)
         snprintf(hint, HINT_BYTES, "%.3s is no number from 0 to 1", s);
     else if ((*s >= '0' && *s <= '9') || *s == '.')
         hint_number(hint, s);
-    else if (is_text(s))
+    else if (is_wholly_text(s))
         snprintf(hint, HINT_BYTES, "what is no progress belongs on stderr");
 }
 

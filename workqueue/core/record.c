@@ -6,7 +6,7 @@
 
 #include "workqueue/util/text.h"
 
-static int is_digit(char c)
+static int is_number_digit(char c)
 {
     return c >= '0' && c <= '9';
 }
@@ -17,7 +17,7 @@ typedef struct writer {
     size_t size, len;
 } writer;
 
-static void put(writer *w, const char *s, size_t n)
+static void put_bytes(writer *w, const char *s, size_t n)
 {
     if (w->len < w->size) {
         size_t room = w->size - w->len;
@@ -28,13 +28,13 @@ static void put(writer *w, const char *s, size_t n)
 
 static void put_text(writer *w, const char *s)
 {
-    put(w, s, strlen(s));
+    put_bytes(w, s, strlen(s));
 }
 
 static void put_unit(writer *w, uint32_t unit)
 {
     char escape[8];
-    put(w, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", unit & 0xffff));
+    put_bytes(w, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", unit & 0xffff));
 }
 
 static void put_escaped(writer *w, const char *s, size_t len)
@@ -43,7 +43,7 @@ static void put_escaped(writer *w, const char *s, size_t len)
     unsigned char c = (unsigned char)*s;
     const char *found = c != '\0' ? strchr(from, c) : NULL;
     if (found != NULL) {
-        put(w, (char[]){'\\', to[found - from]}, 2);
+        put_bytes(w, (char[]){'\\', to[found - from]}, 2);
         return;
     }
     uint32_t point = wq_utf8_decode(s, len);
@@ -64,7 +64,7 @@ static void put_contents(writer *w, const char *s)
         while (s[i + plain] >= 0x20 && s[i + plain] < 0x7f && s[i + plain] != '"' &&
                s[i + plain] != '\\')
             plain++;
-        put(w, s + i, plain);
+        put_bytes(w, s + i, plain);
         i += plain;
         if (i == n)
             break;
@@ -80,9 +80,9 @@ static void put_string(writer *w, const char *s)
         put_text(w, "null");
         return;
     }
-    put(w, "\"", 1);
+    put_bytes(w, "\"", 1);
     put_contents(w, s);
-    put(w, "\"", 1);
+    put_bytes(w, "\"", 1);
 }
 
 /* Clients read an error in one form, whoever is to blame. */
@@ -94,11 +94,11 @@ static void put_error(writer *w, const wq_snapshot *snapshot)
         return;
     }
     int n = snprintf(head, sizeof head, "Exited with code %d\nstderr:\n", snapshot->returncode);
-    put(w, "\"", 1);
+    put_bytes(w, "\"", 1);
     if (strncmp(snapshot->error, head, (size_t)n) != 0)
         put_contents(w, head);
     put_contents(w, snapshot->error);
-    put(w, "\"", 1);
+    put_bytes(w, "\"", 1);
 }
 
 /* What programs mostly say has few digits, and then needs no arithmetic with long numbers. Nonzero:
@@ -121,7 +121,7 @@ static int put_short_fraction(writer *w, double value)
         if (len == 0 && (text[i] != '0' || i == 2))
             len = i + 1;
     }
-    put(w, text, len);
+    put_bytes(w, text, len);
     return 1;
 }
 
@@ -140,8 +140,8 @@ static void put_fraction(writer *w, double value)
     int plain = 1;
     char *out = digits;
     for (const char *p = digits; *p != '\0'; p++) {
-        int number = is_digit(*p) || *p == '-' || *p == '+' || *p == 'e';
-        plain &= is_digit(*p);
+        int number = is_number_digit(*p) || *p == '-' || *p == '+' || *p == 'e';
+        plain &= is_number_digit(*p);
         if (number)
             *out++ = *p;
         else if (out[-1] != '.') /* the locale's sign may be of several bytes */
@@ -150,7 +150,7 @@ static void put_fraction(writer *w, double value)
     *out = '\0';
     put_text(w, digits);
     if (plain)
-        put(w, ".0", 2);
+        put_bytes(w, ".0", 2);
 }
 
 size_t wq_snapshot_json(const wq_snapshot *snapshot, char *buf, size_t size)
@@ -170,7 +170,7 @@ size_t wq_snapshot_json(const wq_snapshot *snapshot, char *buf, size_t size)
     put_text(&w, number);
     put_text(&w, ", \"error\": ");
     put_error(&w, snapshot);
-    put(&w, "}", 1);
+    put_bytes(&w, "}", 1);
     if (size > 0)
         buf[w.len < size ? w.len : size - 1] = '\0';
     return w.len;

@@ -16,7 +16,7 @@ static void drop_first(wq_stderr_log *log, size_t n)
 }
 
 /* Room for `n` more; 0, or -1 without memory. */
-static int reserve(wq_stderr_log *log, size_t max, size_t n)
+static int reserve_log(wq_stderr_log *log, size_t max, size_t n)
 {
     if (log->len + n <= log->capacity)
         return 0;
@@ -48,7 +48,7 @@ void wq_stderr_log_add(wq_stderr_log *log, size_t max, const char *token, const 
         log->begin += log->len + skipped;
         log->len = before = 0;
     }
-    if (reserve(log, max, n) != 0) {
+    if (reserve_log(log, max, n) != 0) {
         log->begin += log->len + n;
         log->len = log->held = 0;
         return;

@@ -12,11 +12,11 @@
 #include "workqueue/util/threads.h"
 
 enum {
-    BATCH = 512,
-    PAUSE_MS = 4,    /* between commits, while every worker is busy: they cost less together */
-    STOP_MS = 20,    /* a job that was stopped waits so long for company, */
-    START_MS = 50,   /* and a start; the end of a short job overtakes it, which saves a write */
-    RETRY_MS = 1000, /* after a failure, for what nobody waits for */
+    WRITE_BATCH = 512,
+    RETRY_PAUSE_MS = 4, /* between commits, while every worker is busy: they cost less together */
+    STOP_MS = 20,       /* a job that was stopped waits so long for company, */
+    START_MS = 50,      /* and a start; the end of a short job overtakes it, which saves a write */
+    RETRY_MS = 1000,    /* after a failure, for what nobody waits for */
 };
 
 TAILQ_HEAD(entry_list, wq_entry);
@@ -31,7 +31,7 @@ struct wq_journal {
 
     /* the thread's, and before that the opener's */
     wq_writer writer;
-    wq_change batch[BATCH];
+    wq_change batch[WRITE_BATCH];
     int is_failing; /* logged once */
 
     pthread_mutex_t lock;
@@ -88,8 +88,8 @@ static int64_t due_at_locked(const wq_journal *j, wq_company company)
         return now + START_MS;
     if (company == WQ_COMPANY_STOPPED)
         return now + STOP_MS;
-    if (company == WQ_COMPANY_SHORT && j->begun + PAUSE_MS > now)
-        return j->begun + PAUSE_MS;
+    if (company == WQ_COMPANY_SHORT && j->begun + RETRY_PAUSE_MS > now)
+        return j->begun + RETRY_PAUSE_MS;
     return now;
 }
 
@@ -157,7 +157,7 @@ static size_t take_batch_locked(wq_journal *j, int64_t now)
 {
     size_t n = 0;
     wq_entry *entry;
-    while (n < BATCH && (entry = next_entry_locked(j, now)) != NULL) {
+    while (n < WRITE_BATCH && (entry = next_entry_locked(j, now)) != NULL) {
         unlist_locked(j, entry);
         entry->in_batch = 1;
         j->batch[n++] = (wq_change){.entry = entry,

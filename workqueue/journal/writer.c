@@ -141,7 +141,7 @@ static size_t cut_at(const char *text, size_t n, size_t max)
     return n;
 }
 
-static int end_job(wq_writer *w, const wq_change *c)
+static int write_end(wq_writer *w, const wq_change *c)
 {
     const wq_entry_end *end = &c->end;
     const char *text = end->error != NULL ? end->error->bytes : NULL;
@@ -185,14 +185,14 @@ static int write_change(wq_writer *w, const wq_change *c)
         return -1;
     }
     if (c->want == WQ_WANT_ENDED)
-        return c->have != WQ_WANT_ENDED ? end_job(w, c) : 0;
+        return c->have != WQ_WANT_ENDED ? write_end(w, c) : 0;
     if ((c->have == WQ_WANT_STARTED) != (c->want == WQ_WANT_STARTED))
         return set_number(w, WQ_SET_STARTED, seq, c->want == WQ_WANT_STARTED);
     return 0;
 }
 
 /* Keeps the number of ended jobs. */
-static int trim(wq_writer *w)
+static int trim_ended(wq_writer *w)
 {
     int64_t surplus = w->n_ended - (int64_t)(w->max_ended < INT64_MAX ? w->max_ended : INT64_MAX);
     if (surplus <= 0)
@@ -235,7 +235,7 @@ int wq_writer_commit(wq_writer *w, wq_change *changes, size_t n, wq_error *error
         if (is_change(&changes[i]))
             r = write_change(w, &changes[i]);
     if (r == 0)
-        r = trim(w);
+        r = trim_ended(w);
     if (r == 0)
         r = run_statement(w, WQ_COMMIT);
     w->is_untidy = 1;
@@ -394,7 +394,7 @@ int wq_writer_open(wq_writer *w, const wq_journal_options *o, wq_error *error)
         if (result == WQ_OK && run_statement(w, WQ_COMMIT) != 0)
             result = wq_db_fail(&w->db, error);
     }
-    if (result == WQ_OK && trim(w) != 0)
+    if (result == WQ_OK && trim_ended(w) != 0)
         result = wq_db_fail(&w->db, error);
     if (result == WQ_OK)
         result = read_slots(w, 0, error);

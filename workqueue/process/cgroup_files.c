@@ -8,7 +8,7 @@
 
 #include "workqueue/process/fds.h"
 
-enum { MAX_STEPS = 100000 }; /* to remove what a program has made; it may go on making */
+enum { MAX_GROUP_STEPS = 100000 }; /* to remove what a program has made; it may go on making */
 
 int wq_cgroup_file_open(int dir, const char *name, int flags)
 {
@@ -72,7 +72,7 @@ void wq_cgroup_remove(int parent, const char *name)
     if (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
         return;
     int at = wq_cgroup_file_open(parent, name, O_RDONLY | O_DIRECTORY);
-    for (int i = 0; at >= 0 && i < MAX_STEPS; i++)
+    for (int i = 0; at >= 0 && i < MAX_GROUP_STEPS; i++)
         remove_or_enter(&at, &depth);
     wq_fd_close(&at);
     unlinkat(parent, name, AT_REMOVEDIR);

@@ -18,7 +18,7 @@
 
 #define PREFIX "workqueue-"
 
-enum { LINE_BYTES = 4096, TRIES = 8 };
+enum { MEMBERSHIP_BYTES = 4096, TRIES = 8 };
 
 /* ---- the folder of them ---------------------------------------------------------------------- */
 
@@ -103,7 +103,7 @@ static int make_folder(wq_cgroups *groups, const char *where)
 /* The rest of the first line of `file` that begins with `start`; NULL: none. Owned. */
 static char *line_after(const char *file, const char *start)
 {
-    char line[LINE_BYTES], *found = NULL;
+    char line[MEMBERSHIP_BYTES], *found = NULL;
     FILE *f = fopen(file, "re");
     while (f != NULL && found == NULL && fgets(line, sizeof line, f) != NULL)
         if (strncmp(line, start, strlen(start)) == 0) {
@@ -118,7 +118,7 @@ static char *line_after(const char *file, const char *start)
 /* Where the file system is mounted, and which part of it; NULL if it is not. Owned, both. */
 static char *mounted_at(char **root)
 {
-    char line[LINE_BYTES], top[LINE_BYTES], at[LINE_BYTES], *found = NULL;
+    char line[MEMBERSHIP_BYTES], top[MEMBERSHIP_BYTES], at[MEMBERSHIP_BYTES], *found = NULL;
     FILE *f = fopen("/proc/self/mountinfo", "re");
     *root = NULL;
     while (f != NULL && found == NULL && *root == NULL && fgets(line, sizeof line, f) != NULL)

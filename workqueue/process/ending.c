@@ -13,8 +13,8 @@
 #include "workqueue/process/fds.h"
 
 enum {
-    HINT_BYTES = 400,
-    LINE_BYTES = 256, /* of a #! line, as much as the kernel reads */
+    CAUSE_BYTES = 400,
+    SHEBANG_BYTES = 256, /* of a #! line, as much as the kernel reads */
     NAMES_BYTES = 768,
     BUFFERED_MS = 2000 /* how long a program must have run that is said to buffer */
 };
@@ -22,10 +22,10 @@ enum {
 /* ---- not started ----------------------------------------------------------------------------- */
 
 /* The interpreter that the #! line of a script names, "" if there is none. */
-static void read_interpreter(const char *program, char line[LINE_BYTES])
+static void read_interpreter(const char *program, char line[SHEBANG_BYTES])
 {
     int fd = open(program, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, line, LINE_BYTES - 1) : 0;
+    ssize_t n = fd >= 0 ? read(fd, line, SHEBANG_BYTES - 1) : 0;
     wq_fd_close(&fd);
     line[n > 0 ? n : 0] = '\0';
     if (strncmp(line, "#!", 2) != 0) {
@@ -38,26 +38,26 @@ static void read_interpreter(const char *program, char line[LINE_BYTES])
 }
 
 /* Why a file that is there cannot be found. */
-static void hint_no_interpreter(char hint[HINT_BYTES], const char *program)
+static void hint_no_interpreter(char hint[CAUSE_BYTES], const char *program)
 {
-    char line[LINE_BYTES];
+    char line[SHEBANG_BYTES];
     read_interpreter(program, line);
     size_t n = strlen(line);
     if (n == 0)
-        snprintf(hint, HINT_BYTES, " (the loader that it names: it is built for another system)");
+        snprintf(hint, CAUSE_BYTES, " (the loader that it names: it is built for another system)");
     else if (line[n - 1] == '\r')
         snprintf(
-            hint, HINT_BYTES,
+            hint, CAUSE_BYTES,
             " (its #! line asks for \"%.*s\\r\": the script has the line ends of Windows; save "
             "it with those of Unix)",
             (int)n - 1, line);
     else
-        snprintf(hint, HINT_BYTES, " (its interpreter, as its #! line names it: %s)", line);
+        snprintf(hint, CAUSE_BYTES, " (its interpreter, as its #! line names it: %s)", line);
 }
 
 void wq_ending_of_no_start(wq_outcome *outcome, const char *program, const char *call, int error)
 {
-    char text[128], hint[HINT_BYTES] = "";
+    char text[128], hint[CAUSE_BYTES] = "";
     if (strcmp(call, "execve") == 0) {
         if (error == ENOEXEC)
             snprintf(hint, sizeof hint,

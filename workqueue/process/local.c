@@ -135,7 +135,7 @@ static void warn_of_missing_guard(const wq_logger *logger, const char *path, con
 }
 
 /* Jobs run without it, too, unless somebody has said where it is; what is lost is told once. */
-static int start_guard(local *l, const wq_local_options *options, wq_error *error)
+static int start_own_guard(local *l, const wq_local_options *options, wq_error *error)
 {
     char path[PATH_MAX], text[128];
     const char *failed = "find";
@@ -194,7 +194,7 @@ int wq_local_open(wq_runner **out, const wq_local_options *options, wq_error *er
             goto fail;
         }
     if ((result = open_groups(l, options, error)) != WQ_OK ||
-        (result = start_guard(l, options, error)) != WQ_OK)
+        (result = start_own_guard(l, options, error)) != WQ_OK)
         goto fail;
     *out = &l->runner;
     return WQ_OK;

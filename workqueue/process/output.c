@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_ENTRIES = 1000000, SHOWN_BYTES = 64 };
+enum { MAX_ENTRIES = 1000000, SHOWN_NAME_BYTES = 64 };
 
 #define INVALID "invalid program: "
 
@@ -26,7 +26,7 @@ static const char *end_of_other(const char *name, const char *base, size_t commo
 }
 
 /* "$4.npy", or "${4%.tmp}.npy" where the last part was replaced; 0, or -1 if there is none. */
-static int find_other(const char *path, char shown[SHOWN_BYTES])
+static int find_other(const char *path, char shown[SHOWN_NAME_BYTES])
 {
     const char *base = strrchr(path, '/') + 1, *last = strrchr(base, '.');
     size_t common = last != NULL && last > base ? (size_t)(last - base) : strlen(base);
@@ -45,9 +45,9 @@ static int find_other(const char *path, char shown[SHOWN_BYTES])
             continue;
         size_t kept = strlen(base) - common;
         if (strncmp(end, base + common, kept) == 0)
-            snprintf(shown, SHOWN_BYTES, "$4%s", end + kept);
+            snprintf(shown, SHOWN_NAME_BYTES, "$4%s", end + kept);
         else
-            snprintf(shown, SHOWN_BYTES, "${4%%%s}%s", base + common, end);
+            snprintf(shown, SHOWN_NAME_BYTES, "${4%%%s}%s", base + common, end);
         found = 0;
     }
     if (entries != NULL)
@@ -59,7 +59,7 @@ static int find_other(const char *path, char shown[SHOWN_BYTES])
 static char *complain_of_nothing(const char *path)
 {
     static const char sentence[] = INVALID "it should have written to its output file";
-    char shown[SHOWN_BYTES], *text = NULL;
+    char shown[SHOWN_NAME_BYTES], *text = NULL;
     if (strchr(path, '/') == NULL || find_other(path, shown) != 0)
         return strdup(sentence);
     if (asprintf(&text, "%s; it wrote \"%s\" instead, which is to be renamed to \"$4\"", sentence,

@@ -124,23 +124,24 @@ WQ_IN_CHILD static inline void reset_signals(const wq_spawn_plan *p)
 }
 
 /* The kernel's struct linux_dirent64, at the start of what getdents64() gives. */
-typedef struct entry {
+typedef struct fd_entry {
     uint64_t inode, next;
     unsigned short bytes;
     unsigned char type;
     char name[];
-} entry;
+} fd_entry;
 
 /* Those above the limit, opened before the host lowered it, are in /proc only. (By a call with
  * errno: without close_range() the thread waits for us.) */
 WQ_IN_CHILD static inline void close_listed(int dir)
 {
-    _Alignas(entry) char buf[2048];
+    _Alignas(fd_entry) char buf[2048];
     long n;
     while ((n = syscall(SYS_getdents64, dir, buf, sizeof buf)) > 0)
-        for (long at = 0; at < n; at += ((entry *)(void *)(buf + at))->bytes) {
+        for (long at = 0; at < n; at += ((fd_entry *)(void *)(buf + at))->bytes) {
             int fd = 0;
-            for (const char *c = ((entry *)(void *)(buf + at))->name; *c >= '0' && *c <= '9'; c++)
+            for (const char *c = ((fd_entry *)(void *)(buf + at))->name; *c >= '0' && *c <= '9';
+                 c++)
                 fd = 10 * fd + *c - '0';
             if (fd > 2 && fd != dir)
                 CALL(SYS_close, fd);

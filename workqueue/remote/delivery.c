@@ -265,7 +265,7 @@ static void stand_aside(slot *s, work *w, const wq_error *error)
         wq_log(&p->logger, WQ_LOG_INFO, "the store can be used again");
 }
 
-static void lost_lease(void *user)
+static void lost_lease_of(void *user)
 {
     wq_slot_wake(user);
 }
@@ -288,7 +288,7 @@ static int consider(slot *s, work *w)
                       .params = &w->message.params,
                       .rebuild = w->message.rebuild,
                       .need = w->need,
-                      .lost = lost_lease,
+                      .lost = lost_lease_of,
                       .user = s};
     wq_claimed claimed = wq_lease_take(p->leases, &claim, &lease, &record, &why, &error);
     w->need = claim.need;

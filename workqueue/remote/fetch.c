@@ -33,19 +33,19 @@ enum {
     CONNECT_MS = 10000,
     STALL_S = 30,
     REDIRECTS = 5,
-    RETRY_MS = 200, /* before another try, twice as long before each next */
+    FETCH_RETRY_MS = 200, /* before another try, twice as long before each next */
     RETRIES = 6,
 };
 
-typedef struct download {
+typedef struct fetch_url {
     int fd, write_error, too_long;
     uint64_t bytes, max_bytes;
     const atomic_int *stop, *closing;
-} download;
+} fetch_url;
 
 static size_t on_bytes(char *bytes, size_t size, size_t n, void *user)
 {
-    download *d = user;
+    fetch_url *d = user;
     size_t len = size * n;
     d->bytes += len;
     if (d->max_bytes > 0 && d->bytes > d->max_bytes) {
@@ -65,14 +65,14 @@ static size_t on_bytes(char *bytes, size_t size, size_t n, void *user)
     return len;
 }
 
-static int on_progress(void *user, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t e)
+static int on_fetch_progress(void *user, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t e)
 {
-    const download *d = user;
+    const fetch_url *d = user;
     (void)a, (void)b, (void)c, (void)e;
     return atomic_load(d->stop) || atomic_load(d->closing);
 }
 
-static void set_options(CURL *curl, const char *url, download *d, char *why)
+static void set_options(CURL *curl, const char *url, fetch_url *d, char *why)
 {
     curl_easy_setopt(curl, CURLOPT_URL, url);
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
@@ -87,13 +87,13 @@ static void set_options(CURL *curl, const char *url, download *d, char *why)
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_bytes);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, d);
     curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
-    curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_fetch_progress);
     curl_easy_setopt(curl, CURLOPT_XFERINFODATA, d);
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, why);
 }
 
 /* What may go better in a moment: a server that is busy or comes up, a connection that broke. */
-static int is_transient(CURL *curl, CURLcode code)
+static int is_transient_fetch(CURL *curl, CURLcode code)
 {
     long status = 0;
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
@@ -105,7 +105,7 @@ static int is_transient(CURL *curl, CURLcode code)
 }
 
 /* What has become of it. */
-static int judge(CURLcode code, const download *d, uint64_t size_bytes, const char *why,
+static int judge(CURLcode code, const fetch_url *d, uint64_t size_bytes, const char *why,
                  wq_error *error)
 {
     if (d->too_long)
@@ -123,11 +123,11 @@ static int judge(CURLcode code, const download *d, uint64_t size_bytes, const ch
     return WQ_OK;
 }
 
-static int download_to(const wq_fetcher *f, const wq_fetch *fetch, const char *path, int *again,
-                       wq_error *error)
+static int fetch_to(const wq_fetcher *f, const wq_fetch *fetch, const char *path, int *again,
+                    wq_error *error)
 {
     char why[CURL_ERROR_SIZE] = "";
-    download d = {.max_bytes = f->max_bytes, .stop = &fetch->stop, .closing = &f->closing};
+    fetch_url d = {.max_bytes = f->max_bytes, .stop = &fetch->stop, .closing = &f->closing};
     d.fd = open(path, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
     if (d.fd < 0)
         return wq_fail(error, WQ_ERROR_SYSTEM, "open the output: %s", strerror(errno));
@@ -136,7 +136,7 @@ static int download_to(const wq_fetcher *f, const wq_fetch *fetch, const char *p
     if (curl != NULL) {
         set_options(curl, fetch->url, &d, why);
         CURLcode code = curl_easy_perform(curl);
-        *again = is_transient(curl, code);
+        *again = is_transient_fetch(curl, code);
         result = judge(code, &d, fetch->size_bytes, why, error);
     } else {
         result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
@@ -150,9 +150,9 @@ static int download_to(const wq_fetcher *f, const wq_fetch *fetch, const char *p
 /* ---- the threads ----------------------------------------------------------------------------- */
 
 /* Doubling; nonzero if it is still wanted then. */
-static int pause_before(const wq_fetcher *f, const wq_fetch *fetch, unsigned tries)
+static int pause_before_fetch(const wq_fetcher *f, const wq_fetch *fetch, unsigned tries)
 {
-    const struct timespec step = {.tv_nsec = RETRY_MS * 1000000L};
+    const struct timespec step = {.tv_nsec = FETCH_RETRY_MS * 1000000L};
     for (unsigned i = 0; i < 1U << tries; i++) {
         if (atomic_load(&fetch->stop) || atomic_load(&f->closing))
             return 0;
@@ -169,13 +169,13 @@ static void do_fetch(const wq_fetcher *f, wq_fetch *fetch)
     int again = result >= 0;
     for (unsigned tries = 0; again; tries++) {
         again = 0;
-        result = download_to(f, fetch, path, &again, &error);
-        again = again && tries < RETRIES && pause_before(f, fetch, tries);
+        result = fetch_to(f, fetch, path, &again, &error);
+        again = again && tries < RETRIES && pause_before_fetch(f, fetch, tries);
     }
     fetch->done(fetch->user, result, &error);
 }
 
-static void *thread_main(void *arg)
+static void *fetch_main(void *arg)
 {
     wq_fetcher *f = arg;
     wq_fetch *fetch;
@@ -202,7 +202,7 @@ static void start_thread_locked(wq_fetcher *f)
 {
     if (f->n_waiting < f->n_idle || f->n_threads == f->max_threads)
         return;
-    if (wq_thread_start(&f->threads[f->n_threads], "wq-fetch", thread_main, f) == 0)
+    if (wq_thread_start(&f->threads[f->n_threads], "wq-fetch", fetch_main, f) == 0)
         f->n_threads++;
 }
 

@@ -75,8 +75,8 @@ static char *read_file(const folder *f, const char *name)
     return n >= 0 ? text : NULL;
 }
 
-static int get_text(void *self, const char *name, char text[WQ_SHARED_TEXT_SIZE],
-                    char tag[WQ_TAG_SIZE], wq_error *error)
+static int get_file_text(void *self, const char *name, char text[WQ_SHARED_TEXT_SIZE],
+                         char tag[WQ_TAG_SIZE], wq_error *error)
 {
     char *whole = read_file(self, name);
     if (whole == NULL)
@@ -116,8 +116,8 @@ static int lock_folder(const folder *f)
     return fd;
 }
 
-static int put_text(void *self, const char *name, const char *tag, const char *text,
-                    const char *more, char new_tag[WQ_TAG_SIZE], wq_error *error)
+static int put_file_text(void *self, const char *name, const char *tag, const char *text,
+                         const char *more, char new_tag[WQ_TAG_SIZE], wq_error *error)
 {
     folder *f = self;
     char there[WQ_SHARED_TEXT_SIZE], there_tag[WQ_TAG_SIZE] = "";
@@ -125,7 +125,7 @@ static int put_text(void *self, const char *name, const char *tag, const char *t
     if (lock < 0)
         return fail_by_errno(error, "lock", name);
     if (tag != NULL)
-        result = get_text(self, name, there, there_tag, error);
+        result = get_file_text(self, name, there, there_tag, error);
     if (tag != NULL && (result == WQ_OK || result == WQ_ERROR_NOT_FOUND))
         result = strcmp(tag, there_tag) == 0
                      ? WQ_OK
@@ -138,7 +138,7 @@ static int put_text(void *self, const char *name, const char *tag, const char *t
     return result;
 }
 
-static int get_more(void *self, const char *name, char **more, wq_error *error)
+static int get_file_more(void *self, const char *name, char **more, wq_error *error)
 {
     char *whole = read_file(self, name);
     if (whole == NULL)
@@ -149,7 +149,7 @@ static int get_more(void *self, const char *name, char **more, wq_error *error)
     return *more != NULL ? WQ_OK : wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
 }
 
-static int remove_text(void *self, const char *name, wq_error *error)
+static int remove_file_text(void *self, const char *name, wq_error *error)
 {
     if (unlinkat(((folder *)self)->fd, name, 0) == 0 || errno == ENOENT)
         return WQ_OK;
@@ -157,8 +157,8 @@ static int remove_text(void *self, const char *name, wq_error *error)
 }
 
 /* All of them, as to read one costs little. */
-static int list_texts(void *self, const char *within, unsigned recent_s,
-                      int (*each)(void *user, const char *name), void *user, wq_error *error)
+static int list_file_texts(void *self, const char *within, unsigned recent_s,
+                           int (*each)(void *user, const char *name), void *user, wq_error *error)
 {
     (void)recent_s;
     int fd = openat(((folder *)self)->fd, within, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -175,7 +175,7 @@ static int list_texts(void *self, const char *within, unsigned recent_s,
 
 /* ---- outputs --------------------------------------------------------------------------------- */
 
-static int open_output(void *self, const char *key, wq_output *out, wq_error *error)
+static int open_file(void *self, const char *key, wq_output *out, wq_error *error)
 {
     struct stat st;
     int fd = openat(((folder *)self)->fd, key, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -195,10 +195,10 @@ static int open_output(void *self, const char *key, wq_output *out, wq_error *er
     return WQ_OK;
 }
 
-static int find(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
+static int find_file(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
 {
     wq_output output;
-    int result = open_output(self, key, &output, error);
+    int result = open_file(self, key, &output, error);
     if (result != WQ_OK)
         return result;
     close(output.fd);
@@ -207,7 +207,7 @@ static int find(void *self, const char *key, int64_t *made_at_ms, wq_error *erro
     return WQ_OK;
 }
 
-static int path_of(void *self, const char *key, char *path, size_t size, wq_error *error)
+static int path_of_file(void *self, const char *key, char *path, size_t size, wq_error *error)
 {
     int n = snprintf(path, size, "%s/%s", ((folder *)self)->path, key);
     if (n < 0 || (size_t)n >= size)
@@ -225,11 +225,11 @@ static uint64_t epoch_of(const folder *f, const char *key)
     return epoch;
 }
 
-static int describe_output(void *self, const char *key, uint64_t *epoch, uint64_t *bytes,
-                           char tag[WQ_TAG_SIZE], wq_error *error)
+static int describe_file(void *self, const char *key, uint64_t *epoch, uint64_t *bytes,
+                         char tag[WQ_TAG_SIZE], wq_error *error)
 {
     wq_output output;
-    int result = open_output(self, key, &output, error);
+    int result = open_file(self, key, &output, error);
     if (result != WQ_OK)
         return result;
     close(output.fd);
@@ -241,7 +241,7 @@ static int describe_output(void *self, const char *key, uint64_t *epoch, uint64_
 
 /* ---- fences ---------------------------------------------------------------------------------- */
 
-static fence *find_fence_locked(folder *f, const char *key)
+static fence *find_file_fence_locked(folder *f, const char *key)
 {
     fence *each;
     LIST_FOREACH(each, &f->fences, link)
@@ -253,18 +253,18 @@ static fence *find_fence_locked(folder *f, const char *key)
 static uint64_t fence_of(folder *f, const char *key)
 {
     pthread_mutex_lock(&f->lock);
-    const fence *found = find_fence_locked(f, key);
+    const fence *found = find_file_fence_locked(f, key);
     uint64_t epoch = found != NULL ? found->epoch : 0;
     pthread_mutex_unlock(&f->lock);
     return epoch;
 }
 
-static int set_fence(void *self, const char *key, uint64_t epoch, const char *tag)
+static int set_file_fence(void *self, const char *key, uint64_t epoch, const char *tag)
 {
     folder *f = self;
     (void)tag; /* the lock is held from the look to the rename, so the epoch is enough */
     pthread_mutex_lock(&f->lock);
-    fence *found = find_fence_locked(f, key);
+    fence *found = find_file_fence_locked(f, key);
     if (epoch == 0 && found != NULL) {
         LIST_REMOVE(found, link);
         free(found);
@@ -279,7 +279,7 @@ static int set_fence(void *self, const char *key, uint64_t epoch, const char *ta
     return epoch == 0 || found != NULL ? WQ_OK : WQ_ERROR_NO_MEMORY;
 }
 
-static int probe(void *self, wq_error *error)
+static int probe_folder(void *self, wq_error *error)
 {
     int lock = lock_folder(self);
     if (lock < 0)
@@ -288,18 +288,18 @@ static int probe(void *self, wq_error *error)
     return WQ_OK;
 }
 
-static const wq_shared folder_shared = {.probe = probe,
-                                        .get = get_text,
-                                        .put = put_text,
-                                        .more = get_more,
-                                        .remove = remove_text,
-                                        .list = list_texts,
-                                        .output = describe_output,
-                                        .fence = set_fence};
+static const wq_shared folder_shared = {.probe = probe_folder,
+                                        .get = get_file_text,
+                                        .put = put_file_text,
+                                        .more = get_file_more,
+                                        .remove = remove_file_text,
+                                        .list = list_file_texts,
+                                        .output = describe_file,
+                                        .fence = set_file_fence};
 
 /* ---- publishing ------------------------------------------------------------------------------ */
 
-static int begin(void *self, const char *key, char **temp_path, wq_error *error)
+static int begin_output(void *self, const char *key, char **temp_path, wq_error *error)
 {
     const folder *f = self;
     if (asprintf(temp_path, "%s/.making/%.16s-XXXXXX", f->path, key) < 0)
@@ -313,7 +313,7 @@ static int begin(void *self, const char *key, char **temp_path, wq_error *error)
     return WQ_OK;
 }
 
-static void discard(void *self, const char *temp_path)
+static void discard_output(void *self, const char *temp_path)
 {
     (void)self;
     unlink(temp_path);
@@ -417,15 +417,15 @@ static void close_folder(wq_store *store)
     free(f);
 }
 
-static wq_store table_of(folder *f)
+static wq_store folder_table(folder *f)
 {
     return (wq_store){.self = f,
-                      .find = find,
-                      .open = open_output,
-                      .path = path_of,
-                      .begin = begin,
+                      .find = find_file,
+                      .open = open_file,
+                      .path = path_of_file,
+                      .begin = begin_output,
                       .publish = publish,
-                      .discard = discard,
+                      .discard = discard_output,
                       .remove = remove_output,
                       .remove_set = remove_set,
                       .waits = 1,
@@ -440,7 +440,7 @@ int wq_shared_folder_open(wq_store **out, const char *path, wq_error *error)
     if (f == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     pthread_mutex_init(&f->lock, NULL);
-    f->store = table_of(f);
+    f->store = folder_table(f);
     f->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int ok = f->fd >= 0 && realpath(path, f->path) != NULL;
     for (size_t i = 0; ok && i < sizeof folders / sizeof *folders; i++)

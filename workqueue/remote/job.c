@@ -94,7 +94,7 @@ static void take_cancel(remote *r, remote_job *job)
 }
 
 /* A job of the journal that is heard of is out already. */
-static void take_line(remote_job *job, const mail *m)
+static void take_job_line(remote_job *job, const mail *m)
 {
     job->is_accepted = job->is_sent = 1;
     if (job->cancel_at == 0)
@@ -125,7 +125,7 @@ static void take_news(remote *r, remote_job *job, mail *m)
     if (m->what & MAIL_ACCEPTED)
         take_accepted(r, job, m);
     if (m->line != NULL)
-        take_line(job, m);
+        take_job_line(job, m);
     if (m->delivery == NULL)
         return;
     wq_remote_settle(r, job->delivery); /* it has come again */
@@ -134,7 +134,7 @@ static void take_news(remote *r, remote_job *job, mail *m)
 }
 
 /* Nothing is sent before the first connection, which tells what kind of broker it is. */
-static void begin(remote *r, remote_job *job)
+static void begin_run(remote *r, remote_job *job)
 {
     if (!job->run->resumed)
         wq_remote_send_job(r, job);
@@ -166,7 +166,7 @@ void wq_remote_take_mail(remote *r, remote_job *job, mail *m)
     else if (m->what & MAIL_REFUSED)
         wq_remote_end_badly(r, job, WQ_RETURNCODE_OURS, m->error.message);
     else if ((m->what & MAIL_NEW) && r->has_met)
-        begin(r, job);
+        begin_run(r, job);
     else if ((m->what & MAIL_INTEREST) && job->is_sent && job->subscription == NULL) {
         wq_remote_subscribe(r, job);
         wq_remote_ask_store(r, job); /* it may have ended while nobody listened */
@@ -227,7 +227,7 @@ static int has_looked(const remote *r, const remote_job *job, int64_t now)
 static void tick_unsent(remote *r, remote_job *job, int64_t now)
 {
     if (!job->run->resumed || job->subscription == NULL)
-        begin(r, job);
+        begin_run(r, job);
     else if (now - job->looked_at >= LOOK_MS)
         wq_remote_send_job(r, job);
 }

@@ -32,7 +32,7 @@ static span trim(span s)
 }
 
 /* Takes the first line off `rest`, without its end. */
-static span take_line(span *rest)
+static span next_line(span *rest)
 {
     const char *newline = memchr(rest->at, '\n', rest->len);
     span line = {rest->at, newline ? (size_t)(newline - rest->at) : rest->len};
@@ -55,7 +55,7 @@ static span value_of(span body, const char *name)
 {
     size_t n = strlen(name);
     while (body.len > 0) {
-        span line = take_line(&body);
+        span line = next_line(&body);
         if (!starts(line, name) || line.len == n || line.at[n] != ':')
             continue;
         span value = {line.at + n + 1, line.len - n - 1};
@@ -79,7 +79,7 @@ static int copy_value(char *buf, size_t size, span value)
     return 0;
 }
 
-static int read_number(span s, uint64_t *out)
+static int number_of(span s, uint64_t *out)
 {
     *out = 0;
     s = trim(s);
@@ -96,7 +96,7 @@ static int read_number(span s, uint64_t *out)
 static int read_flag(span body, const char *name)
 {
     uint64_t number;
-    return read_number(value_of(body, name), &number) == 0 && number != 0;
+    return number_of(value_of(body, name), &number) == 0 && number != 0;
 }
 
 /* ---- jobs ------------------------------------------------------------------------------------ */
@@ -134,7 +134,7 @@ char *wq_plain_message_text(const char *pattern, const wq_params *params)
 }
 
 /* Copies into `*at`, which has room, and moves it on. */
-static const char *keep(char **at, span s)
+static const char *keep_field(char **at, span s)
 {
     char *kept = *at;
     memcpy(kept, s.at, s.len);
@@ -187,9 +187,9 @@ static int read_spans(wq_job_message *out, span id, span server, span set, span 
     char *at = out->held = malloc(server.len + set.len + token.len + 3);
     if (at == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
-    out->params.server = keep(&at, server);
-    out->params.document_set_id = keep(&at, set);
-    out->params.api_token = keep(&at, token);
+    out->params.server = keep_field(&at, server);
+    out->params.document_set_id = keep_field(&at, set);
+    out->params.api_token = keep_field(&at, token);
     int result = wq_params_check(&out->params, error);
     if (result != WQ_OK) {
         free(out->held);
@@ -334,7 +334,7 @@ static void read_complete(wq_reply *out, span body)
     out->kind = WQ_REPLY_COMPLETE;
     out->url = url.at;
     out->url_len = url.len;
-    out->has_size = read_number(value_of(body, "Size"), &out->size_bytes) == 0;
+    out->has_size = number_of(value_of(body, "Size"), &out->size_bytes) == 0;
 }
 
 /* To its end as it is: it may be that of a program's stderr. */
@@ -367,7 +367,7 @@ void wq_reply_read(wq_reply *out, const char *bytes, size_t len)
     } else if (starts(body, "cancelled")) {
         out->kind = WQ_REPLY_CANCELLED;
     } else if (!read_record(out, body)) {
-        span rest = body, line = take_line(&rest);
+        span rest = body, line = next_line(&rest);
         if (starts(line, "progress:"))
             line = trim((span){line.at + 9, line.len - 9});
         if (!read_program_line(out, line))

@@ -14,11 +14,11 @@
 enum {
     PROGRESS_MS = 20, /* progress is told at most so often, the latest */
     IDLE_MS = 250,
-    RETRY_MS = 500, /* to tell a store that is away */
+    TAKE_RETRY_MS = 500, /* to tell a store that is away */
 };
 
 /* A job of the queue, as its slot sees it. */
-typedef struct run {
+typedef struct job_run {
     slot *slot;
     work *work;
     wq_lease *lease;
@@ -30,7 +30,7 @@ typedef struct run {
     int has_line;  /* that is yet to be told */
     int is_ending; /* by our will */
     int is_lost, is_unwanted;
-} run;
+} job_run;
 
 static void on_job_news(void *user)
 {
@@ -63,7 +63,7 @@ static void tell_all(slot *s, const char *text, size_t len)
         wq_tell(s->packager, r, text, len, 0, s->epoch, 0);
 }
 
-static void tell_new_ones(run *u)
+static void tell_new_ones(job_run *u)
 {
     slot *s = u->slot;
     for (requester *r = next_asker(s, NULL); r != NULL; r = next_asker(s, r)) {
@@ -81,7 +81,7 @@ static void tell_new_ones(run *u)
 
 /* Those who do not want it any more: by a hint, or, now and then, by the store's word. The run goes
  * on while others want it. */
-static void drop_cancelled(run *u, int look)
+static void drop_cancelled(job_run *u, int look)
 {
     slot *s = u->slot;
     wq_packager *p = s->packager;
@@ -134,7 +134,7 @@ static size_t make_line(char line[WQ_REPLY_LINE_BYTES], const wq_snapshot *snaps
 }
 
 /* The last line is told before the end, the others not too often. */
-static void take_line(run *u, const wq_snapshot *snapshot, int64_t now)
+static void take_progress(job_run *u, const wq_snapshot *snapshot, int64_t now)
 {
     char line[WQ_REPLY_LINE_BYTES];
     size_t len = make_line(line, snapshot);
@@ -152,7 +152,7 @@ static void take_line(run *u, const wq_snapshot *snapshot, int64_t now)
     u->told_at = now;
 }
 
-static void end_early(run *u)
+static void end_early(job_run *u)
 {
     if (u->is_ending)
         return;
@@ -161,7 +161,7 @@ static void end_early(run *u)
 }
 
 /* One look at the job and all around it. */
-static void look_around(run *u, int64_t now)
+static void look_around(job_run *u, int64_t now)
 {
     wq_packager *p = u->slot->packager;
     int look = now - u->looked_at >= p->o.renew_ms;
@@ -183,7 +183,7 @@ static void look_around(run *u, int64_t now)
 }
 
 /* Until the job has ended; then `snapshot` is filled in. */
-static void follow_job(run *u, wq_snapshot *snapshot)
+static void follow_job(job_run *u, wq_snapshot *snapshot)
 {
     for (;;) {
         int64_t now = wq_monotonic_ms();
@@ -192,7 +192,7 @@ static void follow_job(run *u, wq_snapshot *snapshot)
         if (!u->is_ending) {
             tell_new_ones(u);
             if (snapshot->started_at_ms != 0)
-                take_line(u, snapshot, now);
+                take_progress(u, snapshot, now);
         }
         if (snapshot->has_returncode)
             return;
@@ -205,7 +205,7 @@ static void follow_job(run *u, wq_snapshot *snapshot)
 
 /* Has the record say so. WQ_OK, WQ_ERROR_LOCKED: it is another's by now; WQ_ERROR_AWAY: we stop and
  * the store is away. */
-static int release_lease(run *u, wq_record *record, const char *why)
+static int release_lease(job_run *u, wq_record *record, const char *why)
 {
     wq_packager *p = u->slot->packager;
     wq_error error;
@@ -216,7 +216,7 @@ static int release_lease(run *u, wq_record *record, const char *why)
             wq_lease_drop(u->lease);
             break;
         }
-        wq_slot_wait(u->slot, RETRY_MS);
+        wq_slot_wait(u->slot, TAKE_RETRY_MS);
     }
     if (result != WQ_OK && result != WQ_ERROR_LOCKED && result != WQ_ERROR_AWAY)
         wq_log(&p->logger, WQ_LOG_ERROR, "%s: %.8s: its end cannot be written: %s",
@@ -225,7 +225,7 @@ static int release_lease(run *u, wq_record *record, const char *why)
 }
 
 /* How large the output is that is in place. */
-static int find_size(run *u, uint64_t *bytes)
+static int find_size(job_run *u, uint64_t *bytes)
 {
     const wq_packager *p = u->slot->packager;
     const wq_store *store = p->o.store;
@@ -236,18 +236,18 @@ static int find_size(run *u, uint64_t *bytes)
     while ((result = store->shared->output(store->self, u->work->key, &epoch, bytes, tag,
                                            &error)) == WQ_ERROR_AWAY &&
            !p->closing)
-        wq_slot_wait(u->slot, RETRY_MS);
+        wq_slot_wait(u->slot, TAKE_RETRY_MS);
     return result;
 }
 
 /* Nobody hears anything; the request comes again, and is answered by who has it then. */
-static void leave_run(run *u)
+static void leave_run(job_run *u)
 {
     if (!u->work->is_off)
         wq_put_off(u->slot, u->work, 1);
 }
 
-static void end_run(run *u, wq_record_state state, int returncode, const char *why)
+static void end_run(job_run *u, wq_record_state state, int returncode, const char *why)
 {
     slot *s = u->slot;
     wq_packager *p = s->packager;
@@ -270,7 +270,7 @@ static void end_run(run *u, wq_record_state state, int returncode, const char *w
 }
 
 /* It did not end by itself: `settles` if nobody wants it. */
-static void give_up_run(run *u, int settles)
+static void give_up_run(job_run *u, int settles)
 {
     wq_record record = {.state = WQ_FREE};
     if (u->is_lost)
@@ -285,7 +285,7 @@ static void give_up_run(run *u, int settles)
         leave_run(u);
 }
 
-static void take_end(run *u, const wq_snapshot *snapshot)
+static void take_run_end(job_run *u, const wq_snapshot *snapshot)
 {
     if (u->is_lost)
         give_up_run(u, 0);
@@ -299,7 +299,7 @@ static void take_end(run *u, const wq_snapshot *snapshot)
 
 /* ---- its beginning --------------------------------------------------------------------------- */
 
-static void ask_queue(run *u)
+static void ask_queue(job_run *u)
 {
     wq_packager *p = u->slot->packager;
     wq_error error = {0};
@@ -316,7 +316,7 @@ static void ask_queue(run *u)
         end_run(u, WQ_FAILED, WQ_RETURNCODE_OURS, error.message);
     } else {
         follow_job(u, &snapshot);
-        take_end(u, &snapshot);
+        take_run_end(u, &snapshot);
         wq_snapshot_clear(&snapshot);
     }
     wq_watch_cancel(u->watch);
@@ -327,7 +327,7 @@ void wq_run_work(slot *s, work *w, wq_lease *lease)
 {
     wq_packager *p = s->packager;
     int64_t now = wq_monotonic_ms();
-    run u = {.slot = s, .work = w, .lease = lease, .began_at = now, .looked_at = now};
+    job_run u = {.slot = s, .work = w, .lease = lease, .began_at = now, .looked_at = now};
     p->claimed++;
     p->taken_over += wq_lease_attempts(lease) > 1;
     p->running++;

@@ -236,7 +236,7 @@ void wq_stomp_options_init(wq_stomp_options *options, size_t size)
     };
 }
 
-static int check_options(const wq_stomp_options *o, wq_error *error)
+static int check_server_options(const wq_stomp_options *o, wq_error *error)
 {
     const char *wrong = NULL;
     if (o->size != sizeof *o)
@@ -308,7 +308,7 @@ static void init(remote *r, const wq_stomp_options *options)
 
 int wq_remote_open_one(wq_runner **out, const wq_stomp_options *options, wq_error *error)
 {
-    int result = check_options(options, error);
+    int result = check_server_options(options, error);
     if (result != WQ_OK)
         return result;
     remote *r = calloc(1, sizeof *r);

@@ -27,9 +27,9 @@
 #include "workqueue/util/threads.h"
 
 enum {
-    LOOK_MS = 250,   /* between two looks whether another's run has ended */
-    SETTLE_MS = 20,  /* between two looks whether an output is published */
-    CLOSE_MS = 5000, /* how long a close waits for the last of them */
+    LOOK_AGAIN_MS = 250, /* between two looks whether another's run has ended */
+    SETTLE_MS = 20,      /* between two looks whether an output is published */
+    CLOSE_MS = 5000,     /* how long a close waits for the last of them */
 };
 
 /* A run that went well, and whose output is the publisher's now. */
@@ -238,7 +238,7 @@ static void sharing_run(void *self, const wq_run *run, wq_outcome *outcome)
         return;
     }
     while (!try_run(self, run, &claim, outcome))
-        if (is_cancelled(run, LOOK_MS)) {
+        if (is_cancelled(run, LOOK_AGAIN_MS)) {
             *outcome = (wq_outcome){
                 .returncode = WQ_RETURNCODE_OURS, .cancelled = 1, .error = strdup("cancelled")};
             break;

@@ -18,7 +18,7 @@
 enum {
     FRAME_BYTES = 2 * WQ_MESSAGE_BYTES,
     PROBE_MS = 2000, /* between two probes of a store that is away */
-    IDLE_MS = 60000,
+    IDLE_SLOT_MS = 60000,
 };
 
 /* ---- what comes ------------------------------------------------------------------------------ */
@@ -118,7 +118,7 @@ static delivery *next_delivery(slot *s)
     wq_packager *p = s->packager;
     pthread_mutex_lock(&p->lock);
     while (STAILQ_EMPTY(&s->came) && !wq_packager_is_stopping(p))
-        wq_cond_wait_ms(&s->news, &p->lock, IDLE_MS);
+        wq_cond_wait_ms(&s->news, &p->lock, IDLE_SLOT_MS);
     delivery *came = wq_packager_is_stopping(p) ? NULL : STAILQ_FIRST(&s->came);
     if (came != NULL)
         STAILQ_REMOVE_HEAD(&s->came, link);
@@ -134,7 +134,7 @@ static void wait_for_services(slot *s)
     const wq_store *store = p->o.store;
     wq_error error;
     while (!p->has_met && !wq_packager_is_stopping(p))
-        wq_slot_wait(s, IDLE_MS);
+        wq_slot_wait(s, IDLE_SLOT_MS);
     while (!p->is_probed && !wq_packager_is_stopping(p)) {
         int result = s->i == 0 ? store->shared->probe(store->self, &error) : WQ_ERROR_AWAY;
         if (result == WQ_OK) {
@@ -344,7 +344,7 @@ static int make_name(wq_packager *p, const char *name, wq_error *error)
     return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the name is too long");
 }
 
-static int copy_options(wq_packager *p, const wq_packager_options *o, wq_error *error)
+static int copy_packager_options(wq_packager *p, const wq_packager_options *o, wq_error *error)
 {
     p->o = *o;
     p->o.queue_package = strdup(o->queue_package);
@@ -388,7 +388,7 @@ static int open_leases(wq_packager *p, wq_error *error)
     return wq_leases_open(&p->leases, &o, error);
 }
 
-static int open_broker(wq_packager *p, wq_error *error)
+static int open_packager_broker(wq_packager *p, wq_error *error)
 {
     wq_broker_options o;
     wq_broker_options_init(&o);
@@ -430,11 +430,11 @@ int wq_packager_open(wq_packager **out, wq_queue *queue, const wq_packager_optio
     pthread_mutex_init(&p->lock, NULL);
     p->queue = queue;
     p->logger = (wq_logger){options->log, options->log_user};
-    int result = copy_options(p, options, error);
+    int result = copy_packager_options(p, options, error);
     if (result == WQ_OK)
         result = open_leases(p, error);
     if (result == WQ_OK)
-        result = open_broker(p, error);
+        result = open_packager_broker(p, error);
     if (result == WQ_OK)
         result = start_slots(p, error);
     if (result == WQ_OK)

@@ -81,8 +81,8 @@ static int add(struct curl_slist **list, const char *name, const char *value)
     return 0;
 }
 
-static int add_headers(struct curl_slist **list, const credentials *as,
-                       const wq_s3_request *request, const char *hash)
+static int add_s3_headers(struct curl_slist **list, const credentials *as,
+                          const wq_s3_request *request, const char *hash)
 {
     if (add(list, "x-amz-content-sha256: ", hash) != 0 ||
         (as->session_token != NULL && add(list, "x-amz-security-token: ", as->session_token) != 0))
@@ -139,7 +139,7 @@ static int ask_as(attempt *a, const char *hash, const char *url)
     /* cppcheck-suppress autoVariables ; for this call only */
     a->credentials = &as;
     a->out_of_memory =
-        copy_credentials(client, &as) != 0 || add_headers(&headers, &as, a->request, hash) != 0;
+        copy_credentials(client, &as) != 0 || add_s3_headers(&headers, &as, a->request, hash) != 0;
     while (!a->out_of_memory && (outcome = wq_s3_try_once(a, headers, url)) == AGAIN &&
            a->answer->tries <= client->retries) {
         wq_log(&client->logger, WQ_LOG_INFO, "S3 store: %s %s%s is tried again: %s",

@@ -26,7 +26,7 @@ static char *trim_blanks(char *text)
     return text;
 }
 
-static void take_line(found *f, char *line)
+static void take_variable(found *f, char *line)
 {
     char *equals = strchr(line, '=');
     if (equals == NULL)
@@ -49,7 +49,7 @@ static void take_line(found *f, char *line)
 }
 
 /* 0, or -1 if it cannot be read or lacks a key. */
-static int read_file(found *f, const char *path)
+static int read_settings(found *f, const char *path)
 {
     char line[LINE_BYTES];
     int counts = 1;
@@ -61,7 +61,7 @@ static int read_file(found *f, const char *path)
         if (*text == '[')
             counts = strcmp(text, "[default]") == 0;
         else if (*text != '#' && counts)
-            take_line(f, line);
+            take_variable(f, line);
     }
     fclose(file);
     return *f->access_key != '\0' && *f->secret_key != '\0' ? 0 : -1;
@@ -81,7 +81,7 @@ int wq_s3_read_credentials(s3 *s)
 {
     int result = -1;
     found *f = calloc(1, sizeof *f); /* large, for a stack */
-    if (f != NULL && read_file(f, s->credentials_file) == 0 &&
+    if (f != NULL && read_settings(f, s->credentials_file) == 0 &&
         replace_text(&s->access_key, f->access_key) == 0 &&
         replace_text(&s->secret_key, f->secret_key) == 0 &&
         replace_text(&s->session_token, f->session_token) == 0)

@@ -112,7 +112,7 @@ typedef struct walk {
     wq_error *error;
 } walk;
 
-static int is_key(const char *name)
+static int is_key_name(const char *name)
 {
     return strlen(name) == WQ_KEY_SIZE - 1 && strspn(name, "0123456789abcdef") == WQ_KEY_SIZE - 1;
 }
@@ -130,7 +130,7 @@ static int begin_walk(walk *w, const char *server, const char *document_set_id)
 /* Nonzero if it is one of those that are wanted: then `answer` tells of it. */
 static int ask_object(walk *w, const char *name, wq_s3_answer *answer)
 {
-    if (!is_key(name))
+    if (!is_key_name(name))
         return 0;
     int result = wq_s3_head(w->s, name, answer, w->error);
     if (result != WQ_OK && result != WQ_ERROR_NOT_FOUND) /* that has gone meanwhile */
@@ -173,7 +173,7 @@ void wq_s3_describe(char *header, size_t size, const wq_publish *item)
 }
 
 /* Undoes percent-encoding; what does not fit is cut. */
-static void decode(char *out, size_t size, const char *in)
+static void decode_entity(char *out, size_t size, const char *in)
 {
     size_t n = 0;
     for (unsigned byte; *in != '\0' && n + 1 < size; n++) {
@@ -189,8 +189,8 @@ static void read_description(wq_output_info *info, const char *text)
     char server[SPELLED_SERVER], set[SPELLED_SET], job[WQ_ID_SIZE];
     if (sscanf(text, "%1199s %259s %36s %" SCNu64, server, set, job, &info->ran_ms) != 4)
         return; /* of an older version, or another program's */
-    decode(info->server, sizeof info->server, server);
-    decode(info->document_set_id, sizeof info->document_set_id, set);
+    decode_entity(info->server, sizeof info->server, server);
+    decode_entity(info->document_set_id, sizeof info->document_set_id, set);
     if (strcmp(job, "-") != 0)
         snprintf(info->job_id, sizeof info->job_id, "%s", job);
 }

@@ -38,7 +38,7 @@ static int is_text(const char *text)
     return 1;
 }
 
-static int check_options(const wq_s3_options *o, wq_error *error)
+static int check_s3_options(const wq_s3_options *o, wq_error *error)
 {
     const char *wrong = NULL;
     if (o->size != sizeof *o)
@@ -228,7 +228,7 @@ static int open_client(s3 *s, const wq_s3_options *o, wq_error *error)
 
 int wq_s3_configure(s3 *s, const wq_s3_options *o, wq_error *error)
 {
-    int result = check_options(o, error);
+    int result = check_s3_options(o, error);
     if (result != WQ_OK)
         return result;
     s->logger = (wq_logger){o->log, o->log_user};

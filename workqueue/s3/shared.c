@@ -114,7 +114,7 @@ static int put_object(s3 *s, const char *name, const char *condition, const char
     return result;
 }
 
-static void pause_ms(long ms)
+static void pause_between_ms(long ms)
 {
     const struct timespec t = {ms / 1000, ms % 1000 * 1000000};
     nanosleep(&t, NULL);
@@ -133,7 +133,7 @@ static int put_and_read_back(s3 *s, const char *name, const char *tag, const cha
         return wq_fail(error, WQ_ERROR_LOCKED, "somebody else was first");
     if ((result = put_object(s, name, NULL, text, more, &status, new_tag, error)) != WQ_OK)
         return result;
-    pause_ms(READ_BACK_MS);
+    pause_between_ms(READ_BACK_MS);
     if ((result = get_text(s, name, there, new_tag, error)) != WQ_OK)
         return result == WQ_ERROR_NOT_FOUND ? WQ_ERROR_LOCKED : result;
     return strcmp(there, text) == 0 ? WQ_OK

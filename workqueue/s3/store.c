@@ -242,7 +242,7 @@ static int path_of(void *self, const char *key, char *path, size_t size, wq_erro
 
 /* ---- publishing ------------------------------------------------------------------------------ */
 
-static int begin(void *self, const char *key, char **temp_path, wq_error *error)
+static int begin_object(void *self, const char *key, char **temp_path, wq_error *error)
 {
     s3 *s = self;
     return s->local->begin(s->local->self, key, temp_path, error);
@@ -329,7 +329,7 @@ static wq_store table_of(s3 *s)
                       .read = read_output,
                       .url = url_of,
                       .path = path_of,
-                      .begin = begin,
+                      .begin = begin_object,
                       .publish = wq_s3_publish,
                       .discard = discard,
                       .remove = remove_one,

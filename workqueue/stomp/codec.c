@@ -174,7 +174,7 @@ static int take_header(wq_stomp_parser *parser)
 }
 
 /* A line is whole; the empty one ends the headers. */
-static int take_line(wq_stomp_parser *parser)
+static int take_header_line(wq_stomp_parser *parser)
 {
     const size_t len = parser->text_len - parser->line;
     if (reserve(parser, &parser->text, &parser->text_size, parser->text_len, 1) != 0)
@@ -215,7 +215,7 @@ static int read_line(wq_stomp_parser *parser, const char **data, size_t *n)
     if (end == '\0')
         return refuse(parser, "there is a NUL before its body");
     parser->state = LINE_CR;
-    return end == '\n' ? take_line(parser) : 0;
+    return end == '\n' ? take_header_line(parser) : 0;
 }
 
 /* Up to the limit a body is kept, what follows is only counted. */
@@ -293,7 +293,7 @@ int wq_stomp_next(wq_stomp_parser *parser, const char **data, size_t *n, wq_stom
             if (**data != '\n')
                 return refuse(parser, "a line has a CR without LF");
             ++*data, --*n;
-            result = take_line(parser);
+            result = take_header_line(parser);
         } else if (parser->state == BODY) {
             result = read_body(parser, data, n);
         } else {

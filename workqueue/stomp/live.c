@@ -198,7 +198,7 @@ static int say_farewell(wq_broker *broker, int64_t now, wq_error *error)
     return 0;
 }
 
-static int look_at_clock(wq_broker *broker, int64_t now, wq_error *error)
+static int look_at_heartbeat(wq_broker *broker, int64_t now, wq_error *error)
 {
     const wq_session *session = &broker->session;
     if (session->silence_ms > 0 && now - session->read_at > session->silence_ms)
@@ -268,7 +268,7 @@ static void live(wq_broker *broker, wq_error *error)
     while (!broker->left) {
         const int timeout_ms = more ? 0 : idle_ms(broker, wq_monotonic_ms());
         if (wait_for_news(broker, timeout_ms, error) != 0 || (more = exchange(broker, error)) < 0 ||
-            look_at_clock(broker, wq_monotonic_ms(), error) != 0)
+            look_at_heartbeat(broker, wq_monotonic_ms(), error) != 0)
             return;
     }
     wq_fail(error, 0, "the connection was ended in good order");
@@ -306,7 +306,7 @@ static void pause_for(wq_broker *broker, int ms)
             return;
 }
 
-static void reset(wq_broker *broker)
+static void reset_broker(wq_broker *broker)
 {
     broker->said_farewell = broker->left = broker->blamed = 0;
     broker->written = 0;
@@ -319,7 +319,7 @@ static void reset(wq_broker *broker)
 static int64_t try_once(wq_broker *broker, wq_error *error)
 {
     const wq_broker_url *url = &broker->urls[broker->at];
-    reset(broker);
+    reset_broker(broker);
     if (wq_session_open(&broker->session, url, error) != 0)
         return -1;
     const int64_t begun = wq_monotonic_ms();
@@ -330,7 +330,7 @@ static int64_t try_once(wq_broker *broker, wq_error *error)
     return wq_monotonic_ms() - begun;
 }
 
-static void *run(void *arg)
+static void *run_broker(void *arg)
 {
     wq_broker *broker = arg;
     broker->self = pthread_self();
@@ -381,7 +381,7 @@ static void free_broker(wq_broker *broker)
     free(broker);
 }
 
-static int check_options(const wq_broker_options *o, wq_error *error)
+static int check_broker_options(const wq_broker_options *o, wq_error *error)
 {
     const unsigned most = 3600 * 1000;
     if (o->urls == NULL || o->max_frame_bytes == 0 || o->max_outgoing_frames == 0 ||
@@ -422,7 +422,7 @@ static int prepare(wq_broker *broker, wq_error *error)
 
 int wq_broker_open(wq_broker **result, const wq_broker_options *options, wq_error *error)
 {
-    int r = check_options(options, error);
+    int r = check_broker_options(options, error);
     wq_broker *broker = r == WQ_OK ? calloc(1, sizeof *broker) : NULL;
     if (broker == NULL)
         return r != WQ_OK ? r : wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
@@ -437,7 +437,7 @@ int wq_broker_open(wq_broker **result, const wq_broker_options *options, wq_erro
     r = prepare(broker, error);
     if (r == WQ_OK) {
         *result = broker; /* for the first callback */
-        errno = wq_thread_start(&broker->thread, "wq-broker", run, broker);
+        errno = wq_thread_start(&broker->thread, "wq-broker", run_broker, broker);
         r = errno == 0 ? WQ_OK : wq_fail(error, WQ_ERROR_SYSTEM, "thread: %s", strerror(errno));
     }
     if (r != WQ_OK)

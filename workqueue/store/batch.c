@@ -86,7 +86,7 @@ static int inspect_item(const wq_folder *folder, wq_publish *item, struct stat *
 
 /* The time of the contents becomes that of publishing, which is told to clients; a program may have
  * set another, or have written long ago. That of access is when it was last used. */
-static void set_times(const wq_folder *folder, const wq_publish *item, struct stat *st)
+static void set_mtime(const wq_folder *folder, const wq_publish *item, struct stat *st)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -108,7 +108,7 @@ static void prepare_item(wq_folder *folder, wq_publish *item)
         wq_temp_discard(folder, item->temp_path);
         return;
     }
-    set_times(folder, item, &st);
+    set_mtime(folder, item, &st);
     wq_label_write(&folder->labels, item, &st);
 }
 
@@ -226,7 +226,7 @@ static void take_back(wq_folder *folder, wq_publish *items, const place *placed,
     }
 }
 
-static void publish_batch(wq_folder *folder, wq_publish *items, size_t n)
+static void publish_files(wq_folder *folder, wq_publish *items, size_t n)
 {
     place placed[BATCH] = {NOT_PLACED};
     int any = 0;
@@ -250,5 +250,5 @@ static void publish_batch(wq_folder *folder, wq_publish *items, size_t n)
 void wq_batch_publish(void *self, wq_publish *items, size_t n)
 {
     for (size_t i = 0; i < n; i += BATCH)
-        publish_batch(self, items + i, n - i < BATCH ? n - i : BATCH);
+        publish_files(self, items + i, n - i < BATCH ? n - i : BATCH);
 }

@@ -20,7 +20,7 @@
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-static int find_output(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
+static int find_stored(void *self, const char *key, int64_t *made_at_ms, wq_error *error)
 {
     wq_folder *folder = self;
     struct stat st;
@@ -71,7 +71,7 @@ static int path_of(void *self, const char *key, char *path, size_t size, wq_erro
 
 /* Durable before it is told: else a crash brings the output back, and the job that was asked for
  * meanwhile would be answered with it. */
-static int remove_output(void *self, const char *key, wq_error *error)
+static int remove_stored(void *self, const char *key, wq_error *error)
 {
     wq_folder *folder = self;
     if (unlinkat(folder->fd, key, 0) != 0)
@@ -114,7 +114,7 @@ static int sync_at_open(wq_folder *folder, wq_error *error)
     return WQ_OK;
 }
 
-static void close_folder(wq_store *store)
+static void close_dir_store(wq_store *store)
 {
     wq_folder *folder = store->self;
     wq_retain_stop(folder->retain);
@@ -170,25 +170,25 @@ int wq_dir_open(wq_store **out, const wq_dir_options *options, const wq_logger *
     if (folder == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     folder->store = (wq_store){.self = folder,
-                               .find = find_output,
+                               .find = find_stored,
                                .open = open_output,
                                .path = path_of,
                                .begin = wq_temp_begin,
                                .publish = wq_batch_publish,
                                .discard = wq_temp_discard,
-                               .remove = remove_output,
+                               .remove = remove_stored,
                                .remove_set = wq_folder_remove_set,
                                .list = wq_folder_list,
                                .waits = options->sync,
                                .stop = stop_folder,
-                               .close = close_folder};
+                               .close = close_dir_store};
     folder->fd = -1;
     folder->lock = (wq_folder_lock){.folder_fd = -1, .file_fd = -1, .process_fd = -1};
     folder->sync = options->sync;
     folder->logger = *logger;
     int result = take_folder(folder, options, error);
     if (result != WQ_OK) {
-        close_folder(&folder->store);
+        close_dir_store(&folder->store);
         return result;
     }
     folder->sync_together = can_sync_together(folder->fd);

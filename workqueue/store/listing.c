@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef struct listing {
+typedef struct folder_listing {
     const wq_folder *folder;
     const char *server, *document_set_id;
     int has_start;
@@ -21,9 +21,9 @@ typedef struct listing {
     char start_key[WQ_KEY_SIZE];
     wq_output_info *out;
     size_t max, n, left_out;
-} listing;
+} folder_listing;
 
-static DIR *open_folder(const wq_folder *folder, wq_error *error)
+static DIR *open_listed(const wq_folder *folder, wq_error *error)
 {
     int fd = openat(folder->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *entries = fd < 0 ? NULL : fdopendir(fd);
@@ -41,7 +41,7 @@ static int is_before(int64_t a_ms, const char *a_key, int64_t b_ms, const char *
     return a_ms != b_ms ? a_ms > b_ms : strcmp(a_key, b_key) < 0;
 }
 
-static size_t place_of(const listing *l, int64_t made_at_ms, const char *key)
+static size_t place_of(const folder_listing *l, int64_t made_at_ms, const char *key)
 {
     size_t low = 0, high = l->n;
     while (low < high) {
@@ -54,7 +54,7 @@ static size_t place_of(const listing *l, int64_t made_at_ms, const char *key)
     return low;
 }
 
-static void list_output(listing *l, const char *key)
+static void list_output(folder_listing *l, const char *key)
 {
     struct stat st;
     if (fstatat(l->folder->fd, key, &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode))
@@ -81,7 +81,7 @@ static void list_output(listing *l, const char *key)
     l->out[at] = info;
 }
 
-static int parse_position(listing *l, const char *position)
+static int parse_position(folder_listing *l, const char *position)
 {
     int end = 0;
     l->has_start = *position != '\0';
@@ -95,15 +95,15 @@ static int parse_position(listing *l, const char *position)
 int wq_folder_list(void *self, const char *server, const char *document_set_id, char *position,
                    wq_output_info *out, size_t max, size_t *n, wq_error *error)
 {
-    listing l = {.folder = self,
-                 .server = server,
-                 .document_set_id = document_set_id,
-                 .out = out,
-                 .max = max};
+    folder_listing l = {.folder = self,
+                        .server = server,
+                        .document_set_id = document_set_id,
+                        .out = out,
+                        .max = max};
     if (parse_position(&l, position) != 0)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT,
                        "position: take what the call before has given, or an empty text");
-    DIR *entries = open_folder(l.folder, error);
+    DIR *entries = open_listed(l.folder, error);
     if (entries == NULL)
         return WQ_ERROR_SYSTEM;
     for (struct dirent *e; errno = 0, (e = readdir(entries)) != NULL;)
@@ -145,7 +145,7 @@ int wq_folder_remove_set(void *self, const char *server, const char *document_se
                          wq_error *error)
 {
     wq_folder *folder = self;
-    DIR *entries = open_folder(folder, error);
+    DIR *entries = open_listed(folder, error);
     if (entries == NULL)
         return WQ_ERROR_SYSTEM;
     int failed = 0;

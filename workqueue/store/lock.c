@@ -32,7 +32,7 @@
 
 enum {
     NOTICE_MS = 1000, /* for so long an owner that has just got its signal may not have said so */
-    PAUSE_MS = 20
+    LOOK_PAUSE_MS = 20
 };
 
 /* What LOCK_NAME says: "PID START NAMESPACE [stopping]". Older versions wrote the PID only. */
@@ -190,7 +190,7 @@ static int say_owner(const owner *o, const char *path, wq_error *error)
 int wq_folder_lock_take(wq_folder_lock *lock, int folder_fd, const char *path, unsigned stop_ms,
                         wq_error *error)
 {
-    const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000};
+    const struct timespec pause = {.tv_nsec = LOOK_PAUSE_MS * 1000000};
     const int64_t begin = wq_monotonic_ms();
     owner o = {0};
     *lock = (wq_folder_lock){.folder_fd = folder_fd, .file_fd = -1, .process_fd = -1};

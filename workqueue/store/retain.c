@@ -73,7 +73,8 @@ void wq_retain_used(const wq_retain *retain, const wq_labels *labels, const char
                     const struct stat *st)
 {
     const struct timespec now[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_OMIT}};
-    if (retain != NULL && fd >= 0) /* fails only while it is being removed, and then it stays readable */
+    if (retain != NULL &&
+        fd >= 0) /* fails only while it is being removed, and then it stays readable */
         flock(fd, LOCK_SH | LOCK_NB);
     int64_t age_ms = wq_unix_ms() - used_ms(st);
     if (age_ms >= 0 && age_ms < (retain != NULL ? retain->fine_ms : RECENT_MS))
@@ -117,7 +118,7 @@ void wq_retain_end_place(wq_retain *retain, const char *name)
  *
  * The last use may have been up to fine_ms later than what is noted. */
 
-static int is_old(const wq_retain *r, int64_t used)
+static int is_older(const wq_retain *r, int64_t used)
 {
     return r->age_ms > 0 && r->for_age.early - used >= r->age_ms + r->fine_ms;
 }
@@ -145,7 +146,7 @@ static int wait_until(wq_retain *r, int64_t until_ms, int also_for_bytes)
 
 /* Removes it if it is still the file that was looked at, and nobody reads it. Its space is freed by
  * the last close(), without the lock. */
-static int remove_output(wq_retain *r, const output *o)
+static int retire_output(wq_retain *r, const output *o)
 {
     struct stat st;
     int removed = 0;
@@ -189,7 +190,7 @@ static uint64_t look_at(wq_retain *r, const char *name, size_t *n_removed)
     memcpy(o.name, name, sizeof o.name);
     o.used_ms = used_ms(&st);
     o.size = (uint64_t)st.st_size;
-    if (is_old(r, o.used_ms) && remove_output(r, &o)) {
+    if (is_older(r, o.used_ms) && retire_output(r, &o)) {
         ++*n_removed;
         return 0;
     }
@@ -231,7 +232,7 @@ static size_t remove_oldest(wq_retain *r, uint64_t *total)
     size_t n = 0;
     qsort(r->oldest, r->n_oldest, sizeof *r->oldest, by_use);
     for (size_t i = 0; i<r->n_oldest && * total> r->bytes; i++)
-        if (remove_output(r, &r->oldest[i])) {
+        if (retire_output(r, &r->oldest[i])) {
             *total -= r->oldest[i].size;
             n++;
             if (n % CHUNK == 0 && wait_until(r, wq_monotonic_ms() + 1, 0))
@@ -281,7 +282,7 @@ static void *retain_main(void *arg)
 
 /* ---- start and stop -------------------------------------------------------------------------- */
 
-static void set_times(wq_retain *r, unsigned age_s)
+static void set_retain_times(wq_retain *r, unsigned age_s)
 {
     r->age_ms = (int64_t)age_s * 1000;
     r->fine_ms = age_s > 0 && r->age_ms / 8 < RECENT_MS ? r->age_ms / 8 : RECENT_MS;
@@ -299,7 +300,7 @@ int wq_retain_start(wq_retain **out, const wq_labels *labels, unsigned age_s, ui
     r->labels = labels;
     r->bytes = bytes;
     r->logger = *logger;
-    set_times(r, age_s);
+    set_retain_times(r, age_s);
     wq_wall_start(&r->for_age, r->age_ms);
     wq_wall_start(&r->for_bytes, RECENT_MS);
     pthread_mutex_init(&r->names, NULL);

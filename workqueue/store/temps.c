@@ -94,7 +94,7 @@ static const char *end_beside(const char *name, const char *temp_path)
     return strncmp(name, own, n) == 0 && name[n] != '\0' ? name + n : NULL;
 }
 
-static void remove_entry(wq_folder *folder, const char *name)
+static void remove_temp(wq_folder *folder, const char *name)
 {
     char path[PATH_MAX];
     /* a program may have made folders */
@@ -111,7 +111,7 @@ void wq_temps_tidy(wq_folder *folder, const wq_publish *items, size_t n)
     for (struct dirent *e; (e = readdir(entries)) != NULL;)
         for (size_t i = 0; e->d_name[0] != '.' && i < n; i++)
             if (end_beside(e->d_name, items[i].temp_path) != NULL) {
-                remove_entry(folder, e->d_name);
+                remove_temp(folder, e->d_name);
                 break;
             }
     closedir(entries);

@@ -34,7 +34,7 @@ static void unlock(int at, const char *name)
     close(fd);
 }
 
-static DIR *open_folder(int at, const char *name)
+static DIR *open_part(int at, const char *name)
 {
     unlock(at, name);
     int fd = openat(at, name, O_RDONLY | FOLDER);
@@ -81,7 +81,7 @@ static int move_up(removal *r, int at, const char *name)
 static int empty_upwards(removal *r, const char *name)
 {
     int result = 0;
-    DIR *entries = open_folder(r->top, name);
+    DIR *entries = open_part(r->top, name);
     if (entries == NULL)
         return -1;
     for (struct dirent *e; result == 0 && (e = readdir(entries)) != NULL;)
@@ -123,7 +123,7 @@ int wq_remove_tree(const char *path)
     if (errno != EISDIR && errno != EPERM)
         return -1;
     while ((result = rmdir(path)) != 0 && is_full()) {
-        if (entries == NULL && (entries = open_folder(AT_FDCWD, path)) == NULL)
+        if (entries == NULL && (entries = open_part(AT_FDCWD, path)) == NULL)
             break;
         r.top = dirfd(entries);
         if (++r.steps >= MAX_STEPS || remove_entries(&r, entries) != 0)

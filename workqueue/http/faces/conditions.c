@@ -8,7 +8,7 @@
 
 /* ---- tags and dates -------------------------------------------------------------------------- */
 
-static const char *skip_blanks(const char *at, const char *end)
+static const char *after_commas(const char *at, const char *end)
 {
     while (at < end && (*at == ' ' || *at == '\t' || *at == ','))
         at++;
@@ -19,10 +19,10 @@ static const char *skip_blanks(const char *at, const char *end)
  * has none from there on. */
 static int lists_tag(h2o_iovec_t list, const char *etag, int weak_too)
 {
-    const char *end = list.base + list.len, *at = skip_blanks(list.base, end), *close_quote;
+    const char *end = list.base + list.len, *at = after_commas(list.base, end), *close_quote;
     if (at < end && *at == '*')
-        return skip_blanks(at + 1, end) == end;
-    for (; at < end; at = skip_blanks(close_quote + 1, end)) {
+        return after_commas(at + 1, end) == end;
+    for (; at < end; at = after_commas(close_quote + 1, end)) {
         int weak = end - at > 2 && at[0] == 'W' && at[1] == '/';
         at += weak ? 2 : 0;
         if (*at != '"' || (close_quote = memchr(at + 1, '"', (size_t)(end - at - 1))) == NULL)
@@ -35,7 +35,8 @@ static int lists_tag(h2o_iovec_t list, const char *etag, int weak_too)
 }
 
 /* 1: the header has it; 0: it has not; -1: there is no such header. */
-static int has_tag(h2o_req_t *req, const h2o_token_t *name, const wq_output_version *v, int weak_too)
+static int has_tag(h2o_req_t *req, const h2o_token_t *name, const wq_output_version *v,
+                   int weak_too)
 {
     int has = -1;
     for (ssize_t i = -1; has != 1 && (i = h2o_find_header(&req->headers, name, i)) != -1;)
@@ -79,8 +80,8 @@ static int read_number(const char **at, const char *end, uint64_t *out)
     return *at > begin ? 0 : -1;
 }
 
-/* "bytes=FIRST-LAST", "bytes=FIRST-" or "bytes=-LENGTH": one range. The status it leads to; 200 also
- * if it cannot be understood, or asks for several. */
+/* "bytes=FIRST-LAST", "bytes=FIRST-" or "bytes=-LENGTH": one range. The status it leads to; 200
+ * also if it cannot be understood, or asks for several. */
 static int read_range(h2o_iovec_t value, uint64_t size, wq_part *part)
 {
     const char *at = value.base, *end = at + value.len;

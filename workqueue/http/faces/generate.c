@@ -2,8 +2,8 @@
 #include <openssl/crypto.h>
 
 #include "workqueue/http/faces/faces.h"
-#include "workqueue/http/faces/stream.h"
 #include "workqueue/http/faces/handshake.h"
+#include "workqueue/http/faces/stream.h"
 #include "workqueue/http/faces/websocket.h"
 #include "workqueue/http/request/fields.h"
 #include "workqueue/http/request/media_types.h"
@@ -62,7 +62,7 @@ static int resume(wq_http *http, h2o_req_t *req)
     return 1;
 }
 
-static int on_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
+static int on_generate_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
 {
     const wq_format *format = negotiate(req);
     if (answer->job != NULL)
@@ -93,5 +93,5 @@ int wq_face_generate(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     }
     if (format == &wq_format_sse && resume(http, req))
         return 0;
-    return wq_begin(http, req, 0, on_answer);
+    return wq_begin(http, req, 0, on_generate_answer);
 }

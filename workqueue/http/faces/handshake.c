@@ -19,7 +19,7 @@ int wq_handshake_wanted(h2o_req_t *req)
            (asks_for_upgrade(req) || wq_request_header(req, "sec-websocket-key").base != NULL);
 }
 
-static int is_key(h2o_iovec_t key)
+static int is_handshake_key(h2o_iovec_t key)
 {
     if (key.len != 24 || memcmp(key.base + 22, "==", 2) != 0)
         return 0;
@@ -53,7 +53,7 @@ int wq_handshake_check(h2o_req_t *req)
                 "\"Upgrade: websocket\", which a proxy on the way may have removed.";
     else if (!h2o_memis(version.base, version.len, H2O_STRLIT("13")))
         wrong = "WebSockets are spoken here in version 13: \"Sec-WebSocket-Version: 13\".";
-    if (wrong == NULL && is_key(wq_request_header(req, "sec-websocket-key"))) {
+    if (wrong == NULL && is_handshake_key(wq_request_header(req, "sec-websocket-key"))) {
         if (wq_request_subprotocol(req, "token.").base == NULL ||
             wq_request_subprotocol(req, "workqueue").base != NULL)
             return 1;

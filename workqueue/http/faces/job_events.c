@@ -297,7 +297,7 @@ static void go_on(job_stream *s)
 
 /* ---- what happens to it ---------------------------------------------------------------------- */
 
-static void on_post(wq_post *post)
+static void on_events_post(wq_post *post)
 {
     job_stream *s = H2O_STRUCT_FROM_MEMBER(job_stream, post, post);
     pthread_mutex_lock(&s->lock);
@@ -308,7 +308,7 @@ static void on_post(wq_post *post)
     unref_stream(s);
 }
 
-static void on_timeout(wq_held *held)
+static void on_events_timeout(wq_held *held)
 {
     job_stream *s = H2O_STRUCT_FROM_MEMBER(job_stream, held, held);
     if (!s->in_flight) {
@@ -319,7 +319,7 @@ static void on_timeout(wq_held *held)
     shutdown(held->fd, SHUT_RDWR); /* it takes nothing: the send fails, `stop` follows */
 }
 
-static void on_gone(wq_held *held)
+static void on_events_gone(wq_held *held)
 {
     job_stream *s = H2O_STRUCT_FROM_MEMBER(job_stream, held, held);
     if (s->in_flight)
@@ -328,7 +328,7 @@ static void on_gone(wq_held *held)
         end_stream(s, H2O_SEND_STATE_ERROR);
 }
 
-static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
+static void on_events_proceed(h2o_generator_t *generator, h2o_req_t *req)
 {
     job_stream *s = (job_stream *)generator;
     (void)req;
@@ -338,14 +338,14 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
     go_on(s);
 }
 
-static void on_stop(h2o_generator_t *generator, h2o_req_t *req)
+static void on_events_stop(h2o_generator_t *generator, h2o_req_t *req)
 {
     job_stream *s = (job_stream *)generator;
     (void)req;
     end_stream(s, H2O_SEND_STATE_IN_PROGRESS);
 }
 
-static void on_request_end(void *arg)
+static void on_events_request_end(void *arg)
 {
     unref_stream(*(job_stream **)arg);
 }
@@ -355,10 +355,13 @@ static job_stream *new_stream(wq_http *http, h2o_req_t *req)
     job_stream *s = calloc(1, sizeof *s);
     if (s == NULL)
         return NULL;
-    s->generator = (h2o_generator_t){on_proceed, on_stop};
-    s->held = (wq_held){
-        .http = http, .face = WQ_FACE_LIST, .req = req, .timeout = on_timeout, .gone = on_gone};
-    s->post = (wq_post){.inbox = &wq_loop_of(http, req)->inbox, .arrive = on_post};
+    s->generator = (h2o_generator_t){on_events_proceed, on_events_stop};
+    s->held = (wq_held){.http = http,
+                        .face = WQ_FACE_LIST,
+                        .req = req,
+                        .timeout = on_events_timeout,
+                        .gone = on_events_gone};
+    s->post = (wq_post){.inbox = &wq_loop_of(http, req)->inbox, .arrive = on_events_post};
     pthread_mutex_init(&s->lock, NULL);
     atomic_store(&s->refs, 1);
     return s;
@@ -369,7 +372,7 @@ int wq_answer_job_events(wq_http *http, h2o_req_t *req)
     job_stream *s = new_stream(http, req);
     if (s == NULL)
         return wq_problem(req, 500, "There is no memory for a stream.");
-    *(job_stream **)h2o_mem_alloc_shared(&req->pool, sizeof s, on_request_end) = s;
+    *(job_stream **)h2o_mem_alloc_shared(&req->pool, sizeof s, on_events_request_end) = s;
     if (wq_hold(&s->held, NULL) != 0)
         return 0;
     if (wq_jobs_watch_all(http->queue, on_job_news, s, &s->watch) != WQ_OK) {

@@ -13,7 +13,7 @@
 #include "workqueue/http/request/problem.h"
 
 enum {
-    DEFAULT_LIMIT = 100,
+    DEFAULT_ROWS = 100,
     MOST_JOBS = 1000,
     SERVER_BYTES = 2049,
     SET_BYTES = 257,
@@ -60,7 +60,7 @@ static int copy_field(h2o_req_t *req, const char *name, char *out, size_t size, 
 static int read_list_ask(h2o_req_t *req, list_ask *ask)
 {
     const char *states = wq_http_query(req, "state"), *limit = wq_http_query(req, "limit");
-    *ask = (list_ask){.limit = DEFAULT_LIMIT};
+    *ask = (list_ask){.limit = DEFAULT_ROWS};
     if (states != NULL && *states != '\0' && (ask->states = read_states(states)) == 0)
         return wq_problem(req, 400,
                           "The state is one of queued, running, publishing, succeeded, "
@@ -182,13 +182,13 @@ static int cancel_matching(wq_http *http, const void *asked, FILE *out)
     wq_jobs_filter filter = filter_of(ask);
     const unsigned alive = 1u << WQ_STATE_QUEUED | 1u << WQ_STATE_RUNNING;
     char after[WQ_ID_SIZE] = "";
-    wq_job *jobs[DEFAULT_LIMIT];
+    wq_job *jobs[DEFAULT_ROWS];
     size_t n, cancelled = 0;
     filter.states = filter.states ? filter.states & alive : alive;
     do {
         n = 0;
         if (filter.states != 0)
-            wq_jobs(http->queue, &filter, *after ? after : NULL, jobs, DEFAULT_LIMIT, &n);
+            wq_jobs(http->queue, &filter, *after ? after : NULL, jobs, DEFAULT_ROWS, &n);
         for (size_t i = 0; i < n; i++) {
             snprintf(after, sizeof after, "%s", wq_job_id(jobs[i]));
             cancelled += wq_job_cancel_by(jobs[i], "operator") == WQ_OK;

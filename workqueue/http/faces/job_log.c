@@ -9,7 +9,7 @@
 
 enum {
     PIECE_BYTES = 16384,
-    SEND_EVERY_MS = 100, /* a program that writes much is told in pieces */
+    SEND_LOG_EVERY_MS = 100, /* a program that writes much is told in pieces */
 };
 
 typedef struct log_stream {
@@ -53,7 +53,7 @@ int wq_answer_log_text(h2o_req_t *req, wq_job *job)
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
-static void unref_stream(log_stream *s)
+static void unref_log_stream(log_stream *s)
 {
     if (atomic_fetch_sub(&s->refs, 1) > 1)
         return;
@@ -70,10 +70,10 @@ static void on_more(void *user)
         return;
     atomic_fetch_add(&s->refs, 1);
     if (wq_post_send(&s->held.http->inboxes, &s->post) != 0)
-        unref_stream(s);
+        unref_log_stream(s);
 }
 
-static void end_stream(log_stream *s, h2o_send_state_t how, const char *text, size_t n)
+static void end_log_stream(log_stream *s, h2o_send_state_t how, const char *text, size_t n)
 {
     h2o_iovec_t buf = h2o_iovec_init(text, n);
     if (s->over)
@@ -98,7 +98,7 @@ static void put_lines(FILE *out, const char *piece, size_t n)
     fputs("\n\n", out);
 }
 
-static void send_text(log_stream *s, const char *text, size_t n)
+static void send_log_text(log_stream *s, const char *text, size_t n)
 {
     h2o_iovec_t buf = h2o_iovec_init(text, n);
     s->in_flight = 1;
@@ -126,11 +126,11 @@ static int send_more(log_stream *s, int is_end)
         return 0;
     put_lines(out, piece, n);
     fclose(out);
-    send_text(s, s->text, size);
+    send_log_text(s, s->text, size);
     return 1;
 }
 
-static int has_ended(wq_job *job)
+static int log_has_ended(wq_job *job)
 {
     wq_snapshot now;
     wq_job_snapshot(job, &now);
@@ -139,78 +139,78 @@ static int has_ended(wq_job *job)
     return ended;
 }
 
-static void go_on(log_stream *s)
+static void go_on_with_log(log_stream *s)
 {
     static const char end[] = "event: end\ndata: {}\n\n";
     int64_t now = wq_loop_now();
     unsigned beat_ms = s->held.http->options.heartbeat_ms;
     if (atomic_load(&s->held.http->stopping) || s->held.req->conn->ctx->shutdown_requested) {
-        end_stream(s, H2O_SEND_STATE_FINAL, NULL, 0);
+        end_log_stream(s, H2O_SEND_STATE_FINAL, NULL, 0);
         return;
     }
-    if (now < s->sent_at + SEND_EVERY_MS) {
-        wq_held_deadline(&s->held, s->sent_at + SEND_EVERY_MS);
+    if (now < s->sent_at + SEND_LOG_EVERY_MS) {
+        wq_held_deadline(&s->held, s->sent_at + SEND_LOG_EVERY_MS);
         return;
     }
     atomic_store(&s->is_posted, 0);
-    int is_end = has_ended(s->job);
+    int is_end = log_has_ended(s->job);
     if (send_more(s, is_end))
         return;
     if (is_end)
-        end_stream(s, H2O_SEND_STATE_FINAL, end, sizeof end - 1);
+        end_log_stream(s, H2O_SEND_STATE_FINAL, end, sizeof end - 1);
     else if (beat_ms != 0 && now >= s->sent_at + beat_ms)
-        send_text(s, ":\n\n", 3);
+        send_log_text(s, ":\n\n", 3);
     else
         wq_held_deadline(&s->held, now + 1000); /* it looks for the job's end, too */
 }
 
-static void on_post(wq_post *post)
+static void on_log_post(wq_post *post)
 {
     log_stream *s = H2O_STRUCT_FROM_MEMBER(log_stream, post, post);
     if (!s->over && !s->in_flight)
-        go_on(s);
-    unref_stream(s);
+        go_on_with_log(s);
+    unref_log_stream(s);
 }
 
-static void on_timeout(wq_held *held)
+static void on_log_timeout(wq_held *held)
 {
     log_stream *s = H2O_STRUCT_FROM_MEMBER(log_stream, held, held);
     if (!s->in_flight) {
-        go_on(s);
+        go_on_with_log(s);
         return;
     }
     atomic_fetch_add(&held->http->clients_stalled, 1);
     shutdown(held->fd, SHUT_RDWR); /* it takes nothing: the send fails, `stop` follows */
 }
 
-static void on_gone(wq_held *held)
+static void on_log_gone(wq_held *held)
 {
     log_stream *s = H2O_STRUCT_FROM_MEMBER(log_stream, held, held);
     if (s->in_flight)
         shutdown(held->fd, SHUT_RDWR);
     else
-        end_stream(s, H2O_SEND_STATE_ERROR, NULL, 0);
+        end_log_stream(s, H2O_SEND_STATE_ERROR, NULL, 0);
 }
 
-static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
+static void on_log_proceed(h2o_generator_t *generator, h2o_req_t *req)
 {
     log_stream *s = (log_stream *)generator;
     (void)req;
     s->in_flight = 0;
     free(s->text);
     s->text = NULL;
-    go_on(s);
+    go_on_with_log(s);
 }
 
-static void on_stop(h2o_generator_t *generator, h2o_req_t *req)
+static void on_log_stop(h2o_generator_t *generator, h2o_req_t *req)
 {
     (void)req;
-    end_stream((log_stream *)generator, H2O_SEND_STATE_IN_PROGRESS, NULL, 0);
+    end_log_stream((log_stream *)generator, H2O_SEND_STATE_IN_PROGRESS, NULL, 0);
 }
 
-static void on_request_end(void *arg)
+static void on_log_request_end(void *arg)
 {
-    unref_stream(*(log_stream **)arg);
+    unref_log_stream(*(log_stream **)arg);
 }
 
 int wq_answer_log_events(wq_http *http, h2o_req_t *req, wq_job *job)
@@ -220,13 +220,16 @@ int wq_answer_log_events(wq_http *http, h2o_req_t *req, wq_job *job)
         wq_job_unref(job);
         return wq_problem(req, 500, "There is no memory for a stream.");
     }
-    s->generator = (h2o_generator_t){on_proceed, on_stop};
-    s->held = (wq_held){
-        .http = http, .face = WQ_FACE_LIST, .req = req, .timeout = on_timeout, .gone = on_gone};
-    s->post = (wq_post){.inbox = &wq_loop_of(http, req)->inbox, .arrive = on_post};
+    s->generator = (h2o_generator_t){on_log_proceed, on_log_stop};
+    s->held = (wq_held){.http = http,
+                        .face = WQ_FACE_LIST,
+                        .req = req,
+                        .timeout = on_log_timeout,
+                        .gone = on_log_gone};
+    s->post = (wq_post){.inbox = &wq_loop_of(http, req)->inbox, .arrive = on_log_post};
     s->job = job;
     atomic_store(&s->refs, 1);
-    *(log_stream **)h2o_mem_alloc_shared(&req->pool, sizeof s, on_request_end) = s;
+    *(log_stream **)h2o_mem_alloc_shared(&req->pool, sizeof s, on_log_request_end) = s;
     if (wq_hold(&s->held, NULL) != 0)
         return 0;
     if (wq_job_watch_stderr(job, on_more, s, &s->watch) != WQ_OK) {
@@ -245,7 +248,7 @@ int wq_answer_log_events(wq_http *http, h2o_req_t *req, wq_job *job)
     if (req->version < 0x101)
         req->http1_is_persistent = 0; /* without chunks, only the close tells the end */
     h2o_start_response(req, &s->generator);
-    send_text(s, ":\n\n", 3); /* something must carry the headers */
+    send_log_text(s, ":\n\n", 3); /* something must carry the headers */
     s->sent_at = 0;
     return 0;
 }

@@ -94,23 +94,23 @@ static void tell_answer(late_ask *ask, int later)
     free(ask);
 }
 
-static void on_answer(wq_post *post)
+static void on_late_answer(wq_post *post)
 {
     tell_answer(H2O_STRUCT_FROM_MEMBER(late_ask, pending.post, post), 1);
 }
 
-static void on_lost(wq_pending_ask *pending)
+static void on_late_lost(wq_pending_ask *pending)
 {
     wq_job_unref(pending->answer.job);
     free(H2O_STRUCT_FROM_MEMBER(late_ask, pending, pending));
 }
 
-static void fail_ask(wq_late_token *token, int result, const char *reason)
+static void fail_late_ask(wq_late_token *token, int result, const char *reason)
 {
     token->then(token->user, result, NULL, reason, 0);
 }
 
-static void ask_queue(wq_late_token *token, wq_loop *loop, const char *text)
+static void ask_with_token(wq_late_token *token, wq_loop *loop, const char *text)
 {
     const wq_params params = {token->server, token->document_set_id, text};
     wq_error error;
@@ -120,12 +120,12 @@ static void ask_queue(wq_late_token *token, wq_loop *loop, const char *text)
         result = ask == NULL ? WQ_ERROR_NO_MEMORY : WQ_ERROR_CLOSING;
     if (result != WQ_OK) {
         free(ask);
-        fail_ask(token, result,
-                 result == WQ_ERROR_INVALID_ARGUMENT ? error.message : wq_strerror(result));
+        fail_late_ask(token, result,
+                      result == WQ_ERROR_INVALID_ARGUMENT ? error.message : wq_strerror(result));
         return;
     }
-    ask->pending = (wq_pending_ask){.post = {.inbox = &loop->inbox, .arrive = on_answer},
-                                    .lost = on_lost,
+    ask->pending = (wq_pending_ask){.post = {.inbox = &loop->inbox, .arrive = on_late_answer},
+                                    .lost = on_late_lost,
                                     .http = loop->http};
     memcpy(ask->pending.peer, token->peer, sizeof ask->pending.peer);
     ask->token = token;
@@ -136,7 +136,7 @@ static void ask_queue(wq_late_token *token, wq_loop *loop, const char *text)
 
 /* ---- the message ----------------------------------------------------------------------------- */
 
-static void *pool_alloc(void *pool, size_t size)
+static void *alloc_from_pool(void *pool, size_t size)
 {
     return h2o_mem_alloc_pool(pool, size);
 }
@@ -150,7 +150,7 @@ static const char *read_message(h2o_mem_pool_t *pool, const char *text, size_t n
         return NULL;
     if (*text != '{')
         return h2o_strdup(pool, text, n).base;
-    if (wq_fields_json(&fields, (wq_arena){pool_alloc, pool}, text, n, why) != 0)
+    if (wq_fields_json(&fields, (wq_arena){alloc_from_pool, pool}, text, n, why) != 0)
         return NULL;
     return fields.api_token;
 }
@@ -167,10 +167,10 @@ void wq_late_token_ask(wq_late_token *token, wq_loop *loop, wq_late_then then, v
     token->is_asked = 1;
     forget_message(token);
     if (text != NULL) {
-        ask_queue(token, loop, text);
+        ask_with_token(token, loop, text);
     } else {
         snprintf(reason, sizeof reason, "No token in the first message: %s.", why);
-        fail_ask(token, WQ_ERROR_INVALID_ARGUMENT, reason);
+        fail_late_ask(token, WQ_ERROR_INVALID_ARGUMENT, reason);
     }
     h2o_mem_clear_pool(&pool);
 }

@@ -14,8 +14,8 @@
 #include <sys/random.h>
 
 #include "workqueue/http/faces/faces.h"
-#include "workqueue/http/hold/held.h"
 #include "workqueue/http/faces/result.h"
+#include "workqueue/http/hold/held.h"
 #include "workqueue/http/request/client.h"
 #include "workqueue/http/request/problem.h"
 
@@ -91,12 +91,12 @@ static void answer_held(wq_held *held)
     }
 }
 
-static void on_timeout(wq_held *held)
+static void on_run_timeout(wq_held *held)
 {
     (void)held; /* there is no deadline */
 }
 
-static void on_gone(wq_held *held)
+static void on_run_gone(wq_held *held)
 {
     h2o_req_t *req = held->req;
     wq_release(held);
@@ -111,8 +111,8 @@ static int hold(wq_http *http, h2o_req_t *req, wq_job *job)
                       .face = WQ_FACE_RUN,
                       .req = req,
                       .news = answer_held,
-                      .timeout = on_timeout,
-                      .gone = on_gone};
+                      .timeout = on_run_timeout,
+                      .gone = on_run_gone};
     if (wq_hold(held, job) == 0)
         answer_held(held); /* it may have ended before it was watched */
     return 0;
@@ -277,8 +277,9 @@ static int abandon(wq_lunkwill *l, const char *job_id)
     return result;
 }
 
-/* The request whose client has been silent longest, if that is too long: its watch, to be cancelled,
- * and the id of its job. NULL if there is none, and when to look again: 0, not before one asks. */
+/* The request whose client has been silent longest, if that is too long: its watch, to be
+ * cancelled, and the id of its job. NULL if there is none, and when to look again: 0, not before
+ * one asks. */
 static wq_watch *take_silent(wq_lunkwill *l, int64_t now, char job_id[WQ_ID_SIZE], int64_t *next)
 {
     wq_watch *watch = NULL;
@@ -363,7 +364,7 @@ static int state_of(wq_job *job)
 /* What the protocol calls it. A failed program has an answer too; only an output that has been
  * deleted since, or a job that has been forgotten, has none. A store across a network is not asked
  * about each summary: there, the response tells. */
-static const char *status_of(wq_queue *queue, wq_job *job)
+static const char *summary_status(wq_queue *queue, wq_job *job)
 {
     static const char *const words[] = {"spooled", "processing", "buffering",
                                         "ready",   "ready",      "cancelled"};
@@ -396,7 +397,7 @@ static int send_summary(wq_http *http, h2o_req_t *req, int status, const request
     char text[256];
     int n = snprintf(text, sizeof text,
                      "{\"id\": \"%s\", \"status\": \"%s\", \"delay_ms\": %d, \"retry_ms\": %d}\n",
-                     r->id, status_of(http->queue, job), (int)r->delay_ms, RETRY_MS);
+                     r->id, summary_status(http->queue, job), (int)r->delay_ms, RETRY_MS);
     follow(http->lunkwill, req, r, job);
     wq_job_unref(job);
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,

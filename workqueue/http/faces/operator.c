@@ -12,7 +12,7 @@
 #include "workqueue/http/request/fields.h"
 #include "workqueue/http/request/problem.h"
 
-static int send_text(h2o_req_t *req, int status, const char *type, const char *text)
+static int send_plain(h2o_req_t *req, int status, const char *type, const char *text)
 {
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
                    H2O_STRLIT("no-store"));
@@ -28,7 +28,7 @@ typedef struct page {
     size_t n;
 } page;
 
-__attribute__((format(printf, 2, 3))) static void put(page *p, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void put_page(page *p, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -43,35 +43,35 @@ __attribute__((format(printf, 2, 3))) static void put(page *p, const char *forma
 static void put_seconds(page *p, double s)
 {
     unsigned long long ms = (unsigned long long)(s * 1000 + 0.5);
-    put(p, "%llu", ms / 1000);
+    put_page(p, "%llu", ms / 1000);
     if (ms % 1000 == 0)
         return;
-    put(p, ".%03llu", ms % 1000);
+    put_page(p, ".%03llu", ms % 1000);
     while (p->text[p->n - 1] == '0')
         p->text[--p->n] = '\0';
 }
 
 static void put_about(page *p, const char *name, const char *type, const char *help)
 {
-    put(p, "# HELP workqueue_%s %s\n# TYPE workqueue_%s %s\n", name, help, name, type);
+    put_page(p, "# HELP workqueue_%s %s\n# TYPE workqueue_%s %s\n", name, help, name, type);
 }
 
 static void put_gauge(page *p, const char *name, size_t value, const char *help)
 {
     put_about(p, name, "gauge", help);
-    put(p, "workqueue_%s %zu\n", name, value);
+    put_page(p, "workqueue_%s %zu\n", name, value);
 }
 
 static void put_counter(page *p, const char *name, unsigned long long value, const char *help)
 {
     put_about(p, name, "counter", help);
-    put(p, "workqueue_%s %llu\n", name, value);
+    put_page(p, "workqueue_%s %llu\n", name, value);
 }
 
 static void put_labelled(page *p, const char *name, const char *label, const char *is,
                          unsigned long long value)
 {
-    put(p, "workqueue_%s{%s=\"%s\"} %llu\n", name, label, is, value);
+    put_page(p, "workqueue_%s{%s=\"%s\"} %llu\n", name, label, is, value);
 }
 
 static void put_histogram(page *p, const char *name, const wq_histogram *h, const char *help)
@@ -81,16 +81,16 @@ static void put_histogram(page *p, const char *name, const wq_histogram *h, cons
     for (unsigned i = 0; i < WQ_HISTOGRAM_BUCKETS; i++) {
         double bound = wq_histogram_bound_s(i);
         count += h->counts[i];
-        put(p, "workqueue_%s_bucket{le=\"", name);
+        put_page(p, "workqueue_%s_bucket{le=\"", name);
         if (isinf(bound))
-            put(p, "+Inf");
+            put_page(p, "+Inf");
         else
             put_seconds(p, bound);
-        put(p, "\"} %llu\n", count);
+        put_page(p, "\"} %llu\n", count);
     }
-    put(p, "workqueue_%s_sum ", name);
+    put_page(p, "workqueue_%s_sum ", name);
     put_seconds(p, h->sum_s);
-    put(p, "\nworkqueue_%s_count %llu\n", name, count);
+    put_page(p, "\nworkqueue_%s_count %llu\n", name, count);
 }
 
 static void put_queue(page *p, const wq_stats *s)
@@ -118,8 +118,8 @@ static void put_faces(page *p, wq_http *http)
     static const char *const names[WQ_FACES] = {
         [WQ_FACE_STREAM] = "stream", [WQ_FACE_WEBSOCKET] = "websocket",
         [WQ_FACE_POLL] = "poll",     [WQ_FACE_RUN] = "run",
-        [WQ_FACE_RESULT] = "result", [WQ_FACE_DELETION] = "deletion", [WQ_FACE_WORK] = "work",
-        [WQ_FACE_LIST] = "list",
+        [WQ_FACE_RESULT] = "result", [WQ_FACE_DELETION] = "deletion",
+        [WQ_FACE_WORK] = "work",     [WQ_FACE_LIST] = "list",
     };
     put_about(p, "held_responses", "gauge", "Responses that wait for a job or their client.");
     for (int i = 0; i < WQ_FACES; i++)
@@ -148,7 +148,7 @@ int wq_face_metrics(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     put_labelled(&p, "build_info", "version", wq_version(), 1);
     put_queue(&p, &stats);
     put_faces(&p, http);
-    return send_text(req, 200, "text/plain; version=0.0.4; charset=utf-8", p.text);
+    return send_plain(req, 200, "text/plain; version=0.0.4; charset=utf-8", p.text);
 }
 
 /* ---- GET /health ----------------------------------------------------------------------------- */
@@ -162,10 +162,10 @@ static int is_stopping(wq_http *http, wq_stats *stats)
 int wq_put_problems(wq_http *http, FILE *out)
 {
     char sentence[400], escaped[6 * sizeof sentence];
-    const char *trouble = http->options.trouble != NULL
-                              ? http->options.trouble(http->options.trouble_user, sentence,
-                                                      sizeof sentence)
-                              : NULL;
+    const char *trouble =
+        http->options.trouble != NULL
+            ? http->options.trouble(http->options.trouble_user, sentence, sizeof sentence)
+            : NULL;
     fputc('[', out);
     if (trouble != NULL)
         fprintf(out, "\"%.*s\"", (int)(wq_put_escaped(escaped, trouble) - escaped), escaped);
@@ -181,7 +181,7 @@ int wq_face_health(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     if (wq_method(req, "GET, HEAD, OPTIONS"))
         return 0;
     if (is_stopping(http, &stats))
-        return send_text(req, 503, "application/json", "{\"status\":\"stopping\"}\n");
+        return send_plain(req, 503, "application/json", "{\"status\":\"stopping\"}\n");
     FILE *out = fmemopen(text, sizeof text, "w");
     if (out == NULL)
         return wq_problem(req, 500, "There is no memory for the answer.");
@@ -192,7 +192,7 @@ int wq_face_health(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     }
     fputs("}\n", out);
     fclose(out);
-    return send_text(req, 200, "application/json", text);
+    return send_plain(req, 200, "application/json", text);
 }
 
 /* ---- DELETE /output: who may ----------------------------------------------------------------- */
@@ -227,7 +227,8 @@ int wq_is_operator(wq_http *http, h2o_req_t *req)
     const char *secret = http->options.operator_secret;
     if (secret == NULL || *secret == '\0') {
         wq_problem(req, 403,
-                   "Outputs cannot be deleted here, nor jobs listed, for no operator's secret is configured: set "
+                   "Outputs cannot be deleted here, nor jobs listed, for no operator's secret is "
+                   "configured: set "
                    "operator_secret of wq_http_options, or --operator-secret-file of demo-plugin.");
         return 0;
     }
@@ -279,7 +280,7 @@ static int answer_deletion(h2o_req_t *req, const deletion *d)
         return wq_problem(req, 500, "%zu outputs have been deleted, and then: %s.", d->n,
                           d->error.message);
     snprintf(text, sizeof text, "{\"deleted\":%zu}\n", d->n);
-    return send_text(req, 200, "application/json", text);
+    return send_plain(req, 200, "application/json", text);
 }
 
 static void delete_them(void *user, wq_http_task *task)
@@ -336,8 +337,7 @@ static int begin_deletion(wq_http *http, h2o_req_t *req, const wq_fields *fields
     int idle = 0;
     if (is_stopping(http, &stats))
         return wq_problem_result(req, WQ_ERROR_CLOSING, NULL, 5);
-    if (fields->api_token == NULL &&
-        !atomic_compare_exchange_strong(&http->is_deleting, &idle, 1))
+    if (fields->api_token == NULL && !atomic_compare_exchange_strong(&http->is_deleting, &idle, 1))
         return wq_problem_result(req, WQ_ERROR_FULL, &busy, 1);
     deletion *d = new_deletion(http, fields);
     if (d == NULL) {

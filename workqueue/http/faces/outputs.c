@@ -43,7 +43,7 @@ static int read_outputs_ask(h2o_req_t *req, outputs_ask *ask)
 
 /* ---- the list -------------------------------------------------------------------------------- */
 
-static void put_output(FILE *out, const wq_output_info *o)
+static void put_output_row(FILE *out, const wq_output_info *o)
 {
     fprintf(out, "\n{\"key\": \"%s\"", o->key);
     wq_write_text(out, "server", o->server);
@@ -77,7 +77,7 @@ static int make_output_list(wq_http *http, const void *asked, FILE *out)
     fputs("{\"outputs\": [", out);
     for (size_t i = 0; i < n; i++) {
         fputs(i > 0 ? "," : "", out);
-        put_output(out, &found[i]);
+        put_output_row(out, &found[i]);
     }
     fputs("\n], \"next\": ", out);
     if (*position != '\0')

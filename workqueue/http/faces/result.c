@@ -20,8 +20,8 @@
 #include "workqueue/http/faces/conditions.h"
 #include "workqueue/http/faces/faces.h"
 #include "workqueue/http/hold/held.h"
-#include "workqueue/http/request/problem.h"
 #include "workqueue/http/hold/work.h"
+#include "workqueue/http/request/problem.h"
 
 enum {
     SMALL_BYTES = 16384,
@@ -125,7 +125,7 @@ static void add_validators(h2o_req_t *req, const result *r)
                               H2O_STRLIT("hit"));
 }
 
-static void add_headers(wq_http *http, h2o_req_t *req, int status, result *r)
+static void add_result_headers(wq_http *http, h2o_req_t *req, int status, result *r)
 {
     add_validators(req, r);
     add_text(req, H2O_TOKEN_CONTENT_TYPE, http->options.result_type);
@@ -139,7 +139,8 @@ static void add_headers(wq_http *http, h2o_req_t *req, int status, result *r)
                                      "img-src data:"));
     if (status == 206) {
         snprintf(r->content_range, sizeof r->content_range, "bytes %llu-%llu/%llu",
-                 (unsigned long long)r->left.at, (unsigned long long)(r->left.at + r->left.bytes - 1),
+                 (unsigned long long)r->left.at,
+                 (unsigned long long)(r->left.at + r->left.bytes - 1),
                  (unsigned long long)r->output.size_bytes);
         add_text(req, H2O_TOKEN_CONTENT_RANGE, r->content_range);
     }
@@ -179,7 +180,7 @@ static ssize_t read_some(result *r, size_t size)
     return n;
 }
 
-static void finish(result *r, h2o_send_state_t state)
+static void finish_result(result *r, h2o_send_state_t state)
 {
     h2o_req_t *req = r->held.req;
     if (atomic_load(&r->held.http->stopping))
@@ -205,7 +206,7 @@ static void send_read(result *r, ssize_t n)
 {
     wq_http *http = r->held.http;
     if (n <= 0) {
-        finish(r, n == 0 ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_ERROR);
+        finish_result(r, n == 0 ? H2O_SEND_STATE_FINAL : H2O_SEND_STATE_ERROR);
         return;
     }
     h2o_iovec_t chunk = h2o_iovec_init(r->buffer, (size_t)n);
@@ -244,7 +245,7 @@ static result *arrived(fetch *f)
     return NULL;
 }
 
-static void on_chunk(void *user, h2o_req_t *req)
+static void on_result_chunk(void *user, h2o_req_t *req)
 {
     fetch *f = user;
     result *r = arrived(f);
@@ -270,12 +271,12 @@ static void send_chunk(result *r)
     f->size = r->left.bytes < FETCH_BYTES ? (size_t)r->left.bytes : FETCH_BYTES;
     r->buffer = f->buffer;
     r->in_flight = 0;
-    if (start_fetch(f, read_chunk, on_chunk) != WQ_OK)
-        finish(r, H2O_SEND_STATE_ERROR);
+    if (start_fetch(f, read_chunk, on_result_chunk) != WQ_OK)
+        finish_result(r, H2O_SEND_STATE_ERROR);
 }
 
 /* While the kernel takes one chunk after the other, libh2o looks at nothing else. */
-static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
+static void on_result_proceed(h2o_generator_t *generator, h2o_req_t *req)
 {
     result *r = (result *)generator;
     (void)req;
@@ -287,7 +288,7 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
 }
 
 /* A slow client may take longer for a chunk; one that takes nothing is dropped. */
-static void on_timeout(wq_held *held)
+static void on_result_timeout(wq_held *held)
 {
     result *r = H2O_STRUCT_FROM_MEMBER(result, held, held);
     uint64_t acked = bytes_acked(held->fd);
@@ -305,12 +306,12 @@ static void on_timeout(wq_held *held)
 }
 
 /* It may have closed its side only, and still read. If not, the send under way fails. */
-static void on_gone(wq_held *held)
+static void on_result_gone(wq_held *held)
 {
     (void)held;
 }
 
-static void on_stop(h2o_generator_t *generator, h2o_req_t *req)
+static void on_result_stop(h2o_generator_t *generator, h2o_req_t *req)
 {
     (void)req;
     wq_release(&((result *)generator)->held);
@@ -321,15 +322,15 @@ static int send_large(wq_http *http, h2o_req_t *req, int status, result *r)
     r->held = (wq_held){.http = http,
                         .face = WQ_FACE_RESULT,
                         .req = req,
-                        .news = on_gone, /* it has no job */
-                        .timeout = on_timeout,
-                        .gone = on_gone};
+                        .news = on_result_gone, /* it has no job */
+                        .timeout = on_result_timeout,
+                        .gone = on_result_gone};
     if (wq_hold(&r->held, NULL) != 0)
         return 0;
-    r->generator = (h2o_generator_t){on_proceed, on_stop};
+    r->generator = (h2o_generator_t){on_result_proceed, on_result_stop};
     if (r->fetch == NULL)
         r->buffer = h2o_mem_alloc_pool(&req->pool, CHUNK_BYTES);
-    add_headers(http, req, status, r);
+    add_result_headers(http, req, status, r);
     h2o_start_response(req, &r->generator);
     send_chunk(r);
     return 0;
@@ -346,7 +347,7 @@ static int send_small(wq_http *http, h2o_req_t *req, int status, result *r)
     }
     r->left.at -= size;
     r->left.bytes = size;
-    add_headers(http, req, status, r);
+    add_result_headers(http, req, status, r);
     atomic_fetch_add(&http->bytes_sent, size);
     h2o_iovec_t buf = h2o_iovec_init(body, size);
     h2o_start_response(req, &r->generator);
@@ -357,7 +358,7 @@ static int send_small(wq_http *http, h2o_req_t *req, int status, result *r)
 /* Without a body. */
 static int send_head(wq_http *http, h2o_req_t *req, int status, result *r)
 {
-    add_headers(http, req, status, r);
+    add_result_headers(http, req, status, r);
     h2o_start_response(req, &r->generator);
     h2o_send(req, NULL, 0, H2O_SEND_STATE_FINAL);
     return 0;
@@ -367,8 +368,7 @@ static int send_head(wq_http *http, h2o_req_t *req, int status, result *r)
 
 static int send_output(wq_http *http, h2o_req_t *req, result *r)
 {
-    const wq_output_version version = {r->etag, r->modified,
-                                       r->is_dated ? r->modified_text : NULL,
+    const wq_output_version version = {r->etag, r->modified, r->is_dated ? r->modified_text : NULL,
                                        r->output.size_bytes};
     int status = wq_check_conditions(req, &version, &r->left);
     switch (status) {
@@ -419,7 +419,7 @@ static int answer_output(wq_http *http, h2o_req_t *req, wq_job *job)
 /* ---- outputs across a network ---------------------------------------------------------------- */
 
 /* Clients fetch it themselves: with a GET, whatever they asked with. */
-static int redirect(h2o_req_t *req, const char *url)
+static int redirect_to_store(h2o_req_t *req, const char *url)
 {
     add_text(req, H2O_TOKEN_LOCATION, h2o_strdup(&req->pool, url, SIZE_MAX).base);
     add_text(req, H2O_TOKEN_CACHE_CONTROL, "no-store");
@@ -453,16 +453,17 @@ static int answer_from_afar(wq_http *http, h2o_req_t *req, wq_job *job)
 {
     char url[4096];
     if (wq_output_url(job, url, sizeof url, NULL) == WQ_OK)
-        return redirect(req, url);
+        return redirect_to_store(req, url);
     fetch *f = calloc(1, sizeof *f + FETCH_BYTES);
     if (f == NULL)
         return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 5);
     f->http = http;
     f->job = wq_job_ref(job);
     result *r = f->result = h2o_mem_alloc_shared(&req->pool, sizeof *r, dispose);
-    *r = (result){.held = {.http = http, .face = WQ_FACE_RESULT, .req = req, .gone = on_gone},
-                  .output = {.fd = -1},
-                  .fetch = f};
+    *r =
+        (result){.held = {.http = http, .face = WQ_FACE_RESULT, .req = req, .gone = on_result_gone},
+                 .output = {.fd = -1},
+                 .fetch = f};
     if (wq_hold(&r->held, NULL) != 0)
         return 0;
     if (start_fetch(f, open_output, on_opened) == WQ_OK)

@@ -65,7 +65,7 @@ typedef struct stream {
     h2o_generator_t generator; /* first: h2o hands it back */
     wq_held held;
     const wq_format *format;
-    uint64_t sent; /* serial number of the last record sent; 0: none */
+    uint64_t sent;  /* serial number of the last record sent; 0: none */
     int sent_state; /* its state */
     int in_flight;
     h2o_iovec_t record; /* counted, while it is in flight */
@@ -203,14 +203,14 @@ static void end_send(stream *s)
 
 /* ---- what happens to a stream ---------------------------------------------------------------- */
 
-static void on_news(wq_held *held)
+static void on_stream_news(wq_held *held)
 {
     stream *s = stream_of(held);
     if (!s->in_flight && (has_news(s) || is_over(s)))
         send_news(s);
 }
 
-static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
+static void on_stream_proceed(h2o_generator_t *generator, h2o_req_t *req)
 {
     stream *s = (stream *)generator;
     unsigned heartbeat = s->held.http->options.heartbeat_ms;
@@ -222,7 +222,7 @@ static void on_proceed(h2o_generator_t *generator, h2o_req_t *req)
         wq_held_deadline(&s->held, heartbeat ? wq_loop_now() + heartbeat : INT64_MAX);
 }
 
-static void on_timeout(wq_held *held)
+static void on_stream_timeout(wq_held *held)
 {
     stream *s = stream_of(held);
     if (s->in_flight) {
@@ -233,7 +233,7 @@ static void on_timeout(wq_held *held)
     }
 }
 
-static void on_gone(wq_held *held)
+static void on_stream_gone(wq_held *held)
 {
     stream *s = stream_of(held);
     if (s->in_flight) {
@@ -244,7 +244,7 @@ static void on_gone(wq_held *held)
     h2o_send(held->req, NULL, 0, H2O_SEND_STATE_ERROR);
 }
 
-static void on_stop(h2o_generator_t *generator, h2o_req_t *req)
+static void on_stream_stop(h2o_generator_t *generator, h2o_req_t *req)
 {
     stream *s = (stream *)generator;
     (void)req;
@@ -301,13 +301,13 @@ int wq_stream(wq_http *http, h2o_req_t *req, const wq_format *format, wq_job *jo
     }
     stream *s = h2o_mem_alloc_pool(&req->pool, sizeof *s);
     *s = (stream){
-        .generator = {on_proceed, on_stop},
+        .generator = {on_stream_proceed, on_stream_stop},
         .held = {.http = http,
                  .face = WQ_FACE_STREAM,
                  .req = req,
-                 .news = on_news,
-                 .timeout = on_timeout,
-                 .gone = on_gone},
+                 .news = on_stream_news,
+                 .timeout = on_stream_timeout,
+                 .gone = on_stream_gone},
         .format = format,
     };
     if (wq_hold(&s->held, job) != 0)

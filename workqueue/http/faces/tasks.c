@@ -3,8 +3,8 @@
  * A task is a job, and its id is the job's. What the protocol has besides is that a user, which is
  * whoever has the token, has one active request at a time; so there is a table of each user's
  * latest task. A POST claims its user's entry, asks the queue with no lock held, and settles the
- * entry. Others of the same user wait in between, as pending asks, so that of many at once one begins
- * a task and the rest are told of it.
+ * entry. Others of the same user wait in between, as pending asks, so that of many at once one
+ * begins a task and the rest are told of it.
  *
  * The table's lock goes before those of the queue and the job; the queue's answer, which takes it,
  * comes without any. */
@@ -24,9 +24,9 @@ typedef struct wq_user {
     unsigned char
         hash[HASH_SIZE]; /* SHA-256 of the token; first: the tree compares pointers to it */
     TAILQ_ENTRY(wq_user) link;
-    char id[WQ_ID_SIZE]; /* of the latest task, unless claimed */
-    int64_t since;       /* CLOCK_MONOTONIC ms: when that was asked for */
-    int is_claimed;      /* a POST is under way: the entry is its own, */
+    char id[WQ_ID_SIZE];     /* of the latest task, unless claimed */
+    int64_t since;           /* CLOCK_MONOTONIC ms: when that was asked for */
+    int is_claimed;          /* a POST is under way: the entry is its own, */
     wq_request_ask *waiting; /* and these wait for it to be settled */
 } wq_user;
 
@@ -103,8 +103,8 @@ static void restore_users(struct wq_tasks *tasks, wq_queue *queue)
     wq_job *jobs[PIECE];
     char after[WQ_ID_SIZE] = "";
     size_t n = PIECE;
-    while (n == PIECE &&
-           wq_jobs(queue, &active, *after ? after : NULL, jobs, PIECE, &n) == WQ_OK && n > 0) {
+    while (n == PIECE && wq_jobs(queue, &active, *after ? after : NULL, jobs, PIECE, &n) == WQ_OK &&
+           n > 0) {
         memcpy(after, wq_job_id(jobs[n - 1]), WQ_ID_SIZE);
         for (size_t i = 0; i < n; i++) {
             restore_user(tasks, jobs[i]);
@@ -187,8 +187,9 @@ static int claim_locked(wq_http *http, h2o_req_t *req, const unsigned char *hash
     return WQ_OK;
 }
 
-/* WQ_OK: the user's entry, ask->user, is claimed. WQ_ATTACHED: `active` is the id of the active task.
- * WQ_PENDING: `then` follows when another request of this user has settled. Or WQ_ERROR_NO_MEMORY. */
+/* WQ_OK: the user's entry, ask->user, is claimed. WQ_ATTACHED: `active` is the id of the active
+ * task. WQ_PENDING: `then` follows when another request of this user has settled. Or
+ * WQ_ERROR_NO_MEMORY. */
 static int claim_user(wq_http *http, h2o_req_t *req, wq_then then, task_ask *ask,
                       char active[WQ_ID_SIZE])
 {
@@ -282,7 +283,7 @@ static int no_memory(wq_http *http, h2o_req_t *req)
     return send_failure(http, req, WQ_ERROR_NO_MEMORY, NULL, wq_strerror(WQ_ERROR_NO_MEMORY));
 }
 
-static const char *status_of(int state)
+static const char *status_text(int state)
 {
     switch (state) {
     case WQ_STATE_QUEUED:
@@ -316,17 +317,17 @@ static int send_begun(h2o_req_t *req, wq_job *job)
     int n =
         snprintf(body, sizeof body,
                  "{\"success\": true, \"data\": {\"task_id\": \"%s\", \"task_status\": \"%s\"}}",
-                 wq_job_id(job), status_of(wq_state_of(job)));
+                 wq_job_id(job), status_text(wq_state_of(job)));
     wq_job_unref(job);
     return send_json(req, 200, body, (size_t)n);
 }
 
-static int on_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
+static int on_task_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
 {
     wq_tell_answer(req, answer);
-    return answer->result < 0 ? send_failure(http, req, answer->result, answer->params,
-                                             answer->error.message)
-                              : send_begun(req, answer->job);
+    return answer->result < 0
+               ? send_failure(http, req, answer->result, answer->params, answer->error.message)
+               : send_begun(req, answer->job);
 }
 
 static int ask_for_task(wq_http *http, h2o_req_t *req, task_ask *ask)
@@ -334,10 +335,10 @@ static int ask_for_task(wq_http *http, h2o_req_t *req, task_ask *ask)
     unsigned flags = WQ_ENSURE_JOB | (ask->rebuild ? WQ_ENSURE_REBUILD : 0);
     wq_answer refusal = {.params = &ask->params};
     if (wq_refuse_stopping(http, &refusal) == 0)
-        return wq_ask_queue_observed(http, req, &ask->params, flags, settle_by_job, on_answer,
+        return wq_ask_queue_observed(http, req, &ask->params, flags, settle_by_job, on_task_answer,
                                      ask->user);
     settle_user(http, ask->user, NULL);
-    return on_answer(http, req, &refusal);
+    return on_task_answer(http, req, &refusal);
 }
 
 /* Claims the user's entry first; also when another request of that user has settled. */
@@ -357,7 +358,7 @@ static int begin_task(wq_http *http, h2o_req_t *req, const wq_answer *settled)
     }
 }
 
-static int begin(wq_http *http, h2o_req_t *req)
+static int begin_or_refuse(wq_http *http, h2o_req_t *req)
 {
     wq_request_fault fault;
     task_ask *ask = h2o_mem_alloc_pool(&req->pool, sizeof *ask);
@@ -392,7 +393,7 @@ static size_t render(const wq_job *job, const wq_snapshot *snapshot, char *body,
     return (size_t)snprintf(body, size,
                             "{\"success\": true, \"data\": {\"task_id\": \"%s\", "
                             "\"task_status\": \"%s\", \"done_percentage\": %u, %s}}",
-                            wq_job_id(job), status_of(wq_told_state(snapshot)),
+                            wq_job_id(job), status_text(wq_told_state(snapshot)),
                             percentage(snapshot), items);
 }
 
@@ -418,5 +419,5 @@ int wq_face_tasks(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
     if (wq_method(req, rest.len == 0 ? "POST, OPTIONS" : "GET, HEAD, OPTIONS"))
         return 0;
-    return rest.len == 0 ? begin(http, req) : tell(http, req, rest);
+    return rest.len == 0 ? begin_or_refuse(http, req) : tell(http, req, rest);
 }

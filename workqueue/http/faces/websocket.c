@@ -23,11 +23,11 @@
 #include "workqueue/http/request/problem.h"
 
 enum {
-    MESSAGE_BYTES = 65536, /* of one message from a client, all its fragments together */
-    TOKEN_MS = 10000,      /* for the first message, if it is to bring the token */
-    CLOSE_MS = 2000,       /* for the client to answer our close */
-    ANSWERS = 16,          /* pongs that wait; a client that wants more has to read first */
-    REASON_BYTES = 123,    /* of a close, RFC 6455 */
+    MESSAGE_BYTES = 65536,  /* of one message from a client, all its fragments together */
+    TOKEN_MS = 10000,       /* for the first message, if it is to bring the token */
+    CLOSE_MS = 2000,        /* for the client to answer our close */
+    ANSWERS = 16,           /* pongs that wait; a client that wants more has to read first */
+    REASON_BYTES = 123,     /* of a close, RFC 6455 */
     SERVICE_RESTART = 1012, /* registered, as the next, */
     TRY_AGAIN_LATER = 1013  /* after wslay was written */
 };
@@ -254,7 +254,7 @@ static ssize_t on_have_bytes(wslay_event_context_ptr wslay, const uint8_t *data,
 /* ---- pump ------------------------------------------------------------------------------------ */
 
 static void on_written(h2o_socket_t *sock, const char *err);
-static void on_read(h2o_socket_t *sock, const char *err);
+static void on_websocket_read(h2o_socket_t *sock, const char *err);
 
 static void take_in(websocket *ws)
 {
@@ -291,7 +291,7 @@ static h2o_iovec_t write_head(uint8_t head[10], size_t len)
     return h2o_iovec_init(head, 2 + more);
 }
 
-static size_t compose(websocket *ws, h2o_iovec_t bufs[3])
+static size_t compose_frames(websocket *ws, h2o_iovec_t bufs[3])
 {
     static const uint8_t protocol_error[] = {0x80 | WSLAY_CONNECTION_CLOSE, 2,
                                              WSLAY_CODE_PROTOCOL_ERROR >> 8,
@@ -322,7 +322,7 @@ static size_t compose(websocket *ws, h2o_iovec_t bufs[3])
 static void give_out(websocket *ws)
 {
     h2o_iovec_t bufs[3];
-    size_t n = compose(ws, bufs), bytes = 0;
+    size_t n = compose_frames(ws, bufs), bytes = 0;
     if (n == 0)
         return;
     for (size_t i = 0; i < n; i++)
@@ -349,7 +349,7 @@ static int64_t next_deadline(const websocket *ws)
  * end the connection. One that is no longer understood sees the end of our side at once, and we
  * read on to its end, because unread bytes would make the kernel reset the connection and the
  * client lose our close. Returns 1 if it has ended. */
-static int finish(websocket *ws)
+static int finish_frame(websocket *ws)
 {
     if (wslay_event_get_close_received(ws->wslay)) {
         end(ws);
@@ -374,18 +374,18 @@ static void pump(websocket *ws)
         end(ws);
         return;
     }
-    if (!ws->in_flight && ws->closing && finish(ws))
+    if (!ws->in_flight && ws->closing && finish_frame(ws))
         return;
     if (ws->sock->input->size != 0)
         h2o_socket_read_stop(ws->sock); /* until the client has read, too */
     else if (!h2o_socket_is_reading(ws->sock))
-        h2o_socket_read_start(ws->sock, on_read);
+        h2o_socket_read_start(ws->sock, on_websocket_read);
     wq_held_deadline(&ws->held, next_deadline(ws));
 }
 
 /* ---- what happens to a websocket ------------------------------------------------------------- */
 
-static void on_read(h2o_socket_t *sock, const char *err)
+static void on_websocket_read(h2o_socket_t *sock, const char *err)
 {
     websocket *ws = sock->data;
     if (err != NULL)
@@ -405,7 +405,7 @@ static void on_written(h2o_socket_t *sock, const char *err)
         pump(ws);
 }
 
-static void on_news(wq_held *held)
+static void on_websocket_news(wq_held *held)
 {
     websocket *ws = websocket_of(held);
     if (held->job == NULL) /* there is none: the server stops */
@@ -437,7 +437,7 @@ static void ping(websocket *ws)
     pump(ws);
 }
 
-static void on_timeout(wq_held *held)
+static void on_websocket_timeout(wq_held *held)
 {
     websocket *ws = websocket_of(held);
     if (ws->sock == NULL || ws->in_flight) {
@@ -454,7 +454,7 @@ static void on_timeout(wq_held *held)
 
 /* The loop has no more time. The socket is not closed here, outside of the loop's run: libh2o would
  * free it while it is still listed as just written. Its end comes from the loop, at once. */
-static void on_gone(wq_held *held)
+static void on_websocket_gone(wq_held *held)
 {
     websocket *ws = websocket_of(held);
     say_goodbye(ws, stop_code(ws), "");
@@ -512,14 +512,14 @@ static websocket *new_websocket(wq_http *http, h2o_req_t *req)
                          .face = WQ_FACE_WEBSOCKET,
                          .req = req,
                          .is_detached = 1,
-                         .news = on_news,
-                         .timeout = on_timeout,
-                         .gone = on_gone};
+                         .news = on_websocket_news,
+                         .timeout = on_websocket_timeout,
+                         .gone = on_websocket_gone};
     return ws;
 }
 
 /* `job` is a reference, taken over, or NULL. */
-static int begin(websocket *ws, h2o_req_t *req, wq_job *job)
+static int begin_websocket(websocket *ws, h2o_req_t *req, wq_job *job)
 {
     if (wq_hold(&ws->held, job) != 0)
         free_websocket(ws);
@@ -528,7 +528,7 @@ static int begin(websocket *ws, h2o_req_t *req, wq_job *job)
     return 0;
 }
 
-static int no_memory(h2o_req_t *req)
+static int refuse_upgrade(h2o_req_t *req)
 {
     return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 5);
 }
@@ -541,9 +541,9 @@ int wq_websocket(wq_http *http, h2o_req_t *req, wq_job *job)
     }
     websocket *ws = new_websocket(http, req);
     if (ws != NULL)
-        return begin(ws, req, job);
+        return begin_websocket(ws, req, job);
     wq_job_unref(job);
-    return no_memory(req);
+    return refuse_upgrade(req);
 }
 
 static int begin_without_token(wq_http *http, h2o_req_t *req, const wq_params *params,
@@ -554,24 +554,24 @@ static int begin_without_token(wq_http *http, h2o_req_t *req, const wq_params *p
         return wq_problem_result(req, WQ_ERROR_CLOSING, NULL, wq_retry_after_s(http->queue));
     websocket *ws = new_websocket(http, req);
     if (ws == NULL)
-        return no_memory(req);
+        return refuse_upgrade(req);
     wq_request_peer(peer, http->proxies, req);
     if ((ws->token = wq_late_token_new(params, peer, flags)) != NULL)
-        return begin(ws, req, NULL);
+        return begin_websocket(ws, req, NULL);
     free_websocket(ws);
-    return no_memory(req);
+    return refuse_upgrade(req);
 }
 
 static int begin_done(wq_http *http, h2o_req_t *req)
 {
     websocket *ws = new_websocket(http, req);
     if (ws == NULL)
-        return no_memory(req);
+        return refuse_upgrade(req);
     say_goodbye(ws, WSLAY_CODE_NORMAL_CLOSURE, "The output is there already.");
-    return begin(ws, req, NULL);
+    return begin_websocket(ws, req, NULL);
 }
 
-static int on_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
+static int on_websocket_answer(wq_http *http, h2o_req_t *req, const wq_answer *answer)
 {
     if (answer->result < 0)
         return wq_problem_result(req, answer->result, &answer->error,
@@ -583,11 +583,10 @@ int wq_websocket_generate(wq_http *http, h2o_req_t *req)
 {
     wq_params params;
     int rebuild;
-    if (!wq_handshake_check(req) ||
-        wq_request_target(&http->limits, req, &params, &rebuild) != 0)
+    if (!wq_handshake_check(req) || wq_request_target(&http->limits, req, &params, &rebuild) != 0)
         return 0;
     unsigned flags = rebuild ? WQ_ENSURE_REBUILD : 0;
     if (params.api_token == NULL)
         return begin_without_token(http, req, &params, flags);
-    return wq_ask(http, req, &params, flags, on_answer);
+    return wq_ask(http, req, &params, flags, on_websocket_answer);
 }

@@ -9,11 +9,11 @@
  * asks no more often than that. HEAD is never held: whoever asks so wants to know how it is now.
  */
 #include "workqueue/http/faces/faces.h"
-#include "workqueue/http/hold/held.h"
+#include "workqueue/http/faces/handshake.h"
 #include "workqueue/http/faces/result.h"
 #include "workqueue/http/faces/stream.h"
-#include "workqueue/http/faces/handshake.h"
 #include "workqueue/http/faces/websocket.h"
+#include "workqueue/http/hold/held.h"
 #include "workqueue/http/request/fields.h"
 #include "workqueue/http/request/media_types.h"
 #include "workqueue/http/request/problem.h"
@@ -35,7 +35,7 @@ typedef struct poll {
 
 /* ---- Prefer: wait=N (RFC 7240) --------------------------------------------------------------- */
 
-static const char *skip_blanks(const char *at, const char *end)
+static const char *after_blanks(const char *at, const char *end)
 {
     while (at < end && (*at == ' ' || *at == '\t'))
         at++;
@@ -59,13 +59,13 @@ static const char *find_comma(const char *at, const char *end)
 static int64_t read_wait(const char *at, const char *end)
 {
     int64_t s = 0;
-    at = skip_blanks(at, end);
+    at = after_blanks(at, end);
     if (end - at < 4 || !h2o_lcstris(at, 4, H2O_STRLIT("wait")))
         return -1;
-    at = skip_blanks(at + 4, end);
+    at = after_blanks(at + 4, end);
     if (at == end || *at != '=')
         return -1;
-    at = skip_blanks(at + 1, end);
+    at = after_blanks(at + 1, end);
     int quoted = at < end && *at == '"';
     at += quoted;
     const char *digits = at;
@@ -73,7 +73,7 @@ static int64_t read_wait(const char *at, const char *end)
         s = s > MAX_WAIT_S ? s : s * 10 + (*at - '0');
     if (at == digits || (quoted && (at == end || *at++ != '"')))
         return -1;
-    at = skip_blanks(at, end);
+    at = after_blanks(at, end);
     return at == end || *at == ';' ? s : -1;
 }
 
@@ -122,7 +122,7 @@ static void tell_applied(h2o_req_t *req, int64_t applied)
 
 /* 303 to the job, for the poll after the n-th; takes over the reference. Who follows seed 001 needs
  * a Retry-After on each, also where there is nothing to wait for. */
-static int redirect(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n, unsigned retry_s)
+static int redirect_poll(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n, unsigned retry_s)
 {
     char *location = n > 0 ? wq_link(http, req, "/work/%s/%u", wq_job_id(job), n)
                            : wq_link(http, req, "/work/%s", wq_job_id(job));
@@ -152,7 +152,7 @@ static unsigned retry_after(wq_job *job, uint64_t estimate_ms)
 }
 
 /* Does the job go on after a restart, though it has ended here? Or do only these faces end? */
-static int goes_on(wq_http *http, wq_job *job)
+static int has_more_to_wait(wq_http *http, wq_job *job)
 {
     wq_snapshot now;
     wq_job_snapshot(job, &now);
@@ -162,17 +162,17 @@ static int goes_on(wq_http *http, wq_job *job)
 }
 
 /* What there is to tell now; takes over the reference. */
-static int answer(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n)
+static int answer_or_hold(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n)
 {
-    if (goes_on(http, job)) {
+    if (has_more_to_wait(http, job)) {
         req->http1_is_persistent = 0;
-        return redirect(http, req, job, n + 1, WQ_RESTART_S);
+        return redirect_poll(http, req, job, n + 1, WQ_RESTART_S);
     }
     /* asked once: with many queued, its place among them is what a poll costs us most */
     uint64_t estimate_ms = wq_job_estimate_ms(job);
     if (estimate_ms == 0)
         return wq_answer_result(http, req, job);
-    return redirect(http, req, job, n + 1, retry_after(job, estimate_ms));
+    return redirect_poll(http, req, job, n + 1, retry_after(job, estimate_ms));
 }
 
 /* ---- held polls ------------------------------------------------------------------------------ */
@@ -183,22 +183,22 @@ static int phase_of(int state)
     return state == WQ_STATE_QUEUED ? 0 : state < WQ_STATE_SUCCEEDED ? 1 : 2;
 }
 
-static void on_timeout(wq_held *held)
+static void on_poll_timeout(wq_held *held)
 {
     wq_job *job = wq_job_ref(held->job->job);
     wq_release(held);
-    answer(held->http, held->req, job, H2O_STRUCT_FROM_MEMBER(poll, held, held)->n);
+    answer_or_hold(held->http, held->req, job, H2O_STRUCT_FROM_MEMBER(poll, held, held)->n);
 }
 
-static void on_news(wq_held *held)
+static void on_poll_news(wq_held *held)
 {
     poll *p = H2O_STRUCT_FROM_MEMBER(poll, held, held);
     if (phase_of(held->job->snapshot.state) != p->phase || held->job->snapshot.resumes ||
         atomic_load(&held->http->stopping))
-        on_timeout(held);
+        on_poll_timeout(held);
 }
 
-static void on_gone(wq_held *held)
+static void on_poll_gone(wq_held *held)
 {
     h2o_req_t *req = held->req;
     wq_release(held);
@@ -214,9 +214,9 @@ static int hold_poll(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n, int
     p->held = (wq_held){.http = http,
                         .face = WQ_FACE_POLL,
                         .req = req,
-                        .news = on_news,
-                        .timeout = on_timeout,
-                        .gone = on_gone};
+                        .news = on_poll_news,
+                        .timeout = on_poll_timeout,
+                        .gone = on_poll_gone};
     if (wq_hold(&p->held, job) != 0)
         return 0;
     tell_applied(req, applied);
@@ -224,7 +224,7 @@ static int hold_poll(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n, int
     p->phase = phase_of(p->held.job->snapshot.state);
     wq_held_deadline(&p->held, wq_loop_now() + ms);
     if (p->phase == 2 || atomic_load(&http->stopping))
-        on_timeout(&p->held); /* since it was looked at */
+        on_poll_timeout(&p->held); /* since it was looked at */
     return 0;
 }
 
@@ -235,7 +235,7 @@ static int answer_poll(wq_http *http, h2o_req_t *req, wq_job *job, unsigned n)
     if (ms > 0 && wq_state_of(job) < WQ_STATE_SUCCEEDED && !atomic_load(&http->stopping))
         return hold_poll(http, req, job, n, ms, applied);
     tell_applied(req, applied);
-    return answer(http, req, job, n);
+    return answer_or_hold(http, req, job, n);
 }
 
 /* ---- the other things a client may want of a job --------------------------------------------- */
@@ -292,11 +292,11 @@ int wq_answer_delete(wq_http *http, h2o_req_t *req, wq_job *job)
 
 /* ---- the faces ------------------------------------------------------------------------------- */
 
-static int on_begun(wq_http *http, h2o_req_t *req, const wq_answer *answer)
+static int on_begun(wq_http *http, h2o_req_t *req, const wq_answer *answer_or_hold)
 {
-    uint64_t estimate_ms = wq_job_estimate_ms(answer->job);
-    return redirect(http, req, answer->job, 0,
-                    estimate_ms == 0 ? 0 : retry_after(answer->job, estimate_ms));
+    uint64_t estimate_ms = wq_job_estimate_ms(answer_or_hold->job);
+    return redirect_poll(http, req, answer_or_hold->job, 0,
+                         estimate_ms == 0 ? 0 : retry_after(answer_or_hold->job, estimate_ms));
 }
 
 int wq_face_start_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
@@ -339,7 +339,7 @@ int wq_face_work(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
         return wq_answer_delete(http, req, job);
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, NULL, H2O_STRLIT("Accept"));
     if (wq_is_method(req, "HEAD"))
-        return answer(http, req, job, (unsigned)n);
+        return answer_or_hold(http, req, job, (unsigned)n);
     if (wq_handshake_wanted(req))
         return wq_websocket(http, req, job);
     if (wants_events(http, req))

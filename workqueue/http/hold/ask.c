@@ -1,7 +1,7 @@
 /* ask.c - pending asks: see ask.h.
  *
- * A request may end while its ask is pending; a guard in its memory tells. Nothing here outlives the
- * mounted faces: freeing them waits for the queue's answers. */
+ * A request may end while its ask is pending; a guard in its memory tells. Nothing here outlives
+ * the mounted faces: freeing them waits for the queue's answers. */
 #include "workqueue/http/hold/ask.h"
 
 #include <stdlib.h>
@@ -17,9 +17,9 @@ struct wq_asks {
 };
 
 /* In the memory of the request. */
-typedef struct guard {
+typedef struct ask_guard {
     wq_request_ask *ask; /* NULL: there is none any more */
-} guard;
+} ask_guard;
 
 struct wq_request_ask {
     wq_pending_ask pending;
@@ -28,7 +28,7 @@ struct wq_request_ask {
     /* the loop's */
     wq_then then;
     h2o_req_t *req; /* NULL: it has ended */
-    guard *guard;
+    ask_guard *guard;
 };
 
 struct wq_asks *wq_asks_new(void)
@@ -66,8 +66,8 @@ static void count_asks(struct wq_asks *asks, int n)
 /* ---- the queue's answer ---------------------------------------------------------------------- */
 
 /* From a thread of the queue's. */
-static void on_answer(void *user, int result, wq_job *job, int64_t made_at_ms,
-                      const wq_error *error)
+static void on_queue_answer(void *user, int result, wq_job *job, int64_t made_at_ms,
+                            const wq_error *error)
 {
     wq_pending_ask *ask = user;
     wq_http *http = ask->http;
@@ -89,7 +89,7 @@ int wq_pending_ask_start(wq_pending_ask *ask, const wq_params *params, unsigned 
     wq_answer *answer = &ask->answer;
     count_asks(http->asks, 1);
     int result = wq_ensure_run_from(http->queue, ask->peer, params, flags, &answer->job,
-                                    &answer->made_at_ms, on_answer, ask, &answer->error);
+                                    &answer->made_at_ms, on_queue_answer, ask, &answer->error);
     if (result == WQ_PENDING)
         return result;
     count_asks(http->asks, -1);
@@ -104,9 +104,9 @@ static void free_ask(wq_request_ask *ask)
     free(ask);
 }
 
-static void on_request_end(void *arg)
+static void on_asker_gone(void *arg)
 {
-    guard *g = arg;
+    ask_guard *g = arg;
     if (g->ask != NULL)
         g->ask->req = NULL;
 }
@@ -130,7 +130,7 @@ static void arrive(wq_post *post)
         free_ask(ask);
 }
 
-static void on_lost(wq_pending_ask *ask)
+static void on_ask_lost(wq_pending_ask *ask)
 {
     free_ask(H2O_STRUCT_FROM_MEMBER(wq_request_ask, pending, ask));
 }
@@ -150,7 +150,7 @@ static wq_request_ask *new_ask(wq_http *http, h2o_req_t *req, wq_then then, cons
         return NULL;
     ask->pending = (wq_pending_ask){
         .post = {.inbox = &wq_loop_of(http, req)->inbox, .arrive = arrive},
-        .lost = on_lost,
+        .lost = on_ask_lost,
         .observe = on_observe,
         .http = http,
         .answer = {.params = params, .context = context},
@@ -158,7 +158,7 @@ static wq_request_ask *new_ask(wq_http *http, h2o_req_t *req, wq_then then, cons
     wq_request_peer(ask->pending.peer, http->proxies, req);
     ask->then = then;
     ask->req = req;
-    ask->guard = h2o_mem_alloc_shared(&req->pool, sizeof *ask->guard, on_request_end);
+    ask->guard = h2o_mem_alloc_shared(&req->pool, sizeof *ask->guard, on_asker_gone);
     ask->guard->ask = ask;
     return ask;
 }
@@ -237,8 +237,8 @@ int wq_ask_queue_observed(wq_http *http, h2o_req_t *req, const wq_params *params
     return call_then(ask);
 }
 
-int wq_ask_queue(wq_http *http, h2o_req_t *req, const wq_params *params, unsigned flags, wq_then then,
-                 void *context)
+int wq_ask_queue(wq_http *http, h2o_req_t *req, const wq_params *params, unsigned flags,
+                 wq_then then, void *context)
 {
     return wq_ask_queue_observed(http, req, params, flags, NULL, then, context);
 }

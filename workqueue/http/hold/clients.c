@@ -2,8 +2,8 @@
 #include "workqueue/http/hold/clients.h"
 
 #include <limits.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 

@@ -3,7 +3,7 @@
 
 #include "workqueue/http/hold/held.h"
 
-static void on_stop(wq_post *post)
+static void on_context_stop(wq_post *post)
 {
     wq_held_stop_all(H2O_STRUCT_FROM_MEMBER(wq_loop, stop, post));
 }
@@ -11,7 +11,7 @@ static void on_stop(wq_post *post)
 static void on_context_init(h2o_handler_t *anchor, h2o_context_t *ctx)
 {
     wq_http *http = ((wq_route *)anchor)->http;
-    h2o_context_set_handler_context(ctx, anchor, wq_loop_new(http, ctx, on_stop));
+    h2o_context_set_handler_context(ctx, anchor, wq_loop_new(http, ctx, on_context_stop));
 }
 
 static void on_context_dispose(h2o_handler_t *anchor, h2o_context_t *ctx)

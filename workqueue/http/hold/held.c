@@ -1,8 +1,8 @@
 /* held.c - what is held, and within which limits. */
 #include "workqueue/http/hold/held.h"
 
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <sys/socket.h>
 
@@ -30,7 +30,7 @@ static void on_timer(wq_timer *timer)
     held->timeout(held);
 }
 
-static void on_client_gone(wq_client *client)
+static void on_held_client_gone(wq_client *client)
 {
     wq_held *held = H2O_STRUCT_FROM_MEMBER(wq_held, client, client);
     atomic_fetch_add(&held->http->clients_left, 1);
@@ -54,7 +54,7 @@ static void attend_to_client(wq_loop *loop, wq_held *held)
     } else {
         held->client = (wq_client){.fd = held->fd,
                                    .stall_timeout_ms = held->http->options.stall_timeout_ms,
-                                   .gone = on_client_gone};
+                                   .gone = on_held_client_gone};
         wq_clients_add(&loop->clients, &held->client);
     }
     /* Not put off: a client that reads nothing would have the kernel queue as much as it likes

@@ -3,7 +3,8 @@
  *     loop: wq_http_work() ─► row ─► thread: work(user, task) ─► post ─► loop: done(user, req)
  *
  * Threads start one by one, when there is something to do and none is idle, and stay. A task whose
- * request has gone before a thread has come to it is not begun; one that is under way can see it. */
+ * request has gone before a thread has come to it is not begun; one that is under way can see it.
+ */
 #include "workqueue/http/hold/work.h"
 
 #include <signal.h>
@@ -15,10 +16,10 @@
 enum { MAX_THREADS = 16, MAX_WAITING = 4096 };
 
 /* In the memory of the request. */
-typedef struct guard {
+typedef struct work_guard {
     wq_http_task *task; /* NULL: it is done */
     wq_held held;       /* fd is -1 unless it is held for this task */
-} guard;
+} work_guard;
 
 struct wq_http_task {
     wq_post post;
@@ -30,7 +31,7 @@ struct wq_http_task {
     /* the loop's */
     wq_http *http;
     h2o_req_t *req; /* NULL: it has ended */
-    guard *guard;
+    work_guard *guard;
 };
 
 struct wq_threads {
@@ -162,7 +163,7 @@ void wq_threads_free(struct wq_threads *threads)
 /* ---- a request's task ------------------------------------------------------------------------ */
 
 /* The task is not looked for in the row: whoever comes to it sees that it is for nobody. */
-static void forget_request(guard *g)
+static void forget_request(work_guard *g)
 {
     wq_release(&g->held);
     if (g->task == NULL)
@@ -172,7 +173,7 @@ static void forget_request(guard *g)
     g->task = NULL;
 }
 
-static void on_request_end(void *arg)
+static void on_work_request_end(void *arg)
 {
     forget_request(arg);
 }
@@ -181,7 +182,7 @@ static void on_request_end(void *arg)
 static void on_client_gone(wq_held *held)
 {
     h2o_req_t *req = held->req;
-    forget_request(H2O_STRUCT_FROM_MEMBER(guard, held, held));
+    forget_request(H2O_STRUCT_FROM_MEMBER(work_guard, held, held));
     req->http1_is_persistent = 0;
     wq_problem(req, 408, "The client has closed its side of the connection.");
 }
@@ -211,8 +212,8 @@ static wq_http_task *new_task(wq_http *http, h2o_req_t *req, wq_http_work_fn wor
     task->user = user;
     task->http = http;
     task->req = req;
-    task->guard = h2o_mem_alloc_shared(&req->pool, sizeof *task->guard, on_request_end);
-    *task->guard = (guard){
+    task->guard = h2o_mem_alloc_shared(&req->pool, sizeof *task->guard, on_work_request_end);
+    *task->guard = (work_guard){
         .task = task,
         .held = {.http = http, .face = WQ_FACE_WORK, .req = req, .gone = on_client_gone, .fd = -1},
     };

@@ -13,9 +13,14 @@ static inline char lower(char c)
     return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
 }
 
+static inline int is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
 static inline int is_alnum(char c)
 {
-    return (lower(c) >= 'a' && lower(c) <= 'z') || (c >= '0' && c <= '9');
+    return (lower(c) >= 'a' && lower(c) <= 'z') || is_digit(c);
 }
 
 /* A character of an RFC 9110 token. */

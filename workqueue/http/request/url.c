@@ -18,6 +18,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "workqueue/http/request/scan.h"
+
 enum { HOST_SIZE = 256, PATH_SIZE = 2050 }; /* a server has at most 2048 bytes */
 
 typedef struct url {
@@ -33,19 +35,9 @@ struct wq_allow {
     url urls[];
 };
 
-static int is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
 static int is_letter(char c)
 {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-
-static char lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
 }
 
 /* ---- the parts; each returns what is wrong, as the end of a sentence, or NULL ---------------- */
@@ -244,7 +236,7 @@ int wq_is_prefix(const char *path, size_t n)
 
 /* ---- the list -------------------------------------------------------------------------------- */
 
-static int fail(wq_error *error, int code, size_t i, const char *entry, const char *why)
+static int fail_url(wq_error *error, int code, size_t i, const char *entry, const char *why)
 {
     const char *shown = entry;
     for (const char *c = entry; *c != '\0'; c++)
@@ -271,7 +263,8 @@ int wq_allow_new(wq_allow **out, const char *const *entries, size_t n, wq_error 
         const char *entry = entries != NULL ? entries[allow->n] : NULL;
         const char *why = entry ? parse(&allow->urls[allow->n], entry) : "it is NULL";
         if (why != NULL) {
-            int result = fail(error, WQ_ERROR_INVALID_ARGUMENT, allow->n, entry ? entry : "", why);
+            int result =
+                fail_url(error, WQ_ERROR_INVALID_ARGUMENT, allow->n, entry ? entry : "", why);
             free(allow);
             return result;
         }

@@ -4,6 +4,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "workqueue/http/request/scan.h"
+
 enum { MAX_OVERHEAD = 16384, MAX_CHUNK_DIGITS = 12 };
 
 static wq_framing_result refuse_request(wq_framing *f, int status, const char *why)
@@ -11,23 +13,6 @@ static wq_framing_result refuse_request(wq_framing *f, int status, const char *w
     f->status = status;
     f->why = why;
     return WQ_FRAMING_REFUSED;
-}
-
-static int is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-/* A character of an RFC 9110 token. */
-static int is_token_char(char c)
-{
-    return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-           (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL);
-}
-
-static int is_blank(char c)
-{
-    return c == ' ' || c == '\t';
 }
 
 static int is_control(char c)
@@ -212,14 +197,6 @@ enum {
     TRAILER_LF,
     LAST_LF,
 };
-
-static int hex_digit(char c)
-{
-    return is_digit(c)              ? c - '0'
-           : (c >= 'a' && c <= 'f') ? c - 'a' + 10
-           : (c >= 'A' && c <= 'F') ? c - 'A' + 10
-                                    : -1;
-}
 
 /* Any byte of a line but its end; the next state, or -1. */
 static int next_in_line(int state, char c, int after_cr)

@@ -3,7 +3,7 @@
  * libh2o 2.2.5 has no hook between a socket and its parser, and decodes chunks in place. So the
  * socket's two callbacks are exchanged, again and again, as libh2o sets them:
  *
- *     kernel ─► sock->input ─► on_read(): framing ─► libh2o's callback ─► handlers
+ *     kernel ─► sock->input ─► on_guarded_read(): framing ─► libh2o's callback ─► handlers
  *                                 │ refused: a plain answer, and no more is read
  *     handlers ─► watch_answer() (last in the chain of filters) ─► kernel
  *                                 └► on_write(): the answer is out; what the client has sent behind
@@ -26,7 +26,7 @@
 enum {
     TURN = 16,               /* requests of one connection until others have their turn */
     LEAST_BYTES_PER_S = 256, /* of an answer; who takes less is dropped */
-    KEEP_BEHIND = 16384,   /* bytes of further requests, while one is not answered yet */
+    KEEP_BEHIND = 16384,     /* bytes of further requests, while one is not answered yet */
     LINGER_MS = 2000,        /* for a client to read why it was refused */
 };
 
@@ -54,7 +54,7 @@ struct wq_guarded {
     int is_measured;
 };
 
-static void on_read(h2o_socket_t *sock, const char *err);
+static void on_guarded_read(h2o_socket_t *sock, const char *err);
 static void on_write(h2o_socket_t *sock, const char *err);
 static void on_closed(void *data);
 
@@ -77,9 +77,9 @@ static void exchange_callbacks(wq_guarded *g)
         wq_timer_clear(g->guards->timers, &g->timer);
         return;
     }
-    if (sock->_cb.read != NULL && sock->_cb.read != on_read) {
+    if (sock->_cb.read != NULL && sock->_cb.read != on_guarded_read) {
         g->h2o_read = sock->_cb.read;
-        sock->_cb.read = on_read;
+        sock->_cb.read = on_guarded_read;
     }
     if (sock->_cb.write != NULL && sock->_cb.write != on_write) {
         g->h2o_write = sock->_cb.write;
@@ -206,8 +206,8 @@ static int look_at_body(wq_guarded *g)
     return result == WQ_FRAMING_REFUSED ? -1 : 0;
 }
 
-/* A request that waits for its answer keeps what was sent behind it in memory: no more than a little.
- * The rest is forgotten, and its pages are given back, which nobody looks at any more. */
+/* A request that waits for its answer keeps what was sent behind it in memory: no more than a
+ * little. The rest is forgotten, and its pages are given back, which nobody looks at any more. */
 static void cut_behind(wq_guarded *g)
 {
     h2o_buffer_t *input = g->sock->input;
@@ -224,7 +224,7 @@ static void cut_behind(wq_guarded *g)
     g->has_cut = 1;
 }
 
-static void on_read(h2o_socket_t *sock, const char *err)
+static void on_guarded_read(h2o_socket_t *sock, const char *err)
 {
     wq_guarded *g = guarded_of(sock);
     int refused = 0;
@@ -381,7 +381,7 @@ static void watch_answer(h2o_ostream_t *self, h2o_req_t *req, h2o_iovec_t *bufs,
     }
 }
 
-static void on_setup_ostream(h2o_filter_t *filter, h2o_req_t *req, h2o_ostream_t **slot)
+static void on_guarded_ostream(h2o_filter_t *filter, h2o_req_t *req, h2o_ostream_t **slot)
 {
     wq_guarded *g = guarded_of(req->conn->callbacks->get_socket(req->conn));
     (void)filter;
@@ -399,9 +399,9 @@ void wq_guard_host(h2o_hostconf_t *host)
 {
     for (size_t i = 0; i < host->paths.size; i++)
         h2o_create_filter(&host->paths.entries[i], sizeof(h2o_filter_t))->on_setup_ostream =
-            on_setup_ostream;
+            on_guarded_ostream;
     h2o_create_filter(&host->fallback_path, sizeof(h2o_filter_t))->on_setup_ostream =
-        on_setup_ostream;
+        on_guarded_ostream;
 }
 
 /* ---- connections ----------------------------------------------------------------------------- */

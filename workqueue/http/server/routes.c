@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "workqueue/http/hold/timers.h"
 #include "workqueue/http/faces/faces.h"
 #include "workqueue/http/hold/contexts.h"
+#include "workqueue/http/hold/timers.h"
 #include "workqueue/http/hold/work.h"
 #include "workqueue/http/request/problem.h"
 #include "workqueue/http/request/slim.h"
@@ -113,8 +113,9 @@ int wq_route_anyway(h2o_req_t *req)
 static void add_route(wq_http *http, h2o_hostconf_t *host, const char *name, wq_face_fn answer)
 {
     size_t n = strlen(name);
-    h2o_iovec_t bare = h2o_concat(NULL, h2o_iovec_init(http->mount_len ? http->options.mount_path : "", http->mount_len),
-                                  h2o_iovec_init(name, name[n - 1] == '/' ? n - 1 : n));
+    h2o_iovec_t bare = h2o_concat(
+        NULL, h2o_iovec_init(http->mount_len ? http->options.mount_path : "", http->mount_len),
+        h2o_iovec_init(name, name[n - 1] == '/' ? n - 1 : n));
     h2o_pathconf_t *path = h2o_config_register_path(host, bare.base, 0); /* copies it */
     free(bare.base);
     wq_route *route = (wq_route *)h2o_create_handler(path, sizeof *route);
@@ -152,7 +153,7 @@ void wq_http_options_init(wq_http_options *options, size_t size)
     options->lunkwill_patience_ms = 180000;
 }
 
-static int fail(wq_error *error, int code, const char *sentence)
+static int fail_mount(wq_error *error, int code, const char *sentence)
 {
     if (error != NULL) {
         error->code = code;
@@ -188,12 +189,12 @@ static int copy_options(wq_http *http, const wq_http_options *options, wq_error 
     if (copy_text(&own->result_type) | copy_path(&own->tasks_path) |
         copy_text(&own->operator_secret) | copy_text(&own->path_prefix) |
         copy_text(&own->mount_path) | copy_text(&own->program_name))
-        return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+        return fail_mount(error, WQ_ERROR_NO_MEMORY, "out of memory");
     http->mounted_s = wq_loop_now() / 1000;
     http->mount_len = own->mount_path ? strlen(own->mount_path) : 0;
     own->trust_proxies = NULL;
-    int result = wq_allow_new(&http->limits.allow, options->allow_servers, options->n_allow_servers,
-                              error);
+    int result =
+        wq_allow_new(&http->limits.allow, options->allow_servers, options->n_allow_servers, error);
     return result != WQ_OK ? result
                            : wq_proxies_new(&http->proxies, options->trust_proxies,
                                             options->n_trust_proxies, error);
@@ -204,28 +205,30 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
 {
     wq_stats stats;
     if (options->size != sizeof *options)
-        return fail(error, WQ_ERROR_INVALID_ARGUMENT,
-                    "http options: fill them with wq_http_options_init()");
+        return fail_mount(error, WQ_ERROR_INVALID_ARGUMENT,
+                          "http options: fill them with wq_http_options_init()");
     if (options->mount_path != NULL &&
-        (options->mount_path[0] != '/' || options->mount_path[strlen(options->mount_path) - 1] == '/'))
-        return fail(error, WQ_ERROR_INVALID_ARGUMENT,
-                    "http options: mount_path must be a path such as /scans, without a final slash");
+        (options->mount_path[0] != '/' ||
+         options->mount_path[strlen(options->mount_path) - 1] == '/'))
+        return fail_mount(
+            error, WQ_ERROR_INVALID_ARGUMENT,
+            "http options: mount_path must be a path such as /scans, without a final slash");
     if (options->result_type == NULL || options->tasks_path == NULL ||
         options->tasks_path[0] != '/' || options->tasks_path[1] == '\0')
-        return fail(error, WQ_ERROR_INVALID_ARGUMENT,
-                    "http options: result_type must be set, and tasks_path a path such as "
-                    "/api/tasks");
+        return fail_mount(error, WQ_ERROR_INVALID_ARGUMENT,
+                          "http options: result_type must be set, and tasks_path a path such as "
+                          "/api/tasks");
     if (options->path_prefix != NULL &&
         !wq_is_prefix(options->path_prefix, strlen(options->path_prefix)))
-        return fail(
+        return fail_mount(
             error, WQ_ERROR_INVALID_ARGUMENT,
             "http options: path_prefix must be a path such as /queue, without a final slash");
     if (options->stall_timeout_ms == 0 || options->max_body_bytes == 0)
-        return fail(error, WQ_ERROR_INVALID_ARGUMENT,
-                    "http options: stall_timeout_ms and max_body_bytes must not be 0");
+        return fail_mount(error, WQ_ERROR_INVALID_ARGUMENT,
+                          "http options: stall_timeout_ms and max_body_bytes must not be 0");
     wq_http *http = calloc(1, sizeof *http);
     if (http == NULL)
-        return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+        return fail_mount(error, WQ_ERROR_NO_MEMORY, "out of memory");
     http->queue = queue;
     http->options = *options;
     http->limits.max_body_bytes = options->max_body_bytes;
@@ -249,7 +252,7 @@ int wq_http_mount(wq_http **out, h2o_hostconf_t *host, wq_queue *queue,
     if (http->lunkwill == NULL || http->tasks == NULL || http->threads == NULL ||
         http->asks == NULL || http->holders == NULL) {
         wq_http_free(http);
-        return fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+        return fail_mount(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
     add_routes(http, host);
     *out = http;

@@ -45,7 +45,7 @@ struct wq_server {
     struct served {
         wq_queue *queue;
         wq_http *http;
-    } *more; /* besides; n_more of them */
+    } * more; /* besides; n_more of them */
     size_t n_more;
     h2o_globalconf_t config;
     wq_serve_options options; /* its texts are not kept */
@@ -90,7 +90,7 @@ static void each_connection(server_loop *loop, int (*cb)(h2o_req_t *req, void *d
     loop->ctx.globalconf->http1.callbacks.foreach_request(&loop->ctx, cb, NULL);
 }
 
-static void on_stop(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
+static void on_stop_message(h2o_multithread_receiver_t *receiver, h2o_linklist_t *messages)
 {
     server_loop *loop = H2O_STRUCT_FROM_MEMBER(server_loop, receiver, receiver);
     (void)messages;
@@ -196,7 +196,7 @@ static void *loop_main(void *arg)
     const wq_logger logger = {server->options.log, server->options.log_user};
     h2o_evloop_t *evloop = h2o_evloop_create();
     h2o_context_init(&loop->ctx, evloop, &server->config);
-    h2o_multithread_register_receiver(loop->ctx.queue, &loop->receiver, on_stop);
+    h2o_multithread_register_receiver(loop->ctx.queue, &loop->receiver, on_stop_message);
     open_loop(loop);
     pthread_mutex_lock(&server->telling);
     server->n_up++;
