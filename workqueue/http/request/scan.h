@@ -23,10 +23,15 @@ static inline int is_alnum(char c)
     return (lower(c) >= 'a' && lower(c) <= 'z') || is_digit(c);
 }
 
-/* A character of an RFC 9110 token. */
+/* A character of an RFC 9110 token. By a table, as each byte of each head is asked for. */
 static inline int is_token_char(char c)
 {
-    return is_alnum(c) || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL);
+    static const unsigned char is[256] = {
+        ['0' ... '9'] = 1, ['a' ... 'z'] = 1, ['A' ... 'Z'] = 1, ['!'] = 1, ['#'] = 1, ['$'] = 1,
+        ['%'] = 1,         ['&'] = 1,         ['\''] = 1,        ['*'] = 1, ['+'] = 1, ['-'] = 1,
+        ['.'] = 1,         ['^'] = 1,         ['_'] = 1,         ['`'] = 1, ['|'] = 1, ['~'] = 1,
+    };
+    return is[(unsigned char)c];
 }
 
 static inline int is_blank(char c)

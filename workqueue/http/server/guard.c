@@ -241,8 +241,8 @@ static void on_guarded_read(h2o_socket_t *sock, const char *err)
         return;
     }
     g->turn = 0;
-    if (g->state == ANSWERING)
-        wq_timer_clear(g->guards->timers, &g->timer);
+    if (g->state == ANSWERING) /* not cleared: that would cost more */
+        wq_timer_set(g->guards->timers, &g->timer, WQ_NEVER);
     if (call_h2o(g, g->h2o_read, err) == 0)
         cut_behind(g);
 }
