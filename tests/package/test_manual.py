@@ -41,9 +41,10 @@ class ManualTest(unittest.TestCase):
 
     def test_options_of_a_command_and_of_its_page_are_the_same(self):
         for page, command in [("demo-plugin.1.md", [BUILD / "demo-plugin" / "demo-plugin"]),
-                              ("workqueue-packager.1.md", [BUILD / "workqueue-packager"])]:
+                              *((f"workqueue-{name}.1.md", [BUILD / "bin" / "workqueue", name])
+                                for name in ("serve", "packager"))]:
             told = re.findall(r"^  --([\w-]+)", run(*command, "--help").stdout, re.M)
-            written = re.findall(r"^\*\*\\--([\w-]+)\*\*.*\n:", (DOC / page).read_text(), re.M)
+            written = re.findall(r"^\*\*\\?--([\w-]+)\*\*.*\n:", (DOC / page).read_text(), re.M)
             self.assertEqual(sorted(told), sorted(written), page)
 
     def test_pages_are_made_without_a_warning(self):

@@ -15,7 +15,7 @@ import urllib.parse
 from services import free_ports, service
 from harness import BUILD, DEADLINE, Server, wait_for
 
-PACKAGER = BUILD / "workqueue-packager"
+PACKAGER = (BUILD / "bin" / "workqueue", "packager")
 SECRET = "docsets-secret-0123456789"
 BUCKET = "machines"
 
@@ -159,7 +159,7 @@ class Machine:
 class Packager(Machine):
     def __init__(self, folder, name, program, broker, store, *options):
         super().__init__(folder, name, [
-            PACKAGER, "--name", name, "--store", f"s3://{BUCKET}/outputs", "--state", ".",
+            *PACKAGER, "--name", name, "--store", f"s3://{BUCKET}/outputs", "--state", ".",
             "--program", program, "--no-sync", *options], broker, store)
 
 

@@ -265,7 +265,7 @@ class LeaseTest(PackagerTest):
 
         middle = Middle(self, self.ceph.port, change)
         done = subprocess.run(
-            [PACKAGER, "--broker", self.url, "--program", "/bin/true", "--store",
+            [*PACKAGER, "--broker", self.url, "--program", "/bin/true", "--store",
              f"s3://{BUCKET}/{self.tag}", "--state", self.folder / "store", "--s3-endpoint",
              f"http://127.0.0.1:{middle.port}"], capture_output=True, text=True, timeout=SECONDS,
             env={**os.environ, "AWS_ACCESS_KEY_ID": "DOCSETSKEY", "AWS_SECRET_ACCESS_KEY": SECRET})

@@ -1,4 +1,4 @@
-"""test_packager.py - the real workqueue-packager on real brokers, asked by Debian's python3-stomp as
+"""test_packager.py - the real workqueue packager on real brokers, asked by Debian's python3-stomp as
 other people's servers ask: with messages that are only a URL, and with our own form of them."""
 
 import os
@@ -17,7 +17,7 @@ import services
 import stomp
 from harness import BUILD, DEADLINE, PROGRAMS, SLOW, Told, is_running, wait_for
 
-PACKAGER = BUILD / "workqueue-packager"
+PACKAGER = (BUILD / "bin" / "workqueue", "packager")
 SECONDS = 3 * DEADLINE  # a broker that has just been started has more to do than to answer
 PASSWORD, TOKEN, SECRET = "docsets", "tok3nofthetest", "docsets-secret-0123456789"
 
@@ -94,7 +94,7 @@ class Packager:
         for name in ("store", "state"):
             (folder / name).mkdir(exist_ok=True)
         self.log_path = folder / f"log.{len(list(folder.glob('log.*')))}"
-        self.command = [PACKAGER, "--program", program, "--store", self.store, "--state",
+        self.command = [*PACKAGER, "--program", program, "--store", self.store, "--state",
                         folder / "state", "--no-sync", "--grace-ms", 1000]
         for name, value in options.items():
             self.command += ["--" + name.replace("_", "-"), value]
@@ -652,7 +652,7 @@ class StoreTest(PackagerTest):
 
 class CommandTest(unittest.TestCase):
     def run_with(self, *arguments, code=2, **environment):
-        done = subprocess.run([PACKAGER, *map(str, arguments)], text=True, timeout=SECONDS,
+        done = subprocess.run([*PACKAGER, *map(str, arguments)], text=True, timeout=SECONDS,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=self.folder,
                               env={**os.environ, **environment})
         self.assertEqual(done.returncode, code, done)
@@ -673,7 +673,7 @@ class CommandTest(unittest.TestCase):
         for option in ("--broker URL", "--store", "--program", "--state", "--ack-after-ms"):
             self.assertIn(option, said)
         self.assertTrue(all(len(line) <= 130 for line in said.split("\n")), said)
-        self.assertIn("workqueue-packager", self.run_with("--version", code=0).stdout)
+        self.assertIn("workqueue packager", self.run_with("--version", code=0).stdout)
 
     def test_what_is_wrong_is_said_in_one_sentence(self):
         broker = ("--broker", "stomp://u:s3cret@127.0.0.1:1")
@@ -685,13 +685,26 @@ class CommandTest(unittest.TestCase):
         self.assert_refused(*good, "--workers", "0", words="from 1 to 1024")
         self.assert_refused(*good, "--workers", words="needs a value")
         self.assert_refused(*good, "more", words="'more'")
-        self.assert_refused(*good, "--state", self.folder / "none", words="none")
+        self.assert_refused(*good, "--state", "/proc/none", words="none")
+        self.assert_refused(*broker, "--store", self.folder, "--program", "a=/bin/true", words="without a NAME")
         self.assert_refused(*good, "--name", "x" * 200, words="name")
         self.assert_refused(*good, "--broker", "http://u:s3cret@h", words="broker")
-        self.assert_refused(*broker, "--store", self.folder / "none", "--program", "/bin/true",
+        self.assert_refused(*broker, "--store", "/proc/none", "--program", "/bin/true",
                             words="none")
         self.assert_refused(*broker, "--store", self.folder, "--program", "/none", words="/none")
         self.assert_refused(*broker, "--store", "s3://", "--program", "/bin/true", words="S3")
         file = self.folder / "file"
         file.write_text("")
         self.assert_refused(*good, "--state", file, words="file")
+
+    def test_a_file_of_options(self):
+        file = self.folder / "conf"
+        lines = f"broker = stomp://u:s3cret@127.0.0.1:1\nstore = {self.folder}\n"
+        for more, words in (("", "--program is missing"), ("program = /none\n", "/none"),
+                            ("program = /bin/true\nworkers = 0\n", "from 1 to 1024"),
+                            ("alive-ms = soon\n", "alive-ms"), ("listen = :80\n", "listen"),
+                            ("[one]\nprogram = /bin/true\n", "without a NAME")):
+            file.write_text(lines + more)
+            self.assert_refused("--config", file, words=words)
+        file.write_text(lines + "program = /none\n")
+        self.assert_refused("--config", file, "--program", "/none/other", words="/none/other")

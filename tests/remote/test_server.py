@@ -235,7 +235,7 @@ class Cases:
         names = [f"--{name.replace('_', '-')}={value}" for name, value in self.names.items()]
         with open(self.folder / "far.log", "wb") as log:
             packager = subprocess.Popen(
-                [BUILD / "workqueue-packager", "--broker", both, "--program", program, "--store", far,
+                [BUILD / "bin" / "workqueue", "packager", "--broker", both, "--program", program, "--store", far,
                  "--state", self.folder, "--workers", "2", *names], stdout=subprocess.PIPE, stderr=log)
         self.addCleanup(packager.stdout.close)
         self.addCleanup(packager.wait)
@@ -472,7 +472,7 @@ class MachinesTest(RemoteTest):
         """One of our packagers."""
         state = self.folder / f"state.{uuid.uuid4().hex}"
         state.mkdir()
-        command = [BUILD / "workqueue-packager", "--broker", self.url, "--state", state, "--program",
+        command = [BUILD / "bin" / "workqueue", "packager", "--broker", self.url, "--state", state, "--program",
                    program or self.told_program, "--no-sync"]
         for name, value in {**self.names, **self.remote, **options}.items():
             command += ["--" + name.replace("_", "-"), str(value)]

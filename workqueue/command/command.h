@@ -19,7 +19,7 @@ int packager_main(int argc, char **argv);
 
 /* Their options, for completion. */
 extern const option_set run_set, serve_set, start_set, watch_set, cancel_set, jobs_set, outputs_set,
-    delete_set;
+    delete_set, packager_set;
 
 /* ---- host.c: what each process of ours does around the library --------------------------------
  */

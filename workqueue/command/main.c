@@ -15,7 +15,7 @@ static const struct subcommand {
      "runs a program by its contract, without a server, and says what it does wrong"},
     {"serve", serve_main, &serve_set, "Serve programs",
      "starts a server: people start a run in a browser or by HTTP, and watch it to the end"},
-    {"packager", packager_main, NULL, "Serve programs",
+    {"packager", packager_main, &packager_set, "Serve programs",
      "takes the jobs of servers on other machines from a broker, and runs them here"},
     {"start", start_main, &start_set, "Ask a server", "starts a job, and shows its progress"},
     {"watch", watch_main, &watch_set, "Ask a server", "shows the progress of a job"},

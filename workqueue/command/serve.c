@@ -10,9 +10,9 @@
 #include "workqueue/command/pages.h"
 
 static const option_group *const serve_groups[] = {
-    &program_group, &listen_group, &page_group, &queue_group,  &limit_group,
-    &given_group,   &output_group, &http_group, &broker_group, &s3_group,
-    &log_group,     &about_group,  NULL};
+    &program_group, &listen_group, &page_group,  &queue_group,  &limit_group,
+    &given_group,   &output_group, &http_group,  &broker_group, &sending_group,
+    &store_group,   &log_group,    &about_group, NULL};
 
 const option_set serve_set = {
     .command = "workqueue serve",

@@ -14,7 +14,8 @@
 
 static void program_init(program_settings *p)
 {
-    *p = (program_settings){.name = "", .fields = "server,set,token", .result_name = "{set}"};
+    *p = (program_settings){
+        .name = "", .folder = "outputs", .fields = "server,set,token", .result_name = "{set}"};
     p->label[0] = "Server";
     p->label[1] = "Document set";
     p->label[2] = "API token";
@@ -263,8 +264,10 @@ int settings_read_config(settings *s, const option_set *set, int argc, char **ar
 
 /* ---- defaults -------------------------------------------------------------------------------- */
 
+/* 0: it is a folder, and ours to write to; else -1 with errno. */
 static int make_folders(const char *path)
 {
+    struct stat st;
     char *copy = strdup(path);
     int r = copy == NULL ? -1 : 0;
     for (char *slash = copy; r == 0 && slash != NULL;) {
@@ -277,7 +280,9 @@ static int make_folders(const char *path)
             *slash = '/';
     }
     free(copy);
-    return r;
+    if (r == 0 && stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
+        errno = ENOTDIR, r = -1;
+    return r == 0 ? access(path, W_OK | X_OK) : r;
 }
 
 /* FNV-1a: tells programs of the same name in different folders apart. */
@@ -317,7 +322,7 @@ static int choose_storage(settings *s, const option_set *set, program_settings *
     if (p->queue.storage_dir == NULL) {
         if ((state = state_folder(p)) == NULL)
             return options_wrong(set, "there is no $HOME for outputs, give a folder by --storage");
-        n = asprintf(&p->storage_dir, "%s/outputs", state);
+        n = asprintf(&p->storage_dir, "%s/%s", state, p->folder);
         free(state);
     } else if (s->n_programs > 1 && p->queue.storage_dir == s->all.queue.storage_dir) {
         n = asprintf(&p->storage_dir, "%s/%s", p->queue.storage_dir, p->name);
@@ -330,8 +335,8 @@ static int choose_storage(settings *s, const option_set *set, program_settings *
     }
     p->queue.storage_dir = p->storage_dir;
     if (make_folders(p->storage_dir) != 0)
-        return options_wrong(set, "cannot make the folder %s (%s), give another by --storage",
-                             p->storage_dir, strerror(errno));
+        return options_wrong(set, "cannot use the folder %s for outputs: %s", p->storage_dir,
+                             strerror(errno));
     return COMMAND_GO_ON;
 }
 
@@ -349,8 +354,8 @@ static int choose_store(const settings *s, const option_set *set, program_settin
     if (strncmp(p->store_path, "s3://", 5) == 0)
         p->s3.url = p->store_path;
     else if (make_folders(p->store_path) != 0)
-        return options_wrong(set, "cannot make the folder %s (%s), give another by --store",
-                             p->store_path, strerror(errno));
+        return options_wrong(set, "cannot use the folder %s for outputs: %s", p->store_path,
+                             strerror(errno));
     return COMMAND_GO_ON;
 }
 

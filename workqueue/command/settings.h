@@ -17,6 +17,7 @@ typedef struct program_settings {
     wq_s3_options s3;          /* url NULL: outputs are in the storage folder */
     const char *store;         /* as given; NULL: it was not */
     char *store_path;          /* owned; the same, for this program alone; NULL: there is none */
+    const char *folder;        /* in the state folder, for outputs */
     const char *journal;       /* a file; "none"; NULL: beside the storage */
     text_list environment;     /* what queue.environment points to, if some was given */
     text_list allow;           /* what http.allow_servers points to */
@@ -64,6 +65,7 @@ int settings_finish(settings *s, const option_set *set);
 
 /* The tables; see tables.c. */
 extern const option_group program_group, listen_group, queue_group, limit_group, given_group,
-    output_group, http_group, page_group, broker_group, s3_group, log_group, about_group;
+    output_group, http_group, page_group, broker_group, sending_group, store_group, log_group,
+    about_group;
 
 #endif

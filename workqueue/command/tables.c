@@ -3,7 +3,8 @@
 
 #include "workqueue/command/settings.h"
 
-#define GROUP(name, title, rows) const option_group name = {title, rows, sizeof rows / sizeof *rows}
+#define GROUP(name, title, rows)                                                                   \
+    const option_group name = {title, (rows), sizeof(rows) / sizeof *(rows)}
 #define OWN(member) 1, offsetof(program_settings, member)
 #define ALL(member) 0, offsetof(settings, member)
 
@@ -99,15 +100,10 @@ static const option_row output_rows[] = {
     {"journal", "FILE", OPTION_TEXT, OWN(journal), 0, 0,
      "This file keeps accepted jobs over a stop or a crash (beside the storage); none: they are "
      "lost."},
-    {"store", "DIR|s3://BUCKET/PREFIX", OPTION_TEXT, OWN(store), 0, 0,
-     "Outputs are in this folder, which any number of servers and packagers may share, or in this S3 "
-     "store; the storage folder only holds copies then."},
     {"retain-age-s", "N", OPTION_UNSIGNED, OWN(queue.retain_age_s), 0, UINT32_MAX,
      "Outputs that were not used for so long are removed (0: never)."},
     {"retain-bytes", "N", OPTION_BYTES, OWN(queue.retain_bytes), 0, UINT64_MAX,
      "The least recently used are removed while all together have more bytes (0: never)."},
-    {"no-sync", NULL, OPTION_OFF, OWN(queue.sync), 0, 0,
-     "Success does not wait for the disk: a loss of power may lose an output that was told."},
 };
 GROUP(output_group, "Outputs", output_rows);
 
@@ -166,13 +162,27 @@ static const option_row page_rows[] = {
 GROUP(page_group, "Pages", page_rows);
 
 static const option_row broker_rows[] = {
-    {"broker", "URL[,URL]", OPTION_TEXT, OWN(stomp.urls), 0, 0,
-     "Jobs go to packagers over stomp[s]://user:password@host:port (WORKQUEUE_BROKER, which ps "
-     "does not show)."},
+    {"broker", "URL[,URL][;URL]", OPTION_TEXT, OWN(stomp.urls), 0, 0,
+     "Jobs go from servers to packagers over stomp[s]://user:password@host:port; spares of a broker "
+     "follow behind commas, further ones, which share the jobs, behind semicolons "
+     "(WORKQUEUE_BROKER, which ps does not show)."},
     {"broker-ca", "FILE", OPTION_TEXT, OWN(stomp.ca_file), 0, 0,
      "This file says who may sign for stomps brokers (the system's)."},
     {"broker-heartbeat-ms", "N", OPTION_UNSIGNED, OWN(stomp.heartbeat_ms), 0, 3600000,
      "We and the broker show so often that we are there (10000)."},
+    {"broker-cert", "FILE", OPTION_TEXT, OWN(stomp.cert_file), 0, 0,
+     "Our certificate for stomps brokers that ask for one."},
+    {"broker-key", "FILE", OPTION_TEXT, OWN(stomp.key_file), 0, 0, "Its key (in the same file)."},
+    {"queue-package", "DEST", OPTION_TEXT, OWN(stomp.queue_package), 0, 0,
+     "Jobs go to this queue (/queue/docsets%2Fpackage)."},
+    {"queue-reply", "DEST", OPTION_TEXT, OWN(stomp.queue_reply), 0, 0,
+     "Their answers come by this one (/queue/package%2F{id})."},
+    {"queue-delete", "DEST", OPTION_TEXT, OWN(stomp.queue_delete), 0, 0,
+     "Deletions are told to this one (/queue/docsets%2Fdelete)."},
+};
+GROUP(broker_group, "Broker", broker_rows);
+
+static const option_row sending_rows[] = {
     {"broker-jobs", "N", OPTION_SIZE, OWN(stomp.max_in_flight), 1, 100000,
      "So many jobs are at the broker at the same time (1000)."},
     {"reply-expires-ms", "N", OPTION_UNSIGNED, OWN(stomp.reply_expires_ms), 1000, INT32_MAX,
@@ -187,33 +197,32 @@ static const option_row broker_rows[] = {
      "One whose packager, not ours, is silent is sent again after so long (60000)."},
     {"cancel-wait-ms", "N", OPTION_UNSIGNED, OWN(stomp.cancel_wait_ms), 0, INT32_MAX,
      "A packager has so long to say that a job is cancelled (10000)."},
-    {"queue-package", "DEST", OPTION_TEXT, OWN(stomp.queue_package), 0, 0,
-     "Jobs go to this queue (/queue/docsets%2Fpackage)."},
-    {"queue-reply", "DEST", OPTION_TEXT, OWN(stomp.queue_reply), 0, 0,
-     "Their answers come by this one (/queue/package%2F{id})."},
-    {"queue-delete", "DEST", OPTION_TEXT, OWN(stomp.queue_delete), 0, 0,
-     "Deletions are told to this one (/queue/docsets%2Fdelete)."},
     {"plain-request", "URL", OPTION_TEXT, OWN(stomp.plain_request), 0, 0,
      "Each job is sent as this URL and nothing else, for packagers of others; see workqueue-deploy(7)."},
-    {"broker-cert", "FILE", OPTION_TEXT, OWN(stomp.cert_file), 0, 0,
-     "Our certificate for stomps brokers that ask for one."},
-    {"broker-key", "FILE", OPTION_TEXT, OWN(stomp.key_file), 0, 0, "Its key (in the same file)."},
 };
-GROUP(broker_group, "Packagers on other machines, by a STOMP broker", broker_rows);
+GROUP(sending_group, "Jobs at the broker", sending_rows);
 
-static const option_row s3_rows[] = {
+static const option_row store_rows[] = {
+    {"store", "DIR|s3://BUCKET/PREFIX", OPTION_TEXT, OWN(store), 0, 0,
+     "Outputs are in this folder, which any number of servers and packagers may share, or in this S3 "
+     "store; on this machine there are only copies then."},
+    {"no-sync", NULL, OPTION_OFF, OWN(queue.sync), 0, 0,
+     "Success does not wait for the disk: a loss of power may lose an output that was told."},
     {"s3-endpoint", "URL", OPTION_TEXT, OWN(s3.endpoint), 0, 0,
      "The store is at this address (AWS_ENDPOINT_URL)."},
     {"s3-region", "NAME", OPTION_TEXT, OWN(s3.region), 0, 0,
      "It is in this region (AWS_REGION, us-east-1)."},
+    {"s3-credentials", "FILE", OPTION_TEXT, OWN(s3.credentials_file), 0, 0,
+     "The file has lines AWS_ACCESS_KEY_ID=... and so on, and is read again when they are refused "
+     "(the environment has these)."},
     {"s3-ca", "FILE", OPTION_TEXT, OWN(s3.ca_file), 0, 0,
      "This file says who may sign for it (AWS_CA_BUNDLE)."},
     {"s3-virtual-host", NULL, OPTION_OFF, OWN(s3.path_style), 0, 0,
      "The bucket is in the host's name, not in the path."},
     {"s3-public", "URL", OPTION_TEXT, OWN(s3.public_base), 0, 0,
-     "Clients are sent here for outputs, and not served by us."},
+     "Clients fetch outputs from here: a server sends them there, a packager tells it."},
 };
-GROUP(s3_group, "S3 store", s3_rows);
+GROUP(store_group, "Store", store_rows);
 
 static const option_row log_rows[] = {
     {"log-level", "LEVEL", OPTION_CALL, 0, 0, 0, 0,

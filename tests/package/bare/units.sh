@@ -118,11 +118,15 @@ check 'no connection is refused by a restart' test ! -s /tmp/refused
 systemctl stop workqueue@hello.socket workqueue@hello
 
 # ---- the packager, as far as it goes without a broker -----------------------------------------------------
-cat >/etc/workqueue/far.packager <<'END'
-OPTIONS=--store s3://bucket/far --s3-endpoint http://127.0.0.1:9 --program /usr/local/bin/hello
+cat >/etc/workqueue/far.packager.conf <<'END'
+broker = stomp://user:password@127.0.0.1:9
+store = s3://bucket/far
+s3-endpoint = http://127.0.0.1:9
+program = /usr/local/bin/hello
+END
+cat >/etc/workqueue/far.packager.env <<'END'
 AWS_ACCESS_KEY_ID=key
 AWS_SECRET_ACCESS_KEY=anothersecret
-WORKQUEUE_BROKER=stomp://user:password@127.0.0.1:9
 END
 systemctl start workqueue-packager@far
 check 'a packager looks for its broker' sh -c \
