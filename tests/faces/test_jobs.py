@@ -130,6 +130,66 @@ class OperatorTest(JobTest):
         self.assert_problem(server.ask("DELETE", "/jobs?state=queued"), 401)
         self.assert_problem(self.serve(storage=self.folder / "other").ask("GET", "/jobs"), 403)
 
+    def test_the_operators_paths_answer_no_other_origin(self):
+        """Neither a page's question beforehand, nor the request itself, whatever comes of it."""
+        server = self.operated()
+        job, page = self.told("set"), {"Origin": "https://elsewhere.example"}
+        stream = server.generate("set")
+        stream.record()
+        one = "/jobs/" + stream.head.get("x-workqueue-job")
+        operators = [("GET", "/jobs"), ("DELETE", "/jobs"), ("POST", one), ("GET", "/outputs"),
+                     ("DELETE", "/outputs"), ("DELETE", "/outputs/" + "0" * 64), ("DELETE", "/output"),
+                     ("GET", "/metrics")]
+        for method, path in operators:
+            for secret in ({}, {"Authorization": "Bearer wrong"}, self.SECRET):
+                with self.subTest(method + path, secret=secret):
+                    head, _ = server.ask(method, path, {**page, **secret})
+                    self.assertIsNone(head.get("access-control-allow-origin"))
+                    self.assertEqual(head.get("cross-origin-resource-policy"), "same-origin")
+        for method, path in [*operators, ("GET", "/stats")]:
+            with self.subTest("OPTIONS" + method + path):
+                head, _ = server.ask("OPTIONS", path, {
+                    **page, "Access-Control-Request-Method": method,
+                    "Access-Control-Request-Headers": "authorization"})
+                self.assertEqual(head.status, 204)
+                for name, _ in head.headers:
+                    self.assertNotRegex(name, "^access-control")
+        head, _ = server.ask("GET", "/stats", {**page, **self.SECRET})
+        self.assertIsNone(head.get("access-control-allow-origin"))
+        everybodys = [("POST", "/jobs"), ("GET", one), ("GET", one + "/log"), ("DELETE", one),
+                      ("GET", "/stats"), ("GET", "/health")]
+        for method, path in everybodys:
+            with self.subTest(method + path):
+                head, _ = server.ask(method, path, page)
+                self.assertEqual(head.get("access-control-allow-origin"), "*")
+        del job
+
+    def test_the_operator_by_basic(self):
+        """For curl --user operator:SECRET."""
+        server = self.operated()
+        secret = self.SECRET["Authorization"].partition(" ")[2]
+        for user, password, status in (("operator", secret, 200), ("operator", secret + "x", 401),
+                                       ("operator", secret[:-1], 401), ("root", secret, 401),
+                                       (secret, secret, 401), ("operator", "", 401)):
+            with self.subTest(user + password):
+                head, _ = server.ask("GET", "/jobs", {"Authorization": basic(user, password)})
+                self.assertEqual(head.status, status)
+
+    def test_m3_links_below_a_prefix(self):
+        """In a job's record, its events and the list, as in every Location."""
+        server = self.operated(path_prefix="/queue",
+                               trust_forwarded_prefix=True)
+        self.told("set").succeed("x")
+        client = server.generate("set")
+        one = "/jobs/" + client.read_head().get("x-workqueue-job")
+        client.last()
+        for headers, prefix in (({}, "/queue"), ({"X-Forwarded-Prefix": "/other/"}, "/other")):
+            href = f'"href": "{prefix}/work/{one[6:]}"'
+            for path, more in ((one, {}), (one, {"Accept": "text/event-stream"}), ("/jobs", self.SECRET)):
+                with self.subTest(path, **headers, **more):
+                    head, body = server.ask("GET", path, {**headers, **more})
+                    self.assertIn(href, body.decode())
+
     def test_pages_have_each_job_once(self):
         server = self.operated(self.script("sleep 60"), workers=2)
         ids = {self.create(server, str(i))[1]["id"] for i in range(25)}

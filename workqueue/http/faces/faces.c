@@ -13,7 +13,7 @@ int wq_is_method(h2o_req_t *req, const char *method)
     return h2o_memis(req->method.base, req->method.len, method, strlen(method));
 }
 
-static h2o_iovec_t prefix_of(wq_http *http, h2o_req_t *req)
+h2o_iovec_t wq_prefix(wq_http *http, h2o_req_t *req)
 {
     const char *own = http->options.path_prefix;
     h2o_iovec_t given = http->options.trust_forwarded_prefix
@@ -29,7 +29,7 @@ static h2o_iovec_t prefix_of(wq_http *http, h2o_req_t *req)
 char *wq_link(wq_http *http, h2o_req_t *req, const char *format, ...)
 {
     enum { PATH_BYTES = 128 }; /* of a path of ours */
-    h2o_iovec_t prefix = prefix_of(http, req);
+    h2o_iovec_t prefix = wq_prefix(http, req);
     const size_t mount = http->mount_len;
     char *link = h2o_mem_alloc_pool(&req->pool, prefix.len + mount + PATH_BYTES);
     va_list args;

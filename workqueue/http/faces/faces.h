@@ -78,6 +78,9 @@ int wq_is_operator(wq_http *http, h2o_req_t *req);
 char *wq_link(wq_http *http, h2o_req_t *req, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* That prefix by itself; it lives as long as the request, or for ever. */
+h2o_iovec_t wq_prefix(wq_http *http, h2o_req_t *req);
+
 /* Is it this method? */
 int wq_is_method(h2o_req_t *req, const char *method);
 

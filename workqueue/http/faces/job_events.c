@@ -15,6 +15,7 @@
 
 #include "workqueue/http/faces/elsewhere.h"
 #include "workqueue/http/faces/job_list.h"
+#include "workqueue/http/faces/faces.h"
 #include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/hold/held.h"
 #include "workqueue/http/hold/work.h"
@@ -156,9 +157,10 @@ static int send_changed(job_stream *s)
     size_t n = take_noted(s, jobs, JOBS_PER_SEND, &overflowed);
     if (n == 0 && !overflowed)
         return 0;
+    const h2o_iovec_t prefix = wq_prefix(s->held.http, s->held.req);
     FILE *out = open_memstream(&s->text, &size);
     for (size_t i = 0; i < n; i++) {
-        h2o_iovec_t record = wq_job_record_now(s->held.http, jobs[i]);
+        h2o_iovec_t record = wq_job_record_now(s->held.http, prefix, jobs[i]);
         if (out != NULL)
             fprintf(out, "data: %.*s\n\n", (int)record.len, record.base);
         h2o_mem_release_shared(record.base);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "workqueue/http/faces/elsewhere.h"
+#include "workqueue/http/faces/faces.h"
 #include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/faces/off_loop.h"
 #include "workqueue/http/request/problem.h"
@@ -17,7 +18,8 @@ enum {
     MOST_JOBS = 1000,
     SERVER_BYTES = 2049,
     SET_BYTES = 257,
-    AFTER_BYTES = 257
+    AFTER_BYTES = 257,
+    PREFIX_BYTES = 257
 };
 
 typedef struct list_ask {
@@ -25,6 +27,7 @@ typedef struct list_ask {
     size_t limit;
     int has_server, has_set, has_after;
     char server[SERVER_BYTES], set[SET_BYTES], after[AFTER_BYTES];
+    char prefix[PREFIX_BYTES]; /* of links */
 } list_ask;
 
 /* ---- reading the question -------------------------------------------------------------------- */
@@ -96,9 +99,10 @@ static int is_wanted(const list_ask *ask, const wq_far_job *job)
            (!ask->has_after || strcmp(job->id, ask->after) > 0);
 }
 
-static void write_near(wq_http *http, FILE *out, wq_job *job)
+static void write_near(wq_http *http, const list_ask *ask, FILE *out, wq_job *job)
 {
-    h2o_iovec_t record = wq_job_record_now(http, job);
+    const h2o_iovec_t prefix = h2o_iovec_init(ask->prefix, strlen(ask->prefix));
+    h2o_iovec_t record = wq_job_record_now(http, prefix, job);
     fprintf(out, "%.*s", (int)record.len, record.base);
     h2o_mem_release_shared(record.base);
 }
@@ -118,7 +122,7 @@ static void write_list(wq_http *http, const list_ask *ask, FILE *out, wq_job *co
         fputs(n > 0 ? ",\n" : "\n", out);
         if (j == far->n || (i < n_near && strcmp(wq_job_id(near[i]), far->jobs[j].id) <= 0)) {
             last = wq_job_id(near[i]);
-            write_near(http, out, near[i++]);
+            write_near(http, ask, out, near[i++]);
         } else {
             last = far->jobs[j].id;
             wq_far_job_write(out, &far->jobs[j++], far->seen_at_ms);
@@ -156,9 +160,11 @@ static int make_list(wq_http *http, const void *asked, FILE *out)
 int wq_answer_job_list(wq_http *http, h2o_req_t *req)
 {
     list_ask ask;
-    return read_list_ask(req, &ask) != 0
-               ? 0
-               : wq_answer_off_loop(http, req, make_list, &ask, sizeof ask);
+    const h2o_iovec_t prefix = wq_prefix(http, req);
+    if (read_list_ask(req, &ask) != 0)
+        return 0;
+    snprintf(ask.prefix, sizeof ask.prefix, "%.*s", (int)prefix.len, prefix.base);
+    return wq_answer_off_loop(http, req, make_list, &ask, sizeof ask);
 }
 
 /* ---- cancelling ------------------------------------------------------------------------------ */

@@ -75,30 +75,35 @@ static char *put_items(char *at, const wq_snapshot *s)
                         (unsigned long long)s->items_done, (unsigned long long)s->items_total);
 }
 
+static char *put_href(char *at, const wq_http *http, h2o_iovec_t prefix, wq_job *job)
+{
+    return at + sprintf(at, ", \"href\": \"%.*s%s/work/%s\"}", (int)prefix.len, prefix.base,
+                        http->options.mount_path ? http->options.mount_path : "", wq_job_id(job));
+}
+
 /* Its size is told where that asks nobody across a network. */
-static char *put_output(char *at, wq_http *http, wq_job *job, const wq_snapshot *s)
+static char *put_output(char *at, wq_http *http, h2o_iovec_t prefix, wq_job *job,
+                        const wq_snapshot *s)
 {
     wq_output output;
-    const char *mount = http->options.mount_path ? http->options.mount_path : "";
     at += sprintf(at, ", \"output\": ");
     if (s->state != WQ_STATE_SUCCEEDED)
         return at + sprintf(at, "null");
     if (wq_outputs_block(http->queue))
-        return at +
-               sprintf(at, "{\"bytes\": null, \"href\": \"%s/work/%s\"}", mount, wq_job_id(job));
+        return put_href(at + sprintf(at, "{\"bytes\": null"), http, prefix, job);
     if (wq_job_output(job, &output, NULL) != WQ_OK)
         return at + sprintf(at, "null"); /* deleted since */
     if (output.fd >= 0)
         close(output.fd);
-    return at + sprintf(at, "{\"bytes\": %llu, \"href\": \"%s/work/%s\"}",
-                        (unsigned long long)output.size_bytes, mount, wq_job_id(job));
+    at += sprintf(at, "{\"bytes\": %llu", (unsigned long long)output.size_bytes);
+    return put_href(at, http, prefix, job);
 }
 
-h2o_iovec_t wq_job_record(wq_http *http, wq_job *job, const wq_snapshot *s)
+h2o_iovec_t wq_job_record(wq_http *http, h2o_iovec_t prefix, wq_job *job, const wq_snapshot *s)
 {
     const wq_params *params = wq_job_params(job);
     size_t texts = length_of(params->server) + length_of(params->document_set_id) +
-                   length_of(s->message) + length_of(s->error) + http->mount_len;
+                   length_of(s->message) + length_of(s->error) + http->mount_len + prefix.len;
     char *text = h2o_mem_alloc_shared(NULL, FIXED_BYTES + ESCAPED * texts, NULL), *at = text;
     /* Here it is what the program has reached, also after a failure. */
     double fraction = s->state == WQ_STATE_SUCCEEDED ? 1 : s->reached;
@@ -123,16 +128,16 @@ h2o_iovec_t wq_job_record(wq_http *http, wq_job *job, const wq_snapshot *s)
     at += s->memory_bytes > 0 ? sprintf(at, "%llu", (unsigned long long)s->memory_bytes)
                               : sprintf(at, "null");
     at += sprintf(at, ", \"attempt\": %u", s->attempt);
-    at = put_output(at, http, job, s);
+    at = put_output(at, http, prefix, job, s);
     at += sprintf(at, "}");
     return h2o_iovec_init(text, (size_t)(at - text));
 }
 
-h2o_iovec_t wq_job_record_now(wq_http *http, wq_job *job)
+h2o_iovec_t wq_job_record_now(wq_http *http, h2o_iovec_t prefix, wq_job *job)
 {
     wq_snapshot now;
     wq_job_snapshot(job, &now);
-    h2o_iovec_t record = wq_job_record(http, job, &now);
+    h2o_iovec_t record = wq_job_record(http, prefix, job, &now);
     wq_snapshot_clear(&now);
     return record;
 }
@@ -151,6 +156,6 @@ void wq_write_text(FILE *out, const char *name, const char *text)
 
 void wq_write_time(FILE *out, const char *name, int64_t ms)
 {
-    char text[128];
+    char text[128] = "";
     (void)fwrite(text, 1, (size_t)(put_time(text, name, ms) - text), out);
 }

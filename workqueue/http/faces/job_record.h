@@ -7,12 +7,13 @@
 
 #include "workqueue/http/http.h"
 
-/* The job as `snapshot` has it, in memory of libh2o's that is counted (h2o_mem_release_shared()).
- */
-h2o_iovec_t wq_job_record(wq_http *http, wq_job *job, const wq_snapshot *snapshot);
+/* The job as `snapshot` has it, in memory of libh2o's that is counted (h2o_mem_release_shared()); its
+ * links begin with `prefix`, which is wq_prefix() of who reads it. */
+h2o_iovec_t wq_job_record(wq_http *http, h2o_iovec_t prefix, wq_job *job,
+                          const wq_snapshot *snapshot);
 
 /* The same, as it is now. */
-h2o_iovec_t wq_job_record_now(wq_http *http, wq_job *job);
+h2o_iovec_t wq_job_record_now(wq_http *http, h2o_iovec_t prefix, wq_job *job);
 
 /* Writes `, "name": "text"`, or null if the text is empty; of a time in RFC 3339, null if it is 0.
  */

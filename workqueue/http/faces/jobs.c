@@ -22,7 +22,7 @@ static int send_record(h2o_req_t *req, int status, h2o_iovec_t record)
 /* Takes over the reference to `job`. */
 static int answer_job(wq_http *http, h2o_req_t *req, int status, wq_job *job)
 {
-    h2o_iovec_t record = wq_job_record_now(http, job);
+    h2o_iovec_t record = wq_job_record_now(http, wq_prefix(http, req), job);
     wq_job_unref(job);
     return send_record(req, status, record);
 }
@@ -123,11 +123,23 @@ static int answer_list(wq_http *http, h2o_req_t *req)
     return wants_job_events(req) ? wq_answer_job_events(http, req) : wq_answer_job_list(http, req);
 }
 
+/* Also of the request that a browser asks about by a preflight. */
+static int is_for_operator(h2o_req_t *req, int is_list)
+{
+    h2o_iovec_t method = req->method;
+    if (wq_is_method(req, "OPTIONS"))
+        method = wq_request_header(req, "access-control-request-method");
+    const int is_post = h2o_memis(method.base, method.len, H2O_STRLIT("POST"));
+    return method.len > 0 && is_list != is_post;
+}
+
 int wq_face_jobs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
     const wq_http_options *options = &http->options;
     int is_list = rest.len == 0;
     h2o_set_header(&req->pool, &req->res.headers, H2O_TOKEN_VARY, H2O_STRLIT("Accept"), 1);
+    if (is_for_operator(req, is_list))
+        wq_own_origin_only(req);
     if (options->page != NULL && options->page(options->page_user, req) == 0)
         return 0;
     if (wq_method(req, "GET, HEAD, POST, DELETE, OPTIONS"))

@@ -140,6 +140,7 @@ int wq_face_metrics(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     wq_stats stats;
     page p = {0};
     (void)rest;
+    wq_own_origin_only(req);
     if (wq_method(req, "GET, HEAD, OPTIONS"))
         return 0;
     p.text = h2o_mem_alloc_pool(&req->pool, PAGE_BYTES);
@@ -211,6 +212,26 @@ static h2o_iovec_t bearer(h2o_req_t *req)
     return value;
 }
 
+/* The password of "Basic BASE64" for the user operator, as of curl --user, in the request's pool. */
+static h2o_iovec_t basic_password(h2o_req_t *req)
+{
+    static const char scheme[] = "basic ", user[] = "operator:";
+    enum { MOST = 2048 };
+    const size_t n = sizeof scheme - 1, n_user = sizeof user - 1;
+    h2o_iovec_t value = wq_request_header(req, "authorization");
+    if (value.len <= n || value.len > MOST || !h2o_lcstris(value.base, n, scheme, n))
+        return h2o_iovec_init(NULL, 0);
+    unsigned char *text = h2o_mem_alloc_pool(&req->pool, MOST);
+    const int decoded =
+        EVP_DecodeBlock(text, (unsigned char *)value.base + n, (int)(value.len - n));
+    size_t len = decoded > 0 ? (size_t)decoded : 0; /* what fills it up is counted */
+    for (const char *end = value.base + value.len; len > 0 && *--end == '=';)
+        len--;
+    if (len <= n_user || memcmp(text, user, n_user) != 0)
+        return h2o_iovec_init(NULL, 0);
+    return h2o_iovec_init((char *)text + n_user, len - n_user);
+}
+
 /* By their hashes, so that the time it takes tells nothing of where, or in what length, they
  * differ. */
 static int is_secret(const char *secret, h2o_iovec_t given)
@@ -225,6 +246,7 @@ static int is_secret(const char *secret, h2o_iovec_t given)
 int wq_is_operator(wq_http *http, h2o_req_t *req)
 {
     const char *secret = http->options.operator_secret;
+    wq_own_origin_only(req);
     if (secret == NULL || *secret == '\0') {
         wq_problem(req, 403,
                    "Outputs cannot be deleted here, nor jobs listed, for no operator's secret is "
@@ -233,6 +255,8 @@ int wq_is_operator(wq_http *http, h2o_req_t *req)
         return 0;
     }
     h2o_iovec_t given = bearer(req);
+    if (given.len == 0)
+        given = basic_password(req);
     if (given.len > 0 && is_secret(secret, given))
         return 1;
     h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_WWW_AUTHENTICATE, NULL,
@@ -369,6 +393,7 @@ int wq_face_output(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     wq_fields fields;
     wq_error error;
     (void)rest;
+    wq_own_origin_only(req);
     if (wq_method(req, "DELETE, OPTIONS") || !wq_is_operator(http, req) ||
         wq_request_fields(&http->limits, req, &fields) != 0)
         return 0;

@@ -123,6 +123,7 @@ static int is_key(h2o_iovec_t text)
 int wq_face_outputs(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
     outputs_ask ask;
+    wq_own_origin_only(req);
     if (wq_method(req, rest.len == 0 ? "GET, HEAD, DELETE, OPTIONS" : "DELETE, OPTIONS") ||
         !wq_is_operator(http, req) || read_outputs_ask(req, &ask) != 0)
         return 0;

@@ -81,6 +81,8 @@ int wq_face_stats(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     char text[64];
     wq_stats s;
     (void)rest;
+    if (!wq_is_method(req, "GET") || wq_request_header(req, "authorization").len > 0)
+        wq_own_origin_only(req);
     if (wq_method(req, "GET, HEAD, OPTIONS"))
         return 0;
     if (wq_request_header(req, "authorization").len > 0)

@@ -114,7 +114,8 @@ static void take_record(stream *s)
 {
     wq_loop_job *job = s->held.job;
     if (s->format->is_resource) {
-        s->record = wq_job_record(s->held.http, job->job, &job->snapshot);
+        s->record = wq_job_record(s->held.http, wq_prefix(s->held.http, s->held.req), job->job,
+                                  &job->snapshot);
         return;
     }
     s->record = job->record;
