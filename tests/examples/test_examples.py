@@ -1,11 +1,15 @@
 """The examples do what they say: each is run as its first lines tell."""
 
+import functools
+import http.server
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 import urllib.request
 from pathlib import Path
@@ -16,6 +20,11 @@ EXAMPLES = ROOT / "demo-plugin" / "examples"
 BUILT = BUILD / "demo-plugin" / "examples"
 PROGRAMS = ["program.sh", "program.py", "program.mjs"]
 DEADLINE = 60
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
 
 
 class Folder(unittest.TestCase):
@@ -106,6 +115,31 @@ class ServerTest(Folder):
             records = self.generate(address, documentSetId=number)
             self.assertEqual(records[-1]["returncode"], 0)
         self.stop(server)
+
+
+class BrowserTest(Folder):
+    """page.html, in Chromium, from a web server that is not the jobs' own."""
+
+    def test_a_page_of_ones_own_on_another_origin(self):
+        chromium, clients = shutil.which("chromium"), ROOT / "tests" / "clients"
+        if not chromium or not (clients / "node_modules" / "playwright-core").is_dir():
+            self.skipTest("needs chromium, and npm ci in tests/clients")
+        if "asan" in BUILD.name or "tsan" in BUILD.name:
+            self.skipTest("it is about the page")
+        _, jobs = self.start([BUILD / "bin" / "workqueue", "serve", "--program", EXAMPLES / "program.sh", "--listen",
+                              "127.0.0.1:0", "--storage", self.storage, "--journal", "none"])
+        handler = functools.partial(QuietHandler, directory=str(EXAMPLES))
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as pages:
+            threading.Thread(target=pages.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{pages.server_port}/page.html?jobs={jobs.rstrip('/')}"
+            told = {"chromium": chromium, "timeout": 1000 * DEADLINE, "page": address, "set": "7"}
+            run = subprocess.run(["node", clients / "own_page.mjs", json.dumps(told)], stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE, text=True, timeout=4 * DEADLINE)
+            pages.shutdown()
+        self.assertEqual(run.returncode, 0, run.stderr)
+        seen = json.loads(run.stdout)
+        self.assertEqual((seen["status"], seen["errors"]), ("Done", []))
+        self.assertRegex(seen["output"], r"\d\d:\d\d:\d\d")  # the program's date
 
 
 class PythonTest(Folder):

@@ -94,6 +94,8 @@ for systemd, man pages and completion for bash.")
     ${PROJECT_SOURCE_DIR}/workqueue/packaging/command/postrm)
   install(PROGRAMS ${examples}/program.sh ${examples}/program.py ${examples}/program.mjs
     DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/workqueue/examples COMPONENT command)
+  install(FILES ${examples}/page.html
+    DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/workqueue/examples COMPONENT command)
 endif()
 if(WQ_DEMO)
   list(APPEND CPACK_COMPONENTS_ALL example)
