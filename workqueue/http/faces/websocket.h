@@ -11,9 +11,10 @@
  * Other messages are ignored; none may be longer than 64 KiB.
  *
  * Close codes: 1000 after the last record, or at once if the output is there already; 1001 the
- * server stops, 1012 with a journal: the job goes on when it is there again; 1002 against the protocol; 1003 a binary message; 1007 text that is no UTF-8; 1008
- * the token is refused, or did not come in time; 1009 a message too long; 1011 a failure of ours;
- * 1013 the queue is full, try again later. */
+ * server stops, 1012 with a journal: the job goes on when it is there again; 1002 against the
+ * protocol; 1003 a binary message; 1007 text that is no UTF-8; 1008 the token is refused, or did
+ * not come in time; 1009 a message too long; 1011 a failure of ours; 1013 the queue is full, try
+ * again later. */
 #ifndef WQ_HTTP_FACES_WEBSOCKET_H
 #define WQ_HTTP_FACES_WEBSOCKET_H
 
