@@ -4,12 +4,15 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 import urllib.request
 from pathlib import Path
@@ -140,6 +143,108 @@ class BrowserTest(Folder):
         seen = json.loads(run.stdout)
         self.assertEqual((seen["status"], seen["errors"]), ("Done", []))
         self.assertRegex(seen["output"], r"\d\d:\d\d:\d\d")  # the program's date
+
+
+def pieces(page, language=""):
+    """What a page of the manual has between lines of ```."""
+    text = (ROOT / "workqueue" / "doc" / f"{page}.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+class PagesTest(Folder):
+    """The examples of the manual's pages, as they are there; but addresses and folders are ours."""
+
+    def setUp(self):
+        super().setUp()
+        if "asan" in BUILD.name or "tsan" in BUILD.name:
+            self.skipTest("they are built without a sanitizer")
+        self.bin = f"{BUILD / 'bin'}:{BUILD / 'demo-plugin'}:{os.environ['PATH']}"
+        self.home = {"HOME": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")}
+
+    def shell(self, text):
+        return subprocess.run(["sh", "-eu", "-c", text], cwd=self.folder, env=dict(os.environ, PATH=self.bin, **self.home), text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=2 * DEADLINE, check=True).stdout
+
+    def start_here(self, command):
+        command = f"cd '{self.folder}'; PATH='{self.bin}' exec {command} --listen 127.0.0.1:0 --journal none 2>/dev/null"
+        return self.start(["sh", "-c", command], dict(os.environ, **self.home))
+
+    def hello(self):
+        first, *_ = pieces("workqueue.1")
+        lines = first.splitlines()
+        self.shell("\n".join(lines[:2]))
+        return lines
+
+    def compile(self, page, change=lambda text: text):
+        source = self.folder / "example.c"
+        source.write_text(change(pieces(page, "c")[0]))
+        subprocess.run(["gcc", f"-I{ROOT / 'include'}", "-D_GNU_SOURCE", "-pthread", source, "-o", self.folder / "example",
+                        f"-L{BUILD}", f"-Wl,-rpath,{BUILD}", "-lworkqueue-h2o", "-lworkqueue"], check=True)
+
+    def test_workqueue_1(self):
+        lines = self.hello()
+        self.shell(lines[2])
+        _, address = self.start_here(lines[3])
+        self.shell(pieces("workqueue.1")[1].replace("http://127.0.0.1:8080/", address))
+        self.assertRegex((self.folder / "made").read_text(), r"\d\d:\d\d:\d\d")
+
+    def test_readme(self):
+        typed = re.findall(r"^    (\S.*)$", (ROOT / "README.md").read_text(), re.M)
+        begin = next(i for i, line in enumerate(typed) if line.startswith("printf "))
+        self.shell("\n".join(typed[begin:begin + 3]))
+        _, address = self.start_here(typed[begin + 3].partition("  #")[0])
+        curl = next(line for line in typed if line.startswith("curl "))
+        self.assertIn('"returncode": 0', self.shell(curl.replace("http://127.0.0.1:8080", address)))
+
+    def test_workqueue_serve_1(self):
+        self.hello()
+        text = pieces("workqueue-serve.1")[-1]
+        (self.folder / "secret").write_text("secret\n")
+        (self.folder / "secret").chmod(0o600)
+        text = text.replace("/usr/local/bin/read-scans", str(self.folder / "hello")).replace("/etc/workqueue", str(self.folder))
+        text = re.sub(r"^listen = .*\n", "", text, flags=re.M)
+        (self.folder / "serve.conf").write_text(text)
+        _, address = self.start_here("workqueue serve --config serve.conf --storage storage")
+        with urllib.request.urlopen(f"{address}/scans/", timeout=DEADLINE) as answer:
+            self.assertIn("Searchable scans", answer.read().decode())
+
+    def test_demo_plugin_1(self):
+        documents = self.folder / "documents"
+        documents.mkdir()
+        (documents / "one.txt").write_text("words\n")
+        _, address = self.start_here(pieces("demo-plugin.1")[-1].strip())
+        page = (ROOT / "workqueue" / "doc" / "demo-plugin.1.md").read_text()
+        show = re.search(r"open http://127.0.0.1:8080(\S+) in", page)[1].replace("http://127.0.0.1:8080", address)
+        with urllib.request.urlopen(address + show, timeout=DEADLINE) as answer:
+            self.assertIn("text/html", answer.headers["Content-Type"])
+        self.assertEqual(self.generate(address.removeprefix("http://"), server=address, documentSetId="1",
+                                       apiToken="sample")[-1]["returncode"], 0)
+
+    def test_libworkqueue_3(self):
+        self.hello()
+        self.compile("libworkqueue.3")
+        path = self.folder / self.shell("mkdir outputs; ./example").strip()
+        self.assertRegex(path.read_text(), r"\d\d:\d\d:\d\d")
+        self.assertEqual(self.folder / self.shell("./example").strip(), path)  # it is there
+
+    def test_libworkqueue_http_3(self):
+        self.hello()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        init = "wq_serve_options_init(&serve, sizeof serve);"
+        self.compile("libworkqueue-http.3", lambda text: text.replace("/var/lib/hello", str(self.storage)).replace(
+            init, f'{init} serve.listen = "127.0.0.1:{port}";'))
+        server = subprocess.Popen([self.folder / "example"], cwd=self.folder)
+        self.addCleanup(server.wait)
+        self.addCleanup(server.kill)
+        for _ in range(10 * DEADLINE):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(.1)
+        self.assertEqual(self.generate(f"127.0.0.1:{port}")[-1]["returncode"], 0)
+        self.stop(server)
 
 
 class PythonTest(Folder):
