@@ -37,6 +37,8 @@ typedef struct wq_run {
     unsigned slot;           /**< for `run`: 0 .. workers-1; no two at the same time have the same */
     int cancel_fd;           /**< for `run`: becomes readable when the run is to end early; do not
                                   read it. -1 for `start` */
+    const char *traceparent; /**< of the request that the job began with, for the program's variable
+                                  TRACEPARENT; NULL: there is none */
     void *user;              /**< handed to each of these */
 
     /** Hands up one line of progress, `len` bytes without newline. Of a run that `start` began,

@@ -421,13 +421,22 @@ WQ_API int wq_ensure_run_async(wq_queue *queue, const wq_params *params, unsigne
                                wq_job **out, int64_t *made_at_ms, wq_accepted_cb cb, void *user,
                                wq_error *error);
 
+/** Who asks, and why; either may be NULL. */
+typedef struct wq_asker {
+    const char *peer; /**< the client by its address, as in "203.0.113.7"; at most 63 bytes. A job that
+                           begins counts for its peer until it has ended here (`max_per_peer`), and
+                           `fair` has the users of one peer share its turn. One that goes on after a
+                           restart counts for none */
+    const char *traceparent; /**< W3C Trace Context of the request: a job that begins has it in its log
+                                  lines, and its program in the variable TRACEPARENT, on whatever
+                                  machine that runs; not after a restart. Malformed is as NULL */
+} wq_asker;
+
 /**
- * wq_ensure_run_async() for servers, which know who asks: `peer` names the client by its address, as
- * in "203.0.113.7", in at most 63 bytes; NULL: nobody is named, as by the other functions. A job that
- * begins counts for its peer until it has ended here (`max_per_peer`), and `fair` has the users of one
- * peer share its turn. One that goes on after a restart counts for none.
+ * wq_ensure_run_async() for servers, which know who asks; `asker` NULL: nobody is named, as by the
+ * other functions. Without a `cb` it waits, as wq_ensure_run_aged() does.
  */
-WQ_API int wq_ensure_run_from(wq_queue *queue, const char *peer, const wq_params *params,
+WQ_API int wq_ensure_run_from(wq_queue *queue, const wq_asker *asker, const wq_params *params,
                               unsigned flags, wq_job **out, int64_t *made_at_ms, wq_accepted_cb cb,
                               void *user, wq_error *error);
 

@@ -478,6 +478,7 @@ class MachinesTest(RemoteTest):
             command += ["--" + name.replace("_", "-"), str(value)]
         with open(state / "log", "wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
+        process.log = state / "log"
         self.addCleanup(process.wait)
         self.addCleanup(process.terminate)
         return process
@@ -550,6 +551,19 @@ class ListCases:
             event = events.event(SECONDS)
         self.assertEqual(json.loads(event["data"])["id"], job["id"])
         events.close()
+
+    def test_a_trace_reaches_the_program_and_every_log(self):
+        trace = f"00-{uuid.uuid4().hex}-00f067aa0ba902b7-01"
+        program = self.script('echo "${TRACEPARENT-none}" >"$4"\n', "tracing")
+        server = self.serve()
+        packager = self.pack(program)
+        path = self.start(server, "traced", {"traceparent": trace})
+        self.assertEqual(self.wait_result(server, path)[1].decode(), trace + "\n")
+        path = self.start(server, "other", {"traceparent": "00-not-one"})
+        self.assertEqual(self.wait_result(server, path)[1], b"none\n")
+        self.wait_log(server, f'set="traced" traceparent={trace} state=succeeded')
+        self.assertIn(f" traceparent {trace}", packager.log.read_text())
+        self.assertNotIn("not-one", server.log() + packager.log.read_text())
 
     def test_a_cancel_at_another_server(self):
         first, second, told = self.serve(), self.serve(), self.told("set")

@@ -93,6 +93,16 @@ class SharingTest(FaceTest):
         self.assertEqual(self.end_of(first, path)[0], 200)
         wait_for(lambda: not self.jobs(second), "it to be gone from the other server", SECONDS)
 
+    def test_a_trace_reaches_the_program(self):
+        trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        server = self.serve(self.script('echo "${TRACEPARENT-none}" >"$4"'))
+        for i, (header, seen) in enumerate([(trace, trace), (trace + "-1", "none"),
+                                            (trace.upper(), "none"), ("ff" + trace[2:], "none"),
+                                            ("", "none")]):
+            body = urlencode({"server": SERVER, "documentSetId": f"set{i}"})
+            head, _ = server.ask("POST", "/start_work", {**FORM, "traceparent": header}, body)
+            self.assertEqual(self.end_of(server, head.get("location"))[1].decode(), seen + "\n", header)
+
     def test_a_rebuild_runs_again_and_once(self):
         first, second, told = self.serve(), self.serve(), self.told("set")
         path = self.start(first)

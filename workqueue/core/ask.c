@@ -108,7 +108,34 @@ static int look_up(wq_queue *queue, const wq_params *params, const char *key, un
     return answer_done(queue, params, key, flags, ask, out, error);
 }
 
-static int check_question(wq_queue *queue, const char *peer, const wq_params *params,
+/* "00-", 32, 16 and 2 hexadecimal digits in small letters with dashes between, as W3C has it; of
+ * later versions what they have in common with it. */
+static int is_traceparent(const char *text)
+{
+    static const char form[] = "xx-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+    size_t i = 0;
+    for (; form[i] != '\0' && text[i] != '\0'; i++)
+        if (form[i] == 'x' ? strchr("0123456789abcdef", text[i]) == NULL : text[i] != '-')
+            return 0;
+    return form[i] == '\0' && text[i] == '\0' && strncmp(text, "ff", 2) != 0;
+}
+
+/* Who asks, in memory of ours. */
+typedef struct asker {
+    char peer[WQ_PEER_SIZE], trace[WQ_TRACE_SIZE];
+} asker;
+
+static asker copy_asker(const wq_asker *given)
+{
+    asker copy = {"", ""};
+    if (given != NULL && given->peer != NULL)
+        snprintf(copy.peer, sizeof copy.peer, "%s", given->peer);
+    if (given != NULL && given->traceparent != NULL && is_traceparent(given->traceparent))
+        snprintf(copy.trace, sizeof copy.trace, "%s", given->traceparent);
+    return copy;
+}
+
+static int check_question(wq_queue *queue, const wq_asker *from, const wq_params *params,
                           unsigned flags, char key[WQ_KEY_SIZE], wq_error *error)
 {
     const unsigned known = WQ_ENSURE_REBUILD | WQ_ENSURE_JOB | WQ_ENSURE_TENTATIVE;
@@ -119,7 +146,7 @@ static int check_question(wq_queue *queue, const char *peer, const wq_params *pa
     int result = wq_params_check(params, error);
     if (result != WQ_OK)
         return result;
-    if (peer != NULL && strnlen(peer, WQ_PEER_SIZE) == WQ_PEER_SIZE)
+    if (from != NULL && from->peer != NULL && strnlen(from->peer, WQ_PEER_SIZE) == WQ_PEER_SIZE)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the peer's name has more than 63 bytes");
     if (flags & ~known)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "flags are unknown to this library");
@@ -130,7 +157,7 @@ static int check_question(wq_queue *queue, const char *peer, const wq_params *pa
 
 /* WQ_PENDING: `ask` will be told. The store is asked without a lock, so an end in between sends us
  * round again: else a job could run twice because its first run ended while we looked. */
-static int ensure_run(wq_queue *queue, const char *peer, const wq_params *params, const char *key,
+static int ensure_run(wq_queue *queue, const asker *from, const wq_params *params, const char *key,
                       unsigned flags, wq_ask *ask, wq_job **out, int64_t *made_at_ms,
                       wq_error *error)
 {
@@ -145,7 +172,8 @@ static int ensure_run(wq_queue *queue, const char *peer, const wq_params *params
             result = wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
             break;
         }
-        snprintf(new->peer, sizeof new->peer, "%s", peer != NULL ? peer : "");
+        memcpy(new->peer, from->peer, sizeof new->peer);
+        memcpy(new->trace, from->trace, sizeof new->trace);
         result = join_or_begin(queue, new, flags, generation, ask, out, error);
     } while (result == WQ_DONE);
     if (result < 0)
@@ -181,8 +209,8 @@ static void wake_thread(void *user, int result, wq_job *job, int64_t made_at_ms,
     pthread_mutex_unlock(&w->lock);
 }
 
-int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
-                       int64_t *made_at_ms, wq_error *error)
+static int ensure_and_wait(wq_queue *queue, const wq_asker *from, const wq_params *params,
+                           unsigned flags, wq_job **out, int64_t *made_at_ms, wq_error *error)
 {
     char key[WQ_KEY_SIZE];
     wq_job *job = NULL;
@@ -191,10 +219,11 @@ int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags,
                         .answered = PTHREAD_COND_INITIALIZER};
     if (out == NULL)
         return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "out is NULL");
-    int result = check_question(queue, NULL, params, flags, key, error);
+    int result = check_question(queue, from, params, flags, key, error);
+    const asker who = copy_asker(from);
     if (result != WQ_OK)
         return result;
-    result = ensure_run(queue, NULL, params, key, flags, &w.ask, &job, made_at_ms, error);
+    result = ensure_run(queue, &who, params, key, flags, &w.ask, &job, made_at_ms, error);
     if (result == WQ_PENDING) {
         pthread_mutex_lock(&w.lock);
         while (!w.is_answered)
@@ -208,6 +237,12 @@ int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags,
     if (result >= 0)
         *out = job;
     return result;
+}
+
+int wq_ensure_run_aged(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
+                       int64_t *made_at_ms, wq_error *error)
+{
+    return ensure_and_wait(queue, NULL, params, flags, out, made_at_ms, error);
 }
 
 int wq_ensure_run(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
@@ -224,7 +259,7 @@ typedef struct async_ask {
     wq_ask ask;
     wq_queue *queue;
     wq_params params; /* behind the structure, for the lookup */
-    char peer[WQ_PEER_SIZE];
+    asker from;
     char key[WQ_KEY_SIZE];
     unsigned flags;
     wq_accepted_cb cb;
@@ -254,7 +289,7 @@ static void ask_store(wq_lookup *lookup, int closing)
     int64_t made_at_ms = 0;
     wq_error error = {0};
     int result = closing ? WQ_ERROR_CLOSING
-                         : ensure_run(a->queue, a->peer, &a->params, a->key, a->flags, &a->ask,
+                         : ensure_run(a->queue, &a->from, &a->params, a->key, a->flags, &a->ask,
                                       &job, &made_at_ms, &error);
     /* a store that has been stopped says that it is away */
     if (result < 0 && (closing || is_stopping(a->queue)))
@@ -264,7 +299,7 @@ static void ask_store(wq_lookup *lookup, int closing)
                      result < 0 ? &error : NULL);
 }
 
-static async_ask *new_async_ask(wq_queue *queue, const char *peer, const wq_params *params,
+static async_ask *new_async_ask(wq_queue *queue, const asker *from, const wq_params *params,
                                 const char *key, unsigned flags, wq_accepted_cb cb, void *user)
 {
     async_ask *a = calloc(1, sizeof *a + wq_params_bytes(params));
@@ -272,7 +307,7 @@ static async_ask *new_async_ask(wq_queue *queue, const char *peer, const wq_para
         return NULL;
     wq_params_copy(&a->params, (char *)(a + 1), params);
     memcpy(a->key, key, WQ_KEY_SIZE);
-    snprintf(a->peer, sizeof a->peer, "%s", peer != NULL ? peer : "");
+    a->from = *from;
     a->lookup.ask = ask_store;
     a->ask = (wq_ask){.cb = answer_async, .user = a};
     a->queue = queue;
@@ -293,25 +328,28 @@ static int ask_later(wq_queue *queue, async_ask *a, wq_job **out, wq_error *erro
     return result == WQ_OK ? WQ_PENDING : result;
 }
 
-int wq_ensure_run_from(wq_queue *queue, const char *peer, const wq_params *params, unsigned flags,
-                       wq_job **out, int64_t *made_at_ms, wq_accepted_cb cb, void *user,
-                       wq_error *error)
+int wq_ensure_run_from(wq_queue *queue, const wq_asker *from, const wq_params *params,
+                       unsigned flags, wq_job **out, int64_t *made_at_ms, wq_accepted_cb cb,
+                       void *user, wq_error *error)
 {
     char key[WQ_KEY_SIZE];
-    if (out == NULL || cb == NULL)
-        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "out or the callback is NULL");
-    int result = check_question(queue, peer, params, flags, key, error);
+    if (cb == NULL)
+        return ensure_and_wait(queue, from, params, flags, out, made_at_ms, error);
+    if (out == NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "out is NULL");
+    int result = check_question(queue, from, params, flags, key, error);
+    const asker who = copy_asker(from);
     if (result != WQ_OK)
         return result;
     const int asks_later = queue->lookups != NULL && !(flags & WQ_ENSURE_REBUILD);
     if (queue->recorder.self == NULL && !asks_later)
-        return ensure_run(queue, peer, params, key, flags, NULL, out, made_at_ms, error);
-    async_ask *a = new_async_ask(queue, peer, params, key, flags, cb, user);
+        return ensure_run(queue, &who, params, key, flags, NULL, out, made_at_ms, error);
+    async_ask *a = new_async_ask(queue, &who, params, key, flags, cb, user);
     if (a == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     result = asks_later
                  ? ask_later(queue, a, out, error)
-                 : ensure_run(queue, peer, params, key, flags, &a->ask, out, made_at_ms, error);
+                 : ensure_run(queue, &who, params, key, flags, &a->ask, out, made_at_ms, error);
     if (result != WQ_PENDING)
         free(a);
     return result;
@@ -320,6 +358,8 @@ int wq_ensure_run_from(wq_queue *queue, const char *peer, const wq_params *param
 int wq_ensure_run_async(wq_queue *queue, const wq_params *params, unsigned flags, wq_job **out,
                         int64_t *made_at_ms, wq_accepted_cb cb, void *user, wq_error *error)
 {
+    if (cb == NULL)
+        return wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "the callback is NULL");
     return wq_ensure_run_from(queue, NULL, params, flags, out, made_at_ms, cb, user, error);
 }
 

@@ -215,6 +215,7 @@ static void describe_run(remote_run *r, wq_job *job)
                       .rebuild = job->rebuild,
                       .resumed = job->was_journalled,
                       .cancel_fd = -1,
+                      .traceparent = *job->trace != '\0' ? job->trace : NULL,
                       .user = r,
                       .report = on_report,
                       .begun = on_begun,

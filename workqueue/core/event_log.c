@@ -7,7 +7,7 @@
 
 #include "workqueue/core/job.h"
 
-enum { QUOTED_BYTES = 300 };
+enum { QUOTED_BYTES = 300, TARGET_BYTES = 2 * QUOTED_BYTES + 100 };
 
 /* `n` bytes in quotes, cut at the size of buf; what is not printable is the log's to escape. */
 static const char *quote(char buf[QUOTED_BYTES], const char *text, size_t n)
@@ -41,42 +41,47 @@ static const char *quote_last_line(char buf[QUOTED_BYTES], const char *error)
     return quote(buf, begin, (size_t)(end - begin));
 }
 
-void wq_event_accepted(const wq_logger *logger, wq_job *job)
+/* `server="..." set="..."`, and what it began with, if that is traced. */
+static const char *quote_target(char buf[TARGET_BYTES], const wq_job *job)
 {
     char server[QUOTED_BYTES], set[QUOTED_BYTES];
-    wq_log(logger, WQ_LOG_INFO, "event=accepted job=%s server=%s set=%s", job->id,
-           quote_text(server, job->params.server), quote_text(set, job->params.document_set_id));
+    snprintf(buf, TARGET_BYTES, "server=%s set=%s%s%s", quote_text(server, job->params.server),
+             quote_text(set, job->params.document_set_id), *job->trace ? " traceparent=" : "",
+             job->trace);
+    return buf;
+}
+
+void wq_event_accepted(const wq_logger *logger, wq_job *job)
+{
+    char target[TARGET_BYTES];
+    wq_log(logger, WQ_LOG_INFO, "event=accepted job=%s %s", job->id, quote_target(target, job));
 }
 
 void wq_event_started(const wq_logger *logger, wq_job *job, const wq_snapshot *now)
 {
-    char server[QUOTED_BYTES], set[QUOTED_BYTES];
-    wq_log(logger, WQ_LOG_INFO, "event=started job=%s server=%s set=%s waited_ms=%llu", job->id,
-           quote_text(server, job->params.server), quote_text(set, job->params.document_set_id),
-           (unsigned long long)now->waited_ms);
+    char target[TARGET_BYTES];
+    wq_log(logger, WQ_LOG_INFO, "event=started job=%s %s waited_ms=%llu", job->id,
+           quote_target(target, job), (unsigned long long)now->waited_ms);
 }
 
 static void log_success(const wq_logger *logger, wq_job *job, const wq_snapshot *end)
 {
-    char server[QUOTED_BYTES], set[QUOTED_BYTES];
+    char target[TARGET_BYTES];
     wq_log(logger, WQ_LOG_INFO,
-           "event=ended job=%s server=%s set=%s state=succeeded returncode=0 ms=%llu bytes=%llu",
-           job->id, quote_text(server, job->params.server),
-           quote_text(set, job->params.document_set_id), (unsigned long long)end->ran_ms,
+           "event=ended job=%s %s state=succeeded returncode=0 ms=%llu bytes=%llu", job->id,
+           quote_target(target, job), (unsigned long long)end->ran_ms,
            (unsigned long long)job->output_bytes);
 }
 
 void wq_event_ended(const wq_logger *logger, wq_job *job, const wq_snapshot *end)
 {
-    char server[QUOTED_BYTES], set[QUOTED_BYTES], last[QUOTED_BYTES];
+    char target[TARGET_BYTES], last[QUOTED_BYTES];
     if (end->state == WQ_STATE_SUCCEEDED) {
         log_success(logger, job, end);
         return;
     }
-    wq_log(logger, WQ_LOG_INFO,
-           "event=%s job=%s server=%s set=%s state=%s returncode=%d ms=%llu%s%s last=%s",
-           end->resumes ? "put_off" : "ended", job->id, quote_text(server, job->params.server),
-           quote_text(set, job->params.document_set_id),
+    wq_log(logger, WQ_LOG_INFO, "event=%s job=%s %s state=%s returncode=%d ms=%llu%s%s last=%s",
+           end->resumes ? "put_off" : "ended", job->id, quote_target(target, job),
            end->state == WQ_STATE_CANCELLED ? "cancelled" : "failed", end->returncode,
            (unsigned long long)end->ran_ms, *job->cancelled_by ? " by=" : "", job->cancelled_by,
            quote_last_line(last, end->error ? end->error : ""));

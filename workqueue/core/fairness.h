@@ -9,7 +9,7 @@
 #include <sys/queue.h>
 #include <workqueue/workqueue.h>
 
-enum { WQ_USER_SIZE = 32, WQ_PEER_SIZE = 64 };
+enum { WQ_USER_SIZE = 32, WQ_PEER_SIZE = 64, WQ_TRACE_SIZE = 56 };
 
 /* A job among those of one user, of one server, or of one peer. */
 typedef struct wq_member {

@@ -121,6 +121,7 @@ struct wq_job {
     TAILQ_ENTRY(wq_job) ended;  /* while ENDED: oldest first */
     STAILQ_ENTRY(wq_job) to_tell;
     char peer[WQ_PEER_SIZE];  /* who asked first; "": nobody knows */
+    char trace[WQ_TRACE_SIZE]; /* the traceparent of that; "": there is none */
     wq_member members[3];     /* of its user, server and peer, where these are counted */
     struct wq_run_state *run; /* the run that is under way */
     uint64_t estimate_ms;     /* what its runner expects it to take; 0: nothing */

@@ -91,6 +91,7 @@ static void run_program(worker *w, wq_job *job, wq_outcome *outcome, char **temp
         .output_path = *temp_path,
         .slot = w->slot,
         .cancel_fd = w->cancel_fd,
+        .traceparent = *job->trace != '\0' ? job->trace : NULL,
         .report = report_line,
         .told_stderr = told_stderr,
         .told_memory = told_memory,

@@ -74,11 +74,11 @@ static void local_close(wq_runner *runner)
     free(l);
 }
 
-/* Two names are ours to give, or not at all. */
+/* These names are ours to give, or not at all. */
 static int read_environment(wq_child_config *config, const wq_local_options *options)
 {
-    const char *without[] = {"WORKQUEUE_API_TOKEN", options->private_tmpdir ? "TMPDIR" : NULL,
-                             NULL};
+    const char *without[] = {"WORKQUEUE_API_TOKEN", "TRACEPARENT",
+                             options->private_tmpdir ? "TMPDIR" : NULL, NULL};
     config->environment = wq_environment_new(options->environment, without);
     config->kept_back = wq_environment_kept_back(options->environment, without);
     return config->environment != NULL && config->kept_back != NULL ? 0 : -1;

@@ -13,6 +13,7 @@
 
 #define TOKEN_IS "WORKQUEUE_API_TOKEN="
 #define TMPDIR_IS "TMPDIR="
+#define TRACE_IS "TRACEPARENT="
 
 static void add_limit(wq_spawn_plan *p, int resource, uint64_t soft, uint64_t hard)
 {
@@ -58,11 +59,8 @@ static const char *make_tmpdir(wq_plan *plan, const wq_run *run)
 
 int wq_plan_environment_new(char ***out, const wq_child_config *config)
 {
-    *out = NULL;
-    if (!config->token_in_environment && !config->private_tmpdir)
-        return 0;
     size_t n = wq_environment_count(config->environment);
-    *out = calloc(n + 3, sizeof **out);
+    *out = calloc(n + 4, sizeof **out);
     if (*out == NULL)
         return -1;
     memcpy(*out, config->environment, n * sizeof **out);
@@ -76,6 +74,10 @@ static int add_variables(wq_plan *plan, const wq_child_config *config, char **en
     char **end = envp + wq_environment_count(config->environment);
     if (plan->tmpdir != NULL)
         *end++ = plan->tmpdir;
+    if (run->traceparent != NULL) {
+        snprintf(plan->trace, sizeof plan->trace, TRACE_IS "%s", run->traceparent);
+        *end++ = plan->trace;
+    }
     if (config->token_in_environment) {
         if (asprintf(&plan->token, TOKEN_IS "%s", run->params->api_token) < 0) {
             plan->token = NULL;

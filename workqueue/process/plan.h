@@ -13,10 +13,11 @@ typedef struct wq_plan {
     char *argv[6];
     char *token;  /* "WORKQUEUE_API_TOKEN=TOKEN", owned; NULL: it has it as an argument */
     char *tmpdir; /* "TMPDIR=PATH", owned; NULL: it has none of its own */
+    char trace[80]; /* "TRACEPARENT=TRACE" */
 } wq_plan;
 
-/* The environment with room for what is of one job only. `*out` is owned, free(), and NULL if it is
- * the same for every job. 0, or -1 without memory. */
+/* The environment with room for what is of one job only. `*out` is owned, free(). 0, or -1 without
+ * memory. */
 int wq_plan_environment_new(char ***out, const wq_child_config *config);
 
 /* Fills in all but the descriptors, the control group and the guard's line. Makes the TMPDIR, if

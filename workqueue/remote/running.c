@@ -305,7 +305,9 @@ static void ask_queue(job_run *u)
     wq_error error = {0};
     wq_snapshot snapshot;
     unsigned flags = WQ_ENSURE_JOB | (u->work->message.rebuild ? WQ_ENSURE_REBUILD : 0);
-    int result = wq_ensure_run(p->queue, &u->work->message.params, flags, &u->job, &error);
+    const wq_asker from = {.traceparent = u->work->came->traceparent};
+    int result = wq_ensure_run_from(p->queue, &from, &u->work->message.params, flags, &u->job, NULL,
+                                    NULL, NULL, &error);
     if (result >= 0 && wq_job_watch(u->job, on_job_news, u->slot, &u->watch) != WQ_OK) {
         wq_job_cancel(u->job);
         result = wq_fail(&error, WQ_ERROR_NO_MEMORY, "out of memory");

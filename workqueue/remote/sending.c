@@ -108,15 +108,17 @@ static int hand_to_broker(remote *r, remote_job *job, const char *reply, wq_erro
         {"persistent", "true"},
         {"reply-to", reply},
         {"correlation-id", job->id},
+        {"traceparent", job->run->traceparent},
     };
+    size_t n = r->o.plain_request != NULL ? 2 : job->run->traceparent != NULL ? 5 : 4;
     const char *plain = r->o.plain_request;
     char *text = plain != NULL ? wq_plain_message_text(plain, job->run->params)
                                : wq_job_message_text(job->id, job->run->params, job->run->rebuild);
     if (text == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     atomic_fetch_add(&job->refs, 1);
-    int result = wq_broker_send(r->broker, r->o.queue_package, headers, plain != NULL ? 2 : 4, text,
-                                strlen(text), wq_remote_on_sent, job, error);
+    int result = wq_broker_send(r->broker, r->o.queue_package, headers, n, text, strlen(text),
+                                wq_remote_on_sent, job, error);
     if (result != WQ_OK) /* never the last one: the table has it, too */
         atomic_fetch_sub(&job->refs, 1);
     free(text);

@@ -13,7 +13,8 @@ typedef struct late_ask {
 } late_ask;
 
 struct wq_late_token {
-    char *server, *document_set_id, peer[WQ_ADDRESS_SIZE];
+    char *server, *document_set_id;
+    wq_from from;
     unsigned flags; /* for wq_ensure_run() */
     char *message;
     size_t n_message;
@@ -23,13 +24,13 @@ struct wq_late_token {
     void *user;
 };
 
-wq_late_token *wq_late_token_new(const wq_params *target, const char *peer, unsigned flags)
+wq_late_token *wq_late_token_new(const wq_params *target, const wq_from *from, unsigned flags)
 {
     wq_late_token *token = calloc(1, sizeof *token);
     if (token == NULL)
         return NULL;
     token->flags = flags;
-    snprintf(token->peer, sizeof token->peer, "%s", peer);
+    token->from = *from;
     token->server = strdup(target->server);
     token->document_set_id = strdup(target->document_set_id);
     if (token->server != NULL && token->document_set_id != NULL)
@@ -127,7 +128,7 @@ static void ask_with_token(wq_late_token *token, wq_loop *loop, const char *text
     ask->pending = (wq_pending_ask){.post = {.inbox = &loop->inbox, .arrive = on_late_answer},
                                     .lost = on_late_lost,
                                     .http = loop->http};
-    memcpy(ask->pending.peer, token->peer, sizeof ask->pending.peer);
+    ask->pending.from = token->from;
     ask->token = token;
     token->ask = ask;
     if (wq_pending_ask_start(&ask->pending, &params, token->flags) != WQ_PENDING)

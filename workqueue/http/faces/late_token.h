@@ -4,6 +4,7 @@
 #define WQ_HTTP_FACES_LATE_TOKEN_H
 
 #include "workqueue/http/hold/loop.h"
+#include "workqueue/http/request/client.h"
 
 typedef struct wq_late_token wq_late_token;
 
@@ -12,7 +13,7 @@ typedef struct wq_late_token wq_late_token;
 typedef void (*wq_late_then)(void *user, int result, wq_job *job, const char *reason, int later);
 
 /* For a server and document set, asked for by `peer`; all are copied. NULL: no memory. */
-wq_late_token *wq_late_token_new(const wq_params *target, const char *peer, unsigned flags);
+wq_late_token *wq_late_token_new(const wq_params *target, const wq_from *from, unsigned flags);
 
 /* An answer that is to come is for nobody. NULL is allowed. */
 void wq_late_token_free(wq_late_token *token);

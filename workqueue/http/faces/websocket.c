@@ -28,14 +28,14 @@ int wq_websocket(wq_http *http, h2o_req_t *req, wq_job *job)
 static int begin_without_token(wq_http *http, h2o_req_t *req, const wq_params *params,
                                unsigned flags)
 {
-    char peer[WQ_ADDRESS_SIZE];
+    wq_from from;
     if (atomic_load(&http->stopping) || req->conn->ctx->shutdown_requested)
         return wq_problem_result(req, WQ_ERROR_CLOSING, NULL, wq_retry_after_s(http->queue));
     websocket *ws = wq_websocket_new(http, req, &wq_websocket_callbacks);
     if (ws == NULL)
         return refuse_upgrade(req);
-    wq_request_peer(peer, http->proxies, req);
-    if ((ws->token = wq_late_token_new(params, peer, flags)) != NULL)
+    wq_request_from(&from, http->proxies, req);
+    if ((ws->token = wq_late_token_new(params, &from, flags)) != NULL)
         return wq_websocket_begin(ws, req, NULL);
     wq_websocket_free(ws);
     return refuse_upgrade(req);

@@ -87,8 +87,9 @@ int wq_pending_ask_start(wq_pending_ask *ask, const wq_params *params, unsigned 
 {
     wq_http *http = ask->http;
     wq_answer *answer = &ask->answer;
+    const wq_asker from = {ask->from.peer, ask->from.trace};
     count_asks(http->asks, 1);
-    int result = wq_ensure_run_from(http->queue, ask->peer, params, flags, &answer->job,
+    int result = wq_ensure_run_from(http->queue, &from, params, flags, &answer->job,
                                     &answer->made_at_ms, on_queue_answer, ask, &answer->error);
     if (result == WQ_PENDING)
         return result;
@@ -155,7 +156,7 @@ static wq_request_ask *new_ask(wq_http *http, h2o_req_t *req, wq_then then, cons
         .http = http,
         .answer = {.params = params, .context = context},
     };
-    wq_request_peer(ask->pending.peer, http->proxies, req);
+    wq_request_from(&ask->pending.from, http->proxies, req);
     ask->then = then;
     ask->req = req;
     ask->guard = h2o_mem_alloc_shared(&req->pool, sizeof *ask->guard, on_asker_gone);
@@ -198,10 +199,11 @@ static int ask_at_once(wq_http *http, h2o_req_t *req, const wq_params *params, u
                        void (*observe)(wq_http *http, void *context, wq_job *job), wq_then then,
                        void *context)
 {
-    char peer[WQ_ADDRESS_SIZE];
+    wq_from from;
     wq_answer answer = {.params = params, .context = context};
-    wq_request_peer(peer, http->proxies, req);
-    answer.result = wq_ensure_run_from(http->queue, peer, params, flags, &answer.job,
+    wq_request_from(&from, http->proxies, req);
+    const wq_asker asker = {from.peer, from.trace};
+    answer.result = wq_ensure_run_from(http->queue, &asker, params, flags, &answer.job,
                                        &answer.made_at_ms, never_later, NULL, &answer.error);
     if (observe != NULL)
         observe(http, context, answer.job);

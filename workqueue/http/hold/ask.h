@@ -11,6 +11,7 @@
 #define WQ_HTTP_HOLD_ASK_H
 
 #include "workqueue/http/http.h"
+#include "workqueue/http/request/client.h"
 
 /* What the queue has answered, as of wq_ensure_run_aged(). */
 typedef struct wq_answer {
@@ -58,7 +59,7 @@ typedef struct wq_pending_ask {
     void (*lost)(struct wq_pending_ask *ask);    /* instead: the loop has ended; on any thread */
     void (*observe)(struct wq_pending_ask *ask); /* before; on any thread; may be NULL */
     wq_http *http;
-    char peer[WQ_ADDRESS_SIZE]; /* who asks */
+    wq_from from; /* who asks */
     wq_answer answer;
 } wq_pending_ask;
 

@@ -21,8 +21,14 @@ wq_address wq_request_client(const wq_proxies *proxies, h2o_req_t *req)
                                                                                          : nobody;
 }
 
-void wq_request_peer(char out[WQ_ADDRESS_SIZE], const wq_proxies *proxies, h2o_req_t *req)
+void wq_request_from(wq_from *out, const wq_proxies *proxies, h2o_req_t *req)
 {
     wq_address peer = wq_address_of_peer(wq_request_client(proxies, req));
-    wq_address_write(out, &peer);
+    h2o_iovec_t trace = wq_request_header(req, "traceparent");
+    wq_address_write(out->peer, &peer);
+    if (trace.len >= sizeof out->trace)
+        trace.len = 0;
+    if (trace.len > 0)
+        memcpy(out->trace, trace.base, trace.len);
+    out->trace[trace.len] = '\0';
 }
