@@ -64,7 +64,7 @@ class Snapshot(Structure):
                 ("message", c_char_p), ("error", c_char_p), ("queued_at_ms", c_int64),
                 ("heard_at_ms", c_int64), ("watching", c_size_t),
                 ("started_at_ms", c_int64), ("ended_at_ms", c_int64), ("resumes", c_int), ("waited_ms", c_uint64),
-                ("ran_ms", c_uint64), ("memory_bytes", c_uint64), ("most_memory_bytes", c_uint64), ("held", c_void_p * 2)]
+                ("ran_ms", c_uint64), ("memory_bytes", c_uint64), ("held", c_void_p * 2)]
 
 
 def load():
