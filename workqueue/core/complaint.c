@@ -72,6 +72,20 @@ static int is_wholly_text(const char *s)
     return (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z');
 }
 
+/* `rest` begins with "/" or "of ", behind the number of items done. */
+static void hint_items(char *hint, const char *number, const char *rest)
+{
+    const char *total = rest + (*rest == '/' ? 1 : 3);
+    total += strspn(total, " ");
+    size_t n = strspn(total, "0123456789");
+    size_t blanks = strspn(total + n, " ");
+    if (n > 0 && n < NUMBER_BYTES && blanks > 0 && total[n + blanks] != '\0')
+        snprintf(hint, HINT_BYTES, "a tab must stand between %s/%.*s and the message, not a blank",
+                 number, (int)n, total);
+    else
+        snprintf(hint, HINT_BYTES, "items done, at most all, and items in all: 3/12");
+}
+
 static void hint_number(char *hint, const char *s)
 {
     char number[NUMBER_BYTES];
@@ -86,7 +100,7 @@ static void hint_number(char *hint, const char *s)
                              : "a tab must stand between %s%% and the message",
                  number);
     else if (*text == '/' || strncmp(text, "of ", 3) == 0)
-        snprintf(hint, HINT_BYTES, "items done, at most all, and items in all: 3/12");
+        hint_items(hint, number, text);
     else if (rest != text && *text != '\0')
         snprintf(hint, HINT_BYTES, "a tab must stand between %s and the message, not a blank",
                  number);
