@@ -52,6 +52,8 @@ const flows = {
     await until(page, 'figure', '^33$');
     await page.click('#cancel');
     await page.click('#confirm-yes');
+    await until(page, 'note', 'told to end'); // the program takes its time
+    say({seen: 'cancelling', focus: await page.evaluate(() => document.activeElement.id), disabled: await page.getAttribute('#cancel', 'aria-disabled')});
     await until(page, 'chip', '^Cancelled$');
     say({seen: 'cancelled', figure: await text(page, 'figure'), note: await text(page, 'note')});
   },

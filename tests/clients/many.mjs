@@ -1,6 +1,6 @@
 // many.mjs - the operator's page with ten thousand jobs on a real server, in headless Chromium.
 //
-//   node many.mjs '{"base": "http://.../", "secret": "...", "stuck": "NAME", ...}'
+//   node many.mjs '{"base": "http://.../", "secret": "...", "stuck": "NAME", "jobs": "11,501", ...}'
 //
 // Logs in, finds the stuck job by search, cancels it by the keyboard, and scrolls while the thousands
 // behind it run. Prints JSON lines: how long each took, and what kept the page from answering.
@@ -24,7 +24,7 @@ await withPage(async (page) => {
   await page.keyboard.press('Enter');
   await page.waitForURL(/\/jobs$/);
   await watch(page);
-  await page.waitForFunction(() => document.querySelectorAll('#queued tbody tr').length === 8);
+  await page.waitForFunction((n) => document.getElementById('n-jobs').textContent === n && document.querySelectorAll('#queued tbody tr').length === 8, told.jobs);
   say({seen: 'open', ms: since(opened), jobs: await page.textContent('#n-jobs'), rows: await page.locator('tr').count(), tasks: await tasks(page)});
 
   const begun = performance.now();
@@ -55,5 +55,18 @@ await withPage(async (page) => {
   }
   const gaps = (await page.evaluate(() => window.frames)).map(Math.round).sort((a, b) => b - a);
   say({seen: 'scrolled', frames: gaps.length, worst: gaps.slice(0, 5), p95: gaps[Math.floor(gaps.length / 20)], tasks: await tasks(page)});
+
+  await page.fill('#find', 'set-1099'); // the last hundred
+  await page.click('#cancel-all');
+  await page.click('#confirm-yes');
+  await page.waitForFunction(() => /100 jobs are cancelled/.test(document.getElementById('say').textContent));
+  await page.fill('#find', '');
+  await page.locator('#states input[value=queued]').press('Space');
+  const all = performance.now();
+  await page.click('#cancel-all');
+  const asked = await page.textContent('#confirm-title');
+  await page.click('#confirm-yes');
+  await page.waitForFunction(() => document.querySelector('#states input[value=queued] ~ b').textContent === '0');
+  say({seen: 'all cancelled', ms: since(all), asked, tasks: await tasks(page)});
 });
 process.exit(0);

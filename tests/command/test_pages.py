@@ -137,8 +137,8 @@ STEPS = ('for i in 1 2 3; do printf "$i/3\\tsheet $i\\n"; echo "read sheet $i" >
 class FlowTest(PageTest):
     """A program of a few lines, started, watched, failed, cancelled and downloaded in a browser."""
 
-    def flow(self, name, *arguments, **told):
-        server = self.serve("--program", self.script(STEPS), "--grace-ms", "200", *arguments)
+    def flow(self, name, *arguments, program=STEPS, **told):
+        server = self.serve("--program", self.script(program), "--grace-ms", "200", *arguments)
         return self.look(self.node("flows.mjs", flow=name, base=server.base + "/", **told))
 
     def look(self, lines):
@@ -165,7 +165,9 @@ class FlowTest(PageTest):
         self.assertIn("read sheet 1", seen["log"])
 
     def test_cancel(self):
-        seen = self.flow("cancel")["cancelled"]
+        seen = self.flow("cancel", "--grace-ms", "2000", program="trap '' TERM\n" + STEPS.replace("sleep 60", "sleep 60 & wait"))
+        self.assertEqual((seen["cancelling"]["focus"], seen["cancelling"]["disabled"]), ("cancel", "true"))
+        seen = seen["cancelled"]
         self.assertEqual(seen["figure"], "33")
         self.assertIn("Nothing of it was kept", seen["note"])
 

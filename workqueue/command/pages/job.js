@@ -12,7 +12,7 @@ const ms = time => time ? Date.parse(time) : 0;
 /* ---- the head ---- */
 
 function note(state) {
-  const keep = Number(settings.keepS), name = lostSince ? 'lost' : state === 'stalled' && SILENCE_LIMIT_MS ? 'stalledLimit'
+  const keep = Number(settings.keepS), name = lostSince ? 'lost' : cancelling ? 'cancelling' : state === 'stalled' && SILENCE_LIMIT_MS ? 'stalledLimit'
     : state === 'done' && keep ? 'doneKeep' : state === 'failed' && !job.fraction ? 'failedEarly' : state;
   const values = { silent: () => duration(silentMs(job, now()) / 1000), limit: () => coarse(SILENCE_LIMIT_MS / 1000), keep: () => coarse(keep),
     percent: () => percent(job.fraction || 0), ended: () => clock(ms(job.ended_at)), lost: () => clock(lostSince),
@@ -29,8 +29,9 @@ function news(state) {
 
 function showActions(state) {
   const end = over(job);
-  const shown = { cancel: !end && !lostSince && !cancelling, retry: !!lostSince && !end, again: end, download: state === 'done' && !!job.output };
+  const shown = { cancel: !end && !lostSince, retry: !!lostSince && !end, again: end, download: state === 'done' && !!job.output };
   for (const [name, yes] of Object.entries(shown)) id(name).hidden = !yes;
+  id('cancel').setAttribute('aria-disabled', String(cancelling)); // it keeps the focus
   id('again').classList.toggle('primary', end && state !== 'done');
   if (!shown.download) return;
   id('download').href = new URL(`work/${job.id}`, base).href; // as it is seen from here, whatever stands in front
@@ -128,6 +129,7 @@ const events = {
 };
 
 on(id('cancel'), 'click', async () => {
+  if (cancelling) return;
   const others = (job.watching || 1) - 1, loses = job.state === 'queued' ? 'It loses its place in the queue.'
     : `It is at ${percent(job.fraction || 0)} % after ${duration(elapsedMs(job, now()) / 1000)}. Nothing of it will be kept.`;
   const watch = others === 1 ? ' Somebody else is watching it.' : others > 1 ? ` ${number(others)} others are watching it.` : '';
@@ -135,14 +137,18 @@ on(id('cancel'), 'click', async () => {
   cancelling = true;
   draw();
   const wrong = await cancelJob(url);
+  if (!wrong) return; // its end is told
   cancelling = false;
-  if (wrong) { put(id('note'), wrong); say(wrong); }
+  draw();
+  put(id('note'), wrong);
+  say(wrong);
 });
 on(id('retry'), 'click', () => { retryAt = 0; draw(); watching.retry(); });
+id('copy').hidden = !navigator.clipboard; // which there is with https only
 on(id('copy'), 'click', async () => {
-  await navigator.clipboard?.writeText(location.href).catch(() => {});
-  put(id('copy'), 'Copied');
-  say('The link is copied.');
+  const copied = await navigator.clipboard.writeText(location.href).then(() => true, () => false);
+  put(id('copy'), copied ? 'Copied' : 'Not copied');
+  say(copied ? 'The link is copied.' : 'The link could not be copied.');
   setTimeout(() => put(id('copy'), 'Copy link'), 3000);
 });
 on(id('log'), 'toggle', () => { if (id('log').open) { openLog(); id('text').scrollTop = id('text').scrollHeight; } });

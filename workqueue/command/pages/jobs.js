@@ -1,6 +1,6 @@
 /* jobs.js - the operator's page: what runs, what waits, what has ended, and what is wrong. It holds all
  * jobs and shows few: eight queued ones and "9,988 more". Rows never move under a pointer or the focus. */
-import { $, $$, about, base, bytes, clock, coarse, confirmed, duration, hostOf, id, make, number, on, percent, put, say, timeElement } from './page.js';
+import { $, $$, about, base, bytes, clock, coarse, confirmed, duration, hostOf, id, make, number, on, percent, plural, put, say, timeElement } from './page.js';
 import { ask, listen, logOut, loggedIn } from './operator.js';
 import { drawCharts } from './charts.js';
 import { loadHealth } from './health.js';
@@ -140,6 +140,7 @@ function draw(force) {
   const none = !LISTS.some(name => lists[name].length), all = filter === 'all' && !words;
   id('empty').hidden = !(loaded && none && all);
   id('nothing').hidden = !(loaded && none && !all);
+  id('cancel-all').hidden = all || !(lists.running.length + lists.queued.length);
   put(id('held'), paused ? 'Paused' : held ? 'Held while you are in the list' : '');
   const job = drawnJob() && jobs.get(drawnJob());
   if (job) drawDrawer(job, now(), Date.now() - heard.get(job.id));
@@ -159,7 +160,7 @@ async function cancel(job) {
   const watch = job.watching ? ` ${number(job.watching)} ${job.watching === 1 ? 'person watches' : 'people watch'} it.` : '';
   if (!await confirmed(`Cancel ${set}?`, loses + watch, 'Cancel the run', 'Keep it running')) return;
   const response = await ask(`jobs/${job.id}`, { method: 'DELETE' });
-  say(response.ok ? `${set} is cancelled.` : `${set} could not be cancelled.`);
+  say(response.ok ? job.started_at ? `${set} is told to end.` : `${set} is cancelled.` : `${set} could not be cancelled.`);
   if (response.ok && jobs.get(job.id)?.state === 'queued') take({ ...jobs.get(job.id), state: 'cancelled', ended_at: new Date(now()).toISOString() });
   draw(true);
   keepFocus();
@@ -169,6 +170,31 @@ async function again(job) {
   if (response.ok) take(await response.json());
   say(response.ok ? `${job.document_set_id} waits again.` : `${job.document_set_id} could not be started again.`);
   draw(true);
+}
+/* One by one, those that wait first, lest they start meanwhile; how many. */
+async function cancelEach(list) {
+  const rest = [...list];
+  let n = 0;
+  await Promise.all(Array.from({ length: 4 }, async () => {
+    for (let job; (job = rest.pop());) {
+      if ((await ask(`jobs/${job.id}`, { method: 'DELETE' })).ok) n++;
+      put(id('held'), `Cancelling, ${number(rest.length)} to go`);
+    }
+  })).catch(() => {});
+  return n;
+}
+async function cancelQueued() {
+  const response = await ask('jobs?state=queued', { method: 'DELETE' });
+  return response.ok ? (await response.json()).cancelled : 0;
+}
+async function cancelAll() {
+  const list = [...lists.running, ...lists.queued], running = lists.running.length;
+  const loses = running ? `${plural(running, 'of them runs', 'of them run')}: nothing of what these have made will be kept.` : 'They lose their places in the queue.';
+  if (!await confirmed(`Cancel ${plural(list.length, 'job', 'jobs')}?`, loses, 'Cancel them', 'Keep them')) return;
+  const n = await (filter === 'queued' && !words ? cancelQueued() : cancelEach(list));
+  say(`${plural(n, 'job is', 'jobs are')} cancelled.`);
+  draw(true);
+  keepFocus();
 }
 const act = job => (over(job) ? again : cancel)(job);
 const find = row => row && jobs.get(row.dataset.id);
@@ -195,6 +221,7 @@ on(id('find'), 'input', () => {
 for (const name of ['queued', 'ended']) on($('button', id(`more-${name}`)), 'click', () => { SHOWN[name] = 100; draw(true); });
 const pause = () => { paused = !paused; id('pause').setAttribute('aria-pressed', String(paused)); draw(true); };
 on(id('pause'), 'click', pause);
+on(id('cancel-all'), 'click', cancelAll);
 on(id('keys'), 'click', () => id('help').showModal());
 on(id('log-out'), 'click', event => { event.preventDefault(); logOut(); });
 
