@@ -63,7 +63,8 @@ class Snapshot(Structure):
                 ("returncode", c_int),
                 ("message", c_char_p), ("error", c_char_p), ("queued_at_ms", c_int64),
                 ("heard_at_ms", c_int64), ("watching", c_size_t),
-                ("started_at_ms", c_int64), ("ended_at_ms", c_int64), ("resumes", c_int), ("waited_ms", c_uint64),
+                ("started_at_ms", c_int64), ("ended_at_ms", c_int64), ("resumes", c_int),
+                ("waits_for", c_int), ("attempt", c_uint), ("waited_ms", c_uint64),
                 ("ran_ms", c_uint64), ("memory_bytes", c_uint64), ("held", c_void_p * 2)]
 
 
