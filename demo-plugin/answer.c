@@ -7,7 +7,7 @@
 #include "clock.h"
 #include "excerpt.h"
 #include "facts.h"
-#include "query.h"
+#include "query_state.h"
 
 /* Until when, from the beginning of the search on. */
 enum { EXCERPTS_MS = 1750, COUNTS_MS = 1850 };
