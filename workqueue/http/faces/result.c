@@ -12,8 +12,6 @@
 #include "workqueue/http/faces/result.h"
 
 #include <errno.h>
-#include <linux/tcp.h> /* not netinet/tcp.h, whose tcp_info ends early */
-#include <stddef.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -189,18 +187,6 @@ static void finish_result(result *r, h2o_send_state_t state)
     h2o_send(req, NULL, 0, state);
 }
 
-/* How many bytes the client's machine has taken; 0 where nobody can tell. */
-static uint64_t bytes_acked(int fd)
-{
-    struct tcp_info info;
-    socklen_t n = sizeof info;
-    const size_t needed =
-        offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof info.tcpi_bytes_acked;
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0 || n < needed)
-        return 0;
-    return info.tcpi_bytes_acked;
-}
-
 /* `n` bytes in the buffer; 0: that was all, negative: there is no more to be had. */
 static void send_read(result *r, ssize_t n)
 {
@@ -212,7 +198,7 @@ static void send_read(result *r, ssize_t n)
     h2o_iovec_t chunk = h2o_iovec_init(r->buffer, (size_t)n);
     r->chunks++;
     r->in_flight = 1;
-    r->acked = bytes_acked(r->held.fd);
+    r->acked = wq_client_bytes_taken(r->held.fd);
     atomic_fetch_add(&http->bytes_sent, (unsigned long long)n);
     wq_held_deadline(&r->held, wq_loop_now() + http->options.stall_timeout_ms);
     h2o_send(r->held.req, &chunk, 1, H2O_SEND_STATE_IN_PROGRESS);
@@ -291,7 +277,7 @@ static void on_result_proceed(h2o_generator_t *generator, h2o_req_t *req)
 static void on_result_timeout(wq_held *held)
 {
     result *r = H2O_STRUCT_FROM_MEMBER(result, held, held);
-    uint64_t acked = bytes_acked(held->fd);
+    uint64_t acked = wq_client_bytes_taken(held->fd);
     if (r->fetch != NULL && r->fetch->is_under_way) {
         wq_held_deadline(held, wq_loop_now() + held->http->options.stall_timeout_ms);
     } else if (!r->in_flight) {

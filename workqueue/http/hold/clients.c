@@ -2,7 +2,7 @@
 #include "workqueue/http/hold/clients.h"
 
 #include <limits.h>
-#include <linux/tcp.h>
+#include <linux/tcp.h> /* not netinet/tcp.h, whose tcp_info ends early */
 #include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -19,6 +19,17 @@ void wq_client_limit_stall(int fd, unsigned stall_timeout_ms)
                    ? (int)stall_timeout_ms + KERNEL_LATER_MS
                    : INT_MAX;
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &keep, sizeof keep);
+}
+
+uint64_t wq_client_bytes_taken(int fd)
+{
+    struct tcp_info info;
+    socklen_t n = sizeof info;
+    const size_t needed =
+        offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof info.tcpi_bytes_acked;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0 || n < needed)
+        return 0;
+    return info.tcpi_bytes_acked;
 }
 
 /* Who has left already is told of at once. Without memory, again later. */

@@ -37,4 +37,7 @@ void wq_clients_remove(wq_clients *clients, wq_client *client);
  * where it is no TCP socket. */
 void wq_client_limit_stall(int fd, unsigned stall_timeout_ms);
 
+/* How many bytes the client's machine has taken; 0 where nobody can tell. */
+uint64_t wq_client_bytes_taken(int fd);
+
 #endif

@@ -13,13 +13,12 @@
  */
 #include "workqueue/http/server/guard.h"
 
-#include <linux/tcp.h> /* not netinet/tcp.h, whose tcp_info ends early */
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "workqueue/http/hold/clients.h"
 #include "workqueue/http/request/problem.h"
 #include "workqueue/http/server/framing.h"
 
@@ -305,18 +304,6 @@ static void on_write(h2o_socket_t *sock, const char *err)
         begin_next_request(g);
 }
 
-/* How many bytes the client's machine has taken; 0 where nobody can tell. */
-static uint64_t bytes_taken(int fd)
-{
-    struct tcp_info info;
-    socklen_t n = sizeof info;
-    const size_t needed =
-        offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof info.tcpi_bytes_acked;
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0 || n < needed)
-        return 0;
-    return info.tcpi_bytes_acked;
-}
-
 /* Later than those who hold the response, and count the client themselves. */
 static unsigned stall_ms(const wq_guarded *g)
 {
@@ -329,7 +316,7 @@ static void measure_client(wq_guarded *g)
 {
     const unsigned ms = stall_ms(g);
     const int fd = h2o_socket_get_fd(g->sock);
-    const uint64_t taken = bytes_taken(fd), least = (uint64_t)ms * LEAST_BYTES_PER_S / 1000;
+    const uint64_t taken = wq_client_bytes_taken(fd), least = (uint64_t)ms * LEAST_BYTES_PER_S / 1000;
     if (!h2o_socket_is_writing(g->sock) || g->is_waiting)
         return;
     if (g->is_measured && taken - g->acked < (least > 0 ? least : 1)) {
