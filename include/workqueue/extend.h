@@ -124,6 +124,9 @@ typedef struct wq_runner {
      * by the other options and puts it here, `run` may call its `run`, and `close` calls its
      * `close`. NULL: it runs jobs itself. */
     struct wq_runner **own;
+    /** Nonzero, and a sentence in `buf` of `size` bytes: what keeps it from running jobs now, such as a
+     * broker that is away. At once, from any thread. NULL: nothing ever does. */
+    int (*trouble)(void *self, char *buf, size_t size);
 } wq_runner;
 
 /**

@@ -304,6 +304,14 @@ typedef struct wq_stats {
 /** Writes the numbers to `*out`. */
 WQ_API void wq_queue_stats(wq_queue *queue, wq_stats *out);
 
+/**
+ * Writes to `text`, of `size` bytes, what is wrong with the queue now, a sentence a line: its storage
+ * or its journal is on a disk that is full or read-only, or cannot be written; its store or its broker
+ * is away. Returns how many there are; what finds no room is only counted. Cheap enough for a health
+ * check: it looks at the disks, and asks nobody across a network. Thread-safe.
+ */
+WQ_API size_t wq_queue_troubles(wq_queue *queue, char *text, size_t size);
+
 enum { WQ_MINUTES = 60 };
 
 /** What happened in one minute. Percentiles are exact to a tenth; 0 where nothing was counted. */

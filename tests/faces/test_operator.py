@@ -1,6 +1,7 @@
 """test_operator.py - what the operator sees and may do: metrics, health, deletion of outputs."""
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -257,6 +258,83 @@ class HealthTest(OperatorTest):
         client.begin_response()
         self.assertEqual(json.loads(client.read_all()), {"status": "stopping"})
         self.assertEqual(client.head.status, 503)
+
+
+class TroubleTest(OperatorTest):
+    """What /health says when something is wrong: it is answered, and the server goes on."""
+
+    def troubles(self, server):
+        head, body = server.ask("GET", "/health")
+        self.assertEqual(head.status, 200, "a server that has trouble is not to be ended for it")
+        health = json.loads(body)
+        problems = health.get("problems", [])
+        self.assertEqual(health["status"], "troubled" if problems else "ok")
+        return problems
+
+    def says(self, server, *words):
+        def said():
+            return [text for text in self.troubles(server) if all(word in text for word in words)]
+        return wait_for(said, f"a problem with {words}", seen=lambda: self.troubles(server))
+
+    def small_disk(self, name):
+        path = self.folder / name
+        path.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(path)],
+                          capture_output=True).returncode != 0:
+            self.skipTest("needs the right to mount")
+        self.addCleanup(subprocess.run, ["umount", "-l", str(path)], capture_output=True)
+        return path
+
+    def fill(self, path):
+        try:
+            with open(path / "filler", "wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * 4096)
+        except OSError:
+            pass
+
+    def test_the_storage(self):
+        path = self.small_disk("disk")
+        server = self.serve(storage=path / "storage")
+        self.assertEqual(self.troubles(server), [])
+        self.fill(path)
+        self.says(server, "storage", "full", str(path))
+        (path / "filler").unlink()
+        self.assertEqual(self.troubles(server), [])
+        # as the kernel makes a filesystem that has errors, though files are open
+        subprocess.run(["mount", "--bind", str(path), str(path)], check=True)
+        self.addCleanup(subprocess.run, ["umount", "-l", str(path)], capture_output=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(path)], check=True)
+        self.says(server, "storage", "read-only", str(path))
+        subprocess.run(["umount", "-l", str(path)], check=True)
+        self.assertEqual(self.troubles(server), [])
+
+    def test_a_storage_that_is_gone(self):
+        server = self.serve()
+        away = self.folder / "away"
+        server.storage.rename(away)
+        self.says(server, "storage", "No such file", str(server.storage))
+        away.rename(server.storage)
+        self.assertEqual(self.troubles(server), [])
+
+    def test_a_journal_that_cannot_be_written(self):
+        path = self.small_disk("disk")
+        server = self.serve(journal=path / "journal")
+        self.told("set")
+        server.generate("set").record()
+        self.fill(path)
+        self.says(server, "journal", "full", str(path))
+
+        def refused():
+            name = str(next(count))
+            client = server.generate(name, token=name + "t" * 4000)
+            return client.read_head().status != 200
+        count = itertools.count()
+        wait_for(refused, "a job that finds no room in the journal")
+        self.says(server, "journal", "written")
+        (path / "filler").unlink()
+        wait_for(lambda: server.generate("after").read_head().status == 200, "the journal again")
+        self.assertEqual(self.troubles(server), [])
 
 
 class MannersTest(OperatorTest):

@@ -85,6 +85,17 @@ class RemoteTest(FaceTest):
         packager.send(self.names["queue_package"], "Package: marker\nDocument-Set: marker\n")
         self.assertEqual(packager.get().id, "marker")
 
+    def wait_trouble(self, server, words):
+        """Until /health says so."""
+        said = []
+
+        def is_said():
+            head, body = server.ask("GET", "/health")
+            said[:] = [head.status, json.loads(body)]
+            return any(words in text for text in said[1].get("problems", []))
+        wait_for(is_said, f"{words} in /health", SECONDS, seen=lambda: said)
+        self.assertEqual((said[0], said[1]["status"]), (200, "troubled"))
+
 
 class Cases:
     """What holds with both brokers."""
@@ -440,7 +451,7 @@ class Cases:
         self.wait_log(server, f"broker stomp://127.0.0.1:{self.broker.port}")
         wait_for(lambda: server.log().count("trying again") >= 2, "a second try", SECONDS)
         self.assertEqual(self.poll(server, path)[0].status, 303)
-        self.assertEqual(server.ask("GET", "/health")[0].status, 200)
+        self.wait_trouble(server, "broker is away")
         self.assertNotIn("wr0ngpassword", server.log())
 
     # -- deletion
@@ -703,6 +714,7 @@ class StoreTest(ListCases, MachinesTest):
         self.assertGreaterEqual(int(head.get("retry-after")), 1)
         stream.read_more("a heartbeat")
         self.assertEqual(self.poll(server, path)[0].status, 303)
+        self.wait_trouble(server, "store")
         self.store.stop()
         self.store.start()
         self.assertEqual(self.wait_result(server, path, 4 * SECONDS)[1], b"late\n")
@@ -835,9 +847,11 @@ class ActiveTest(Cases, RemoteTest):
         self.assertEqual(server.ask("DELETE", cancelled)[0].status, 204)
         self.assertEqual(self.wait_result(server, cancelled)[0].status, 410)
         paths = [path] + [self.start(server, f"set{i}") for i in range(5)]
+        self.wait_trouble(server, "broker is away")
         self.broker.start()
         packager = self.packager()
         jobs = [packager.get() for _ in paths]
+        self.assertNotIn("problems", json.loads(server.ask("GET", "/health")[1]))
         self.assertEqual([job.id for job in jobs], [path.split("/")[-1] for path in paths])
         for job in jobs:
             job.complete(OUTPUT)

@@ -397,8 +397,12 @@ size_t wq_life_ahead_locked(wq_queue *q, const wq_job *job)
 
 int wq_life_count_store_result(wq_queue *q, int result)
 {
-    if (result < 0 && result != WQ_ERROR_NOT_FOUND && result != WQ_ERROR_INVALID_ARGUMENT)
+    const int fails =
+        result < 0 && result != WQ_ERROR_NOT_FOUND && result != WQ_ERROR_INVALID_ARGUMENT;
+    if (fails)
         atomic_fetch_add(&q->store_errors, 1);
+    if (atomic_load(&q->store_fails) != fails)
+        atomic_store(&q->store_fails, fails);
     return result;
 }
 

@@ -58,6 +58,8 @@ struct wq_queue {
     wq_watchers watchers; /* of positions */
     wq_job_news news;     /* of jobs */
     atomic_ullong store_errors;
+    atomic_int store_fails; /* it did when it was last asked */
+    char *folders[2];       /* of the storage and of the journal; NULL: there is none */
     atomic_size_t n_ready; /* jobs that could be taken; written under the lock */
 
     pthread_mutex_t lock; /* the core's */

@@ -325,6 +325,8 @@ static int open_runs(wq_queue *queue, wq_runner *runner, wq_error *error)
 static void free_queue(wq_queue *queue)
 {
     wq_life_dispose(queue);
+    free(queue->folders[0]);
+    free(queue->folders[1]);
     free(queue);
 }
 
@@ -395,6 +397,17 @@ static int open_parts(wq_queue *queue, wq_runner *runner, const wq_options *o, w
     return result;
 }
 
+/* Whose disks are looked at. Without memory they are not. */
+static void note_folders(wq_queue *queue, const wq_options *o)
+{
+    if (o->storage_dir != NULL && *o->storage_dir != '\0')
+        queue->folders[0] = from_root(o->storage_dir);
+    if (o->journal_path != NULL && (queue->folders[1] = from_root(o->journal_path)) != NULL) {
+        char *slash = strrchr(queue->folders[1], '/');
+        slash[slash == queue->folders[1]] = '\0';
+    }
+}
+
 static wq_queue *new_queue(const wq_options *o, wq_error *error)
 {
     wq_queue *queue = calloc(1, sizeof *queue);
@@ -407,8 +420,10 @@ static wq_queue *new_queue(const wq_options *o, wq_error *error)
         free(queue);
         return NULL;
     }
-    if (wq_life_init(queue, o) == 0)
+    if (wq_life_init(queue, o) == 0) {
+        note_folders(queue, o);
         return queue;
+    }
     wq_fail(error, WQ_ERROR_SYSTEM, "getrandom: %s", strerror(errno));
     wq_owner_unref(queue);
     return NULL;

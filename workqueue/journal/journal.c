@@ -32,7 +32,7 @@ struct wq_journal {
     /* the thread's, and before that the opener's */
     wq_writer writer;
     wq_change batch[WRITE_BATCH];
-    int is_failing; /* logged once */
+    atomic_int is_failing; /* logged once; the thread's to write */
 
     pthread_mutex_t lock;
     /* under the lock */
@@ -130,6 +130,11 @@ void wq_journal_wait_started(wq_journal *j, wq_entry *entry)
     while (entry->in_batch || entry->listed == WQ_LISTED_SOON || entry->listed == WQ_LISTED_LATER)
         pthread_cond_wait(&j->settled, &j->lock);
     pthread_mutex_unlock(&j->lock);
+}
+
+int wq_journal_is_failing(const wq_journal *j)
+{
+    return atomic_load(&j->is_failing);
 }
 
 uint64_t wq_journal_errors(const wq_journal *j)
@@ -236,9 +241,9 @@ static void settle_change(wq_journal *j, wq_change *c, int result, const wq_erro
 static void count_failure(wq_journal *j, const wq_error *error)
 {
     atomic_fetch_add(&j->errors, 1);
-    if (!j->is_failing)
+    if (!atomic_load(&j->is_failing))
         wq_log(&j->logger, WQ_LOG_ERROR, "%s", error->message);
-    j->is_failing = 1;
+    atomic_store(&j->is_failing, 1);
 }
 
 /* While the file cannot be written, only new jobs have it tried again before the time: an end is
@@ -246,7 +251,7 @@ static void count_failure(wq_journal *j, const wq_error *error)
 static int is_worth_trying(const wq_journal *j, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (!j->is_failing || j->batch[i].have == WQ_WANT_NOTHING)
+        if (!atomic_load(&j->is_failing) || j->batch[i].have == WQ_WANT_NOTHING)
             return 1;
     return 0;
 }
@@ -261,8 +266,8 @@ static int do_batch(wq_journal *j, size_t n, int is_retry)
         if (result != WQ_OK)
             count_failure(j, &error);
     }
-    if (result == WQ_OK && j->is_failing) {
-        j->is_failing = 0;
+    if (result == WQ_OK && atomic_load(&j->is_failing)) {
+        atomic_store(&j->is_failing, 0);
         pthread_mutex_lock(&j->lock);
         j->retry_at = TAILQ_EMPTY(&j->failed) ? 0 : wq_monotonic_ms();
         pthread_mutex_unlock(&j->lock);

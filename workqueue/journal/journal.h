@@ -47,6 +47,9 @@ void wq_journal_flush_soon(wq_journal *journal);
 /* Waits until the start of this entry is in the file, or could not be written. No lock is held. */
 void wq_journal_wait_started(wq_journal *journal, wq_entry *entry);
 
+/* Did the last try to write the file fail? Any thread. */
+int wq_journal_is_failing(const wq_journal *journal);
+
 /* Failures of the file so far. */
 uint64_t wq_journal_errors(const wq_journal *journal);
 

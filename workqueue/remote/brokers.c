@@ -107,6 +107,16 @@ static int many_cancel_elsewhere(void *self, const wq_elsewhere *job, wq_error *
     return one->cancel_elsewhere(one->self, job, error);
 }
 
+/* The first that is away; the jobs of the others run. */
+static int many_trouble(void *self, char *buf, size_t size)
+{
+    const many *m = self;
+    for (size_t i = 0; i < m->n; i++)
+        if (m->runners[i]->trouble(m->runners[i]->self, buf, size))
+            return 1;
+    return 0;
+}
+
 static void many_close(wq_runner *runner)
 {
     many *m = runner->self;
@@ -131,6 +141,7 @@ static int open_many(wq_runner **out, many *m, const wq_stomp_options *options, 
                             .cancel = many_cancel,
                             .interest = many_interest,
                             .removed = many_removed,
+                            .trouble = many_trouble,
                             .max_in_flight = options->max_in_flight};
     if (result != WQ_OK) {
         many_close(&m->runner);

@@ -284,6 +284,18 @@ static int open_broker(remote *r, const wq_stomp_options *options, wq_error *err
     return wq_broker_open(&r->broker, &o, error);
 }
 
+static int remote_trouble(void *self, char *buf, size_t size)
+{
+    remote *r = self;
+    pthread_mutex_lock(&r->lock);
+    const int is_away = !r->is_connected;
+    const size_t n = r->n;
+    pthread_mutex_unlock(&r->lock);
+    if (is_away)
+        snprintf(buf, size, "the broker is away: %zu job%s for it", n, n == 1 ? " waits" : "s wait");
+    return is_away;
+}
+
 static void init(remote *r, const wq_stomp_options *options)
 {
     pthread_mutex_init(&r->lock, NULL);
@@ -298,6 +310,7 @@ static void init(remote *r, const wq_stomp_options *options)
         .cancel = remote_cancel,
         .interest = remote_interest,
         .removed = remote_removed,
+        .trouble = remote_trouble,
         .max_in_flight = options->max_in_flight,
     };
     if (options->store != NULL && options->store->shared != NULL) {

@@ -160,40 +160,61 @@ static int is_stopping(wq_http *http, wq_stats *stats)
     return stats->stopping || atomic_load(&http->stopping);
 }
 
-int wq_put_problems(wq_http *http, FILE *out)
+/* One that may follow others. */
+static void put_problem(FILE *out, const char *sentence, size_t n, int is_first)
 {
-    char sentence[400], escaped[6 * sizeof sentence];
-    const char *trouble =
-        http->options.trouble != NULL
-            ? http->options.trouble(http->options.trouble_user, sentence, sizeof sentence)
-            : NULL;
-    fputc('[', out);
-    if (trouble != NULL)
-        fprintf(out, "\"%.*s\"", (int)(wq_put_escaped(escaped, trouble) - escaped), escaped);
-    fputc(']', out);
-    return trouble != NULL;
+    char text[512], escaped[6 * sizeof text];
+    snprintf(text, sizeof text, "%.*s", (int)n, sentence);
+    fprintf(out, "%s\"%.*s\"", is_first ? "" : ", ",
+            (int)(wq_put_escaped(escaped, text) - escaped), escaped);
 }
 
+int wq_put_problems(wq_http *http, FILE *out)
+{
+    const wq_http_options *options = &http->options;
+    char of_host[400], of_queue[2000], *at = of_queue, *end;
+    int n = 0;
+    const char *trouble = options->trouble != NULL ? options->trouble(options->trouble_user,
+                                                                      of_host, sizeof of_host)
+                                                   : NULL;
+    wq_queue_troubles(http->queue, of_queue, sizeof of_queue);
+    fputc('[', out);
+    if (trouble != NULL)
+        put_problem(out, trouble, strlen(trouble), n++ == 0);
+    for (; *at != '\0'; at = *end != '\0' ? end + 1 : end) {
+        end = at + strcspn(at, "\n");
+        put_problem(out, at, (size_t)(end - at), n++ == 0);
+    }
+    fputc(']', out);
+    return n;
+}
+
+/* The status is 200 also when something is wrong: a server that lost its disk still tells its jobs'
+ * progress, and nobody gains by its being ended for that. */
 int wq_face_health(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
 {
-    char text[3000] = "";
+    char *text = NULL, *problems = NULL;
+    size_t size;
     wq_stats stats;
     (void)rest;
     if (wq_method(req, "GET, HEAD, OPTIONS"))
         return 0;
     if (is_stopping(http, &stats))
         return send_plain(req, 503, "application/json", "{\"status\":\"stopping\"}\n");
-    FILE *out = fmemopen(text, sizeof text, "w");
-    if (out == NULL)
+    FILE *out = open_memstream(&problems, &size);
+    const int n = out != NULL ? wq_put_problems(http, out) : 0;
+    const int is_told = n > 0 || http->options.trouble != NULL;
+    if (out == NULL || fclose(out) != 0 ||
+        asprintf(&text, "{\"status\":\"%s\",\"queued\":%zu,\"running\":%zu%s%s}\n",
+                 n > 0 ? "troubled" : "ok", stats.queued, stats.running,
+                 is_told ? ",\"problems\":" : "", is_told ? problems : "") < 0) {
+        free(problems);
         return wq_problem(req, 500, "There is no memory for the answer.");
-    fprintf(out, "{\"status\":\"ok\",\"queued\":%zu,\"running\":%zu", stats.queued, stats.running);
-    if (http->options.trouble != NULL) {
-        fputs(",\"problems\":", out);
-        wq_put_problems(http, out);
     }
-    fputs("}\n", out);
-    fclose(out);
-    return send_plain(req, 200, "application/json", text);
+    free(problems);
+    send_plain(req, 200, "application/json", text);
+    free(text);
+    return 0;
 }
 
 /* ---- DELETE /output: who may ----------------------------------------------------------------- */
