@@ -3,6 +3,7 @@
  * "The far" is a runner that does nothing by itself: it keeps the runs it was given, and the test
  * says what becomes of each, in any order and from any thread. "The shelf" is a store that says
  * what the test wants. */
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -1294,6 +1295,107 @@ static void test_all_at_once_with_a_journal(void **state)
     crowd(p, open_journal(p));
 }
 
+/* ---- ends beside a stop ---------------------------------------------------------------------- */
+
+enum { ENDERS = 3, RUNS = 100, ROUNDS = 5 };
+
+static _Thread_local int dawdles;
+
+/* A thread that dawdles is slow to come to a lock, so that others get in between. ThreadSanitizer
+ * would not know the locks any more. */
+#ifndef __SANITIZE_THREAD__
+__attribute__((visibility("default"))) int pthread_mutex_lock(pthread_mutex_t *mutex)
+{
+    static int (*_Atomic lock)(pthread_mutex_t *);
+    if (lock == NULL)
+        lock = (int (*)(pthread_mutex_t *))dlsym(RTLD_NEXT, "pthread_mutex_lock");
+    if (dawdles)
+        usleep(200);
+    return lock(mutex);
+}
+#endif
+
+typedef struct ender {
+    far *far;
+    atomic_int *go; /* so many runs may be ended */
+    int first;
+} ender;
+
+static void *end_some(void *arg)
+{
+    const ender *e = arg;
+    dawdles = 1;
+    for (int i = e->first; i < RUNS; i += ENDERS) {
+        while (atomic_load(e->go) <= i)
+            ;
+        end_run(e->far, &e->far->runs[i], 0, 0, NULL);
+    }
+    return NULL;
+}
+
+static void let_next_end(void *user)
+{
+    atomic_fetch_add((atomic_int *)user, 1);
+}
+
+/* Runs end just when a stop comes to them. What has succeeded is published, or runs again: its end
+ * comes once. */
+static void stop_while_runs_end(place *p, int store_away)
+{
+    wq_job *jobs[RUNS];
+    wq_watch *watches[RUNS];
+    for (int round = 0; round < ROUNDS; round++) {
+        wq_options options = options_of(p);
+        atomic_int go = ENDERS;
+        ender enders[ENDERS];
+        pthread_t threads[ENDERS];
+        char set[32];
+        options.journal_path = p->journal;
+        options.store = &p->shelf.store;
+        p->far.n = 0;
+        atomic_store(&p->shelf.find_result, 0);
+        wq_queue *queue = open_with(&options);
+        for (int i = 0; i < RUNS; i++) {
+            snprintf(set, sizeof set, "%d", i);
+            jobs[i] = ask(queue, set);
+        }
+        EVENTUALLY(atomic_load(&p->far.n) >= RUNS);
+        for (int i = 0; i < RUNS; i++) {
+            begin(&p->far.runs[i], 0);
+            assert_int_equal(wq_job_watch(jobs[i], let_next_end, &go, &watches[i]), WQ_OK);
+        }
+        atomic_store(&p->shelf.find_result, store_away ? WQ_ERROR_AWAY : 0);
+        for (int i = 0; i < ENDERS; i++) {
+            enders[i] = (ender){&p->far, &go, i};
+            pthread_create(&threads[i], NULL, end_some, &enders[i]);
+        }
+        dawdles = 1;
+        wq_stop(queue);
+        dawdles = 0;
+        atomic_store(&go, RUNS);
+        for (int i = 0; i < ENDERS; i++)
+            pthread_join(threads[i], NULL);
+        for (int i = 0; i < RUNS; i++)
+            wq_watch_cancel(watches[i]);
+        wq_close(queue);
+        for (int i = 0; i < RUNS; i++) {
+            assert_int_equal(wq_job_wait(jobs[i], 0), WQ_OK);
+            wq_job_unref(jobs[i]);
+        }
+        unlink(p->journal);
+    }
+}
+
+static void test_runs_end_while_the_queue_stops(void **state)
+{
+    stop_while_runs_end(*state, 0);
+}
+
+static void test_runs_end_while_the_queue_stops_and_the_store_is_away(void **state)
+{
+    stop_while_runs_end(*state, 1);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -1336,6 +1438,8 @@ int main(void)
         TEST(test_the_runner_knows_who_looks),
         TEST(test_all_at_once),
         TEST(test_all_at_once_with_a_journal),
+        TEST(test_runs_end_while_the_queue_stops),
+        TEST(test_runs_end_while_the_queue_stops_and_the_store_is_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -311,34 +311,49 @@ int wq_async_runner_open(wq_async_runner **out, wq_queue *queue, wq_runner *runn
     return wq_fail(error, WQ_ERROR_SYSTEM, "pthread_create for the runner: %s", strerror(r));
 }
 
-/* One whose program runs, with a reference to its job; NULL if there is none. */
+/* One whose program runs; NULL if there is none. */
 static wq_job *first_running_locked(wq_async_runner *a)
 {
     remote_run *r;
     TAILQ_FOREACH(r, &a->out, link)
     if (r->state.job != NULL)
-        return wq_job_ref(r->state.job);
+        return r->state.job;
     return NULL;
+}
+
+/* They go on where they are. One by one, as watchers are told in between; but each is found and
+ * ended without letting go of the lock, as its run may be over at any time and then has the job. */
+static void interrupt_all(wq_async_runner *a)
+{
+    wq_queue *queue = a->queue;
+    wq_job *job;
+    do {
+        wq_effects effects;
+        wq_effects_init(&effects);
+        pthread_mutex_lock(&queue->lock);
+        job = first_running_locked(a);
+        if (job != NULL)
+            wq_life_interrupt_locked(queue, job, &effects);
+        pthread_mutex_unlock(&queue->lock);
+        wq_effects_carry_out(queue, &effects);
+    } while (job != NULL);
+}
+
+static void cancel_all(wq_async_runner *a)
+{
+    remote_run *r;
+    pthread_mutex_lock(&a->queue->lock);
+    TAILQ_FOREACH(r, &a->out, link)
+    wq_life_stop_run_locked(&r->state);
+    pthread_mutex_unlock(&a->queue->lock);
 }
 
 void wq_async_runner_stop(wq_async_runner *a)
 {
-    wq_queue *queue = a->queue;
-    remote_run *r;
-    wq_job *job;
-    pthread_mutex_lock(&queue->lock);
-    if (queue->recorder.self == NULL) {
-        TAILQ_FOREACH(r, &a->out, link)
-        wq_life_stop_run_locked(&r->state);
-    } else {
-        while ((job = first_running_locked(a)) != NULL) {
-            pthread_mutex_unlock(&queue->lock);
-            wq_life_interrupt(queue, job);
-            wq_job_unref(job);
-            pthread_mutex_lock(&queue->lock);
-        }
-    }
-    pthread_mutex_unlock(&queue->lock);
+    if (a->queue->recorder.self != NULL)
+        interrupt_all(a);
+    else
+        cancel_all(a);
 }
 
 void wq_async_runner_close(wq_async_runner *a)

@@ -114,16 +114,21 @@ void wq_life_stop_run_locked(wq_run_state *run)
     request_stop_locked(job);
 }
 
+void wq_life_interrupt_locked(wq_queue *q, wq_job *job, wq_effects *fx)
+{
+    if (job->phase >= WQ_PHASE_SETTLING)
+        return;
+    if (job->wish == WQ_WISH_NONE)
+        job->wish = WQ_WISH_STOP;
+    wq_decide_end_locked(q, job, wq_end_now(WQ_STATE_CANCELLED, WQ_RETURNCODE_OWN, NULL), fx);
+}
+
 void wq_life_interrupt(wq_queue *q, wq_job *job)
 {
     wq_effects fx;
     wq_effects_init(&fx);
     pthread_mutex_lock(&q->lock);
-    if (job->phase < WQ_PHASE_SETTLING) {
-        if (job->wish == WQ_WISH_NONE)
-            job->wish = WQ_WISH_STOP;
-        wq_decide_end_locked(q, job, wq_end_now(WQ_STATE_CANCELLED, WQ_RETURNCODE_OWN, NULL), &fx);
-    }
+    wq_life_interrupt_locked(q, job, &fx);
     pthread_mutex_unlock(&q->lock);
     wq_effects_carry_out(q, &fx);
 }

@@ -26,5 +26,6 @@ void wq_life_stop_run_locked(wq_run_state *run);
 /* The queue stops, and nobody waits for what the job is at: it ends here, and with a journal it
  * runs again after the restart. Nothing if it has ended, or is settling. */
 void wq_life_interrupt(wq_queue *queue, wq_job *job);
+void wq_life_interrupt_locked(wq_queue *queue, wq_job *job, wq_effects *effects);
 
 #endif
