@@ -16,10 +16,19 @@
 
 /* ---- a disk that does not sync: these stand in front of libc's ------------------------------- */
 
-static atomic_int fails_to_sync;
+static atomic_int fails_to_sync, holds_sync, n_held;
+
+static void wait_for_disk(void)
+{
+    atomic_fetch_add(&n_held, 1);
+    while (atomic_load(&holds_sync))
+        usleep(1000);
+    atomic_fetch_sub(&n_held, 1);
+}
 
 __attribute__((visibility("default"))) int fdatasync(int fd)
 {
+    wait_for_disk();
     if (atomic_load(&fails_to_sync)) {
         errno = EIO;
         return -1;
@@ -29,6 +38,7 @@ __attribute__((visibility("default"))) int fdatasync(int fd)
 
 __attribute__((visibility("default"))) int fsync(int fd)
 {
+    wait_for_disk();
     if (atomic_load(&fails_to_sync)) {
         errno = EIO;
         return -1;
@@ -360,6 +370,49 @@ static void test_c19_a_commit_that_failed_revives_nobody(void **state)
     assert_int_equal(atomic_load(&r->runs), 0);
 }
 
+static void note_answer(void *user, int result, wq_job *job, int64_t made_at_ms,
+                        const wq_error *error)
+{
+    (void)made_at_ms, (void)error;
+    wq_job_unref(job);
+    atomic_store((atomic_int *)user, result);
+}
+
+/* Who joins a job while the disk is at work for it: if that fails both are refused, and nothing of
+ * it is written when the disk is well again. */
+static void test_c19_who_joined_a_commit_that_failed_revives_nobody(void **state)
+{
+    rig *r = *state;
+    const wq_params params = {"http://o.example", "1", TOKEN};
+    atomic_int first = 0, second = 0;
+    wq_job *job = NULL, *jobs[4];
+    size_t n = 4;
+    open_rig(r, 1);
+    atomic_store(&fails_to_sync, 1);
+    atomic_store(&holds_sync, 1);
+    assert_int_equal(wq_ensure_run_async(r->queue, &params, 0, &job, NULL, note_answer, &first,
+                                         NULL),
+                     WQ_PENDING);
+    EVENTUALLY(atomic_load(&n_held) > 0);
+    assert_int_equal(wq_ensure_run_async(r->queue, &params, WQ_ENSURE_REBUILD, &job, NULL,
+                                         note_answer, &second, NULL),
+                     WQ_PENDING);
+    atomic_store(&holds_sync, 0);
+    EVENTUALLY(atomic_load(&first) != 0 && atomic_load(&second) != 0);
+    atomic_store(&fails_to_sync, 0);
+    assert_int_equal(atomic_load(&first), WQ_ERROR_SYSTEM);
+    assert_int_equal(atomic_load(&second), WQ_ERROR_SYSTEM);
+    wq_job_unref(begin(r, 2)); /* it is well again */
+    close_rig(r);
+    atomic_store(&r->runs, 0);
+    open_rig(r, 1);
+    assert_int_equal(wq_jobs(r->queue, NULL, NULL, jobs, 4, &n), WQ_OK);
+    for (size_t i = 0; i < n; i++) {
+        assert_string_equal(wq_job_params(jobs[i])->document_set_id, "2");
+        wq_job_unref(jobs[i]);
+    }
+}
+
 /* ---- wishes ---------------------------------------------------------------------------------- */
 
 static void test_c9_a_rebuild_that_joins_is_one(void **state)
@@ -631,6 +684,7 @@ int main(void)
         TEST(test_c18_null_is_an_error),
         TEST(test_c18_tables_with_holes_are_refused_at_once),
         TEST(test_c19_a_commit_that_failed_revives_nobody),
+        TEST(test_c19_who_joined_a_commit_that_failed_revives_nobody),
         TEST(test_c19_a_limit_is_final),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

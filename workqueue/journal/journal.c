@@ -194,16 +194,17 @@ static void note_written(wq_journal *j, const wq_change *c)
     }
 }
 
-/* What is not in the file, or not with certainty, is written later, as far as it matters. A job
- * that was done before it was asked for only loses its id by a restart. */
+/* What is not in the file, or not with certainty, is written later, as far as it matters. A new job
+ * is refused, also to those who have joined it meanwhile. One that was done before it was asked for
+ * only loses its id by a restart. */
 static void keep_failed_locked(wq_journal *j, const wq_change *c)
 {
     wq_entry *entry = c->entry;
-    const int is_new = c->have == WQ_WANT_NOTHING;
-    if (j->closing || entry->listed != WQ_UNLISTED || (is_new && c->want == WQ_WANT_ENDED))
-        return;
-    if (is_new)
+    const int is_new = c->have == WQ_WANT_NOTHING, was_done = is_new && c->want == WQ_WANT_ENDED;
+    if (is_new && !was_done)
         entry->want = WQ_WANT_ABSENT;
+    if (j->closing || entry->listed != WQ_UNLISTED || was_done)
+        return;
     list_locked(j, entry, WQ_LISTED_FAILED);
     if (j->retry_at == 0)
         j->retry_at = wq_monotonic_ms() + RETRY_MS;
