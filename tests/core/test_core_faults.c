@@ -390,9 +390,9 @@ static void test_c19_who_joined_a_commit_that_failed_revives_nobody(void **state
     open_rig(r, 1);
     atomic_store(&fails_to_sync, 1);
     atomic_store(&holds_sync, 1);
-    assert_int_equal(wq_ensure_run_async(r->queue, &params, 0, &job, NULL, note_answer, &first,
-                                         NULL),
-                     WQ_PENDING);
+    assert_int_equal(
+        wq_ensure_run_async(r->queue, &params, 0, &job, NULL, note_answer, &first, NULL),
+        WQ_PENDING);
     EVENTUALLY(atomic_load(&n_held) > 0);
     assert_int_equal(wq_ensure_run_async(r->queue, &params, WQ_ENSURE_REBUILD, &job, NULL,
                                          note_answer, &second, NULL),
@@ -445,6 +445,28 @@ static void test_c9_a_rebuild_that_joins_is_one(void **state)
     assert_int_equal(atomic_load(&r->rebuilds), 1);
     assert_int_equal(atomic_load(&r->replaced), 1);
     wq_job_unref(first);
+}
+
+/* One that the journal could not take was refused; so is the next one, until it can. */
+static void test_c9_a_rebuild_is_promised_when_the_journal_has_it(void **state)
+{
+    rig *r = *state;
+    wq_job *job;
+    atomic_store(&r->run_waits, 1);
+    open_rig(r, 1);
+    wq_job_unref(begin(r, 1));
+    EVENTUALLY(atomic_load(&r->runs) == 1);
+    wq_job_unref(begin(r, 2)); /* waits, and is no rebuild */
+    atomic_store(&fails_to_sync, 1);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(ask(r, 2, WQ_ENSURE_REBUILD, &job), WQ_ERROR_SYSTEM);
+    atomic_store(&fails_to_sync, 0);
+    EVENTUALLY(ask(r, 2, WQ_ENSURE_REBUILD, &job) == WQ_ATTACHED);
+    atomic_store(&r->run_waits, 0);
+    sem_post(&r->run);
+    assert_int_equal(end_of(job), WQ_STATE_SUCCEEDED);
+    assert_int_equal(atomic_load(&r->rebuilds), 1);
+    wq_job_unref(job);
 }
 
 static void test_c10_a_cancel_that_was_granted_is_no_success(void **state)
@@ -676,6 +698,7 @@ int main(void)
         TEST(test_c5_ends_that_cannot_be_written_cost_nothing),
         TEST(test_c6_many_long_errors),
         TEST(test_c9_a_rebuild_that_joins_is_one),
+        TEST(test_c9_a_rebuild_is_promised_when_the_journal_has_it),
         TEST(test_c10_a_cancel_that_was_granted_is_no_success),
         TEST(test_c13_an_estimate_is_never_nothing),
         TEST(test_c14_a_start_is_in_the_journal_before_it_runs),

@@ -250,8 +250,11 @@ void wq_life_written(void *queue, wq_entry *entry, const wq_written *w)
     }
     if (!STAILQ_EMPTY(&job->asks)) {
         const int promised = w->result == WQ_OK || job->phase == WQ_PHASE_ENDED;
-        if (!promised)
+        if (!promised) {
             fx.error = *w->error;
+            if (job->phase == WQ_PHASE_BLOCKED || job->phase == WQ_PHASE_WAITING)
+                job->rebuild = w->rebuild; /* else the next one who asks would find it promised */
+        }
         wq_effects_answer_locked(&fx, job, promised ? job : NULL,
                                  w->rebuild || job->phase >= WQ_PHASE_ENDED);
     }
