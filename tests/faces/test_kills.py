@@ -208,7 +208,7 @@ class KillTest(FaceTest):
                 self.books.cancels.add(job.name)
                 load.expect(*load.ask("DELETE", f"/work/{id_}"), 204, 409)
         wait_for(lambda: self.is_idle(server), "every job to end",
-                 seen=lambda: server.ask("GET", "/health")[1])
+                 seen=lambda: (server.ask("GET", "/health")[1], server.log()[-3000:]))
         old = [(id_, self.books.jobs[name]) for id_, name in list(self.books.ids.items())[-1000:]]
         for id_, job in ids + chance.sample(old, min(20, len(old))):
             wait_for(lambda: load.look_at_work(job, id_) or self.books.wrong,
@@ -271,6 +271,9 @@ class KillTest(FaceTest):
         with open(self.folder / "runs", "rb") as file:
             file.seek(self.read_to)
             for line in file:
+                if len(line.split()) != 3:
+                    self.books.complain(f"the program has noted {line!r} at {self.read_to}")
+                    break
                 what, name, pid = line.decode().split()
                 if what == "twice":
                     self.books.complain(f"{name} runs twice at once, in {pid}")
