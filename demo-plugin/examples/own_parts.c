@@ -56,7 +56,7 @@ static int fail(wq_error *error, const char *what)
 {
     if (error != NULL) {
         error->code = WQ_ERROR_SYSTEM;
-        snprintf(error->message, sizeof error->message, "%s: %s", what, strerror(errno));
+        snprintf(error->message, sizeof error->message, "%.300s: %.150s", what, strerror(errno));
     }
     return WQ_ERROR_SYSTEM;
 }

@@ -300,6 +300,7 @@ async function loadAll(signal) {
 }
 function onEvent(event, data) {
   if (event === 'reload') loadAll(giveUp.signal).catch(() => {}); // more news than the server notes
+  else if (event === 'gone') forget(JSON.parse(data).id); // another machine's, which has ended
   else take(JSON.parse(data));
 }
 async function follow() {

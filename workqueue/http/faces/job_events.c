@@ -1,23 +1,22 @@
 /* job_events.c - GET /jobs as an event stream: the news of every job.
  *
  *   a thread of the queue's             the loop of the stream
- *   on_job_news(job):                   arrive(): a send, unless one is under way or was shortly
- *     lock; note the job, once;           before; then the deadline brings it
- *     nobody posted yet: post           send_changed(): takes some of the noted jobs and sends each
- *     unlock                              as it is now: latest-only, however many changes there
+ *   on_job_news(job):                   go_on_with_jobs(): a send, unless one was shortly before;
+ *     lock; note the job, once;           then the deadline brings it
+ *     unlock                            send_changed(): takes some of the noted jobs and sends each
+ *     nobody posted yet: post             as it is now: latest-only, however many changes there
  * were
  *
  * What is noted is bounded by the number of jobs that are known; if a table of that size has no
  * room the stream says "event: reload", and the page lists all anew. */
 #include <pthread.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 
 #include "workqueue/http/faces/elsewhere.h"
-#include "workqueue/http/faces/job_list.h"
+#include "workqueue/http/faces/event_stream.h"
 #include "workqueue/http/faces/faces.h"
+#include "workqueue/http/faces/job_list.h"
 #include "workqueue/http/faces/job_record.h"
-#include "workqueue/http/hold/held.h"
 #include "workqueue/http/hold/work.h"
 #include "workqueue/http/request/problem.h"
 
@@ -31,17 +30,13 @@ enum {
 };
 
 typedef struct job_stream {
-    h2o_generator_t generator; /* first: h2o hands it back */
-    wq_held held;
-    wq_post post;
+    wq_event_stream base; /* first */
     wq_jobs_watch *watch;
-    atomic_int refs; /* the request's, and that of a post on its way */
     /* the loop's */
-    int in_flight, over, is_looking;
-    int64_t sent_at, beat_at, far_at; /* far_at: of the next look at the other machines */
-    char *text;                       /* in flight, from malloc */
-    wq_far_jobs far;                  /* as they were told last */
-    char *far_text;                   /* their news, to be sent next; or NULL */
+    int is_looking;
+    int64_t beat_at, far_at; /* far_at: of the next look at the other machines */
+    wq_far_jobs far;         /* as they were told last */
+    char *far_text;          /* their news, to be sent next; or NULL */
     size_t far_size;
     /* under the lock */
     pthread_mutex_t lock;
@@ -53,16 +48,14 @@ typedef struct job_stream {
     wq_job *left[MOST_NOTED]; /* while gaps are closed */
 } job_stream;
 
-static void unref_stream(job_stream *s)
+static void dispose_job_stream(wq_event_stream *base)
 {
-    if (atomic_fetch_sub(&s->refs, 1) > 1)
-        return;
+    job_stream *s = (job_stream *)base;
     for (size_t i = 0; i < SLOTS; i++)
         wq_job_unref(s->noted[i]);
     pthread_mutex_destroy(&s->lock);
     wq_far_jobs_free(&s->far);
     free(s->far_text);
-    free(s->text);
     free(s);
 }
 
@@ -92,11 +85,8 @@ static void on_job_news(void *user, wq_job *job)
     s->is_told = 1;
     s->in_transit |= posts;
     pthread_mutex_unlock(&s->lock);
-    if (!posts)
-        return;
-    atomic_fetch_add(&s->refs, 1);
-    if (wq_post_send(&s->held.http->inboxes, &s->post) != 0)
-        unref_stream(s);
+    if (posts)
+        wq_event_stream_post(&s->base);
 }
 
 /* ---- sending --------------------------------------------------------------------------------- */
@@ -138,16 +128,6 @@ static size_t take_noted(job_stream *s, wq_job **out, size_t most, int *overflow
     return n;
 }
 
-static void send_text(job_stream *s, const char *text, size_t n)
-{
-    h2o_iovec_t buf = h2o_iovec_init(text, n);
-    s->in_flight = 1;
-    s->sent_at = wq_loop_now();
-    atomic_fetch_add(&s->held.http->bytes_sent, n);
-    wq_held_deadline(&s->held, s->sent_at + s->held.http->options.stall_timeout_ms);
-    h2o_send(s->held.req, &buf, 1, H2O_SEND_STATE_IN_PROGRESS);
-}
-
 /* Nonzero if there was something to send. */
 static int send_changed(job_stream *s)
 {
@@ -157,10 +137,11 @@ static int send_changed(job_stream *s)
     size_t n = take_noted(s, jobs, JOBS_PER_SEND, &overflowed);
     if (n == 0 && !overflowed)
         return 0;
-    const h2o_iovec_t prefix = wq_prefix(s->held.http, s->held.req);
-    FILE *out = open_memstream(&s->text, &size);
+    wq_http *http = s->base.held.http;
+    const h2o_iovec_t prefix = wq_prefix(http, s->base.held.req);
+    FILE *out = open_memstream(&s->base.text, &size);
     for (size_t i = 0; i < n; i++) {
-        h2o_iovec_t record = wq_job_record_now(s->held.http, prefix, jobs[i]);
+        h2o_iovec_t record = wq_job_record_now(http, prefix, jobs[i]);
         if (out != NULL)
             fprintf(out, "data: %.*s\n\n", (int)record.len, record.base);
         h2o_mem_release_shared(record.base);
@@ -170,24 +151,11 @@ static int send_changed(job_stream *s)
         fputs("event: reload\ndata: {}\n\n", out);
     if (out == NULL || fclose(out) != 0)
         return 0;
-    send_text(s, s->text, size);
+    wq_event_stream_send(&s->base, s->base.text, size);
     return 1;
 }
 
-static void go_on(job_stream *s);
-
-static void end_stream(job_stream *s, h2o_send_state_t how)
-{
-    if (s->over)
-        return;
-    s->over = 1;
-    wq_jobs_watch_cancel(s->watch);
-    wq_release(&s->held);
-    if (how != H2O_SEND_STATE_IN_PROGRESS) {
-        s->held.req->http1_is_persistent = 0;
-        h2o_send(s->held.req, NULL, 0, how);
-    }
-}
+static void go_on_with_jobs(wq_event_stream *base);
 
 /* ---- other machines -------------------------------------------------------------------------- */
 
@@ -218,7 +186,7 @@ static void on_looked_far(void *user, h2o_req_t *req)
     far_look *look = user;
     job_stream *s = look->stream;
     wq_far_jobs *rest = look->is_known ? &look->before : &look->now;
-    if (req != NULL && !s->over) {
+    if (req != NULL && !s->base.over) {
         s->is_looking = 0;
         s->far_at = wq_loop_now() + FAR_EVERY_MS;
         s->far = look->is_known ? look->now : look->before;
@@ -231,18 +199,18 @@ static void on_looked_far(void *user, h2o_req_t *req)
     }
     wq_far_jobs_free(rest);
     free(look);
-    if (req != NULL && !s->over && !s->in_flight)
-        go_on(s);
+    if (req != NULL && !s->base.over && !s->base.in_flight)
+        go_on_with_jobs(&s->base);
 }
 
 static void begin_far_look(job_stream *s)
 {
-    wq_http *http = s->held.http;
+    wq_http *http = s->base.held.http;
     far_look *look = calloc(1, sizeof *look);
     if (look == NULL)
         return;
     *look = (far_look){.stream = s, .http = http, .before = s->far};
-    if (wq_work_start(http, s->held.req, look_far, on_looked_far, look) != WQ_OK) {
+    if (wq_work_start(http, s->base.held.req, look_far, on_looked_far, look) != WQ_OK) {
         free(look);
         return;
     }
@@ -253,7 +221,7 @@ static void begin_far_look(job_stream *s)
 /* Nonzero if there was something to send. */
 static int send_far(job_stream *s, int64_t now)
 {
-    if (!s->is_looking && now >= s->far_at && wq_has_elsewhere(s->held.http->queue)) {
+    if (!s->is_looking && now >= s->far_at && wq_has_elsewhere(s->base.held.http->queue)) {
         s->far_at = now + FAR_EVERY_MS;
         begin_far_look(s);
     }
@@ -263,18 +231,19 @@ static int send_far(job_stream *s, int64_t now)
         free(text);
         return 0;
     }
-    s->text = text;
-    send_text(s, text, s->far_size);
+    s->base.text = text;
+    wq_event_stream_send(&s->base, text, s->far_size);
     return 1;
 }
 
-/* What there is to do, when nothing is in flight. */
-static void go_on(job_stream *s)
+static void go_on_with_jobs(wq_event_stream *base)
 {
-    int64_t now = wq_loop_now(), due = s->sent_at + SEND_EVERY_MS;
-    unsigned beat_ms = s->held.http->options.heartbeat_ms;
-    if (atomic_load(&s->held.http->stopping) || s->held.req->conn->ctx->shutdown_requested) {
-        end_stream(s, H2O_SEND_STATE_FINAL);
+    job_stream *s = (job_stream *)base;
+    int64_t now = wq_loop_now(), due = base->sent_at + SEND_EVERY_MS;
+    unsigned beat_ms = base->held.http->options.heartbeat_ms;
+    if (wq_event_stream_must_stop(base)) {
+        base->held.req->http1_is_persistent = 0;
+        wq_event_stream_end(base, H2O_SEND_STATE_FINAL, NULL, 0);
         return;
     }
     if (now >= due) {
@@ -291,108 +260,42 @@ static void go_on(job_stream *s)
         return;
     if (beat_ms != 0 && now >= s->beat_at) {
         s->beat_at = now + beat_ms;
-        send_text(s, ":\n\n", 3);
+        wq_event_stream_send(base, ":\n\n", 3);
         return;
     }
-    wq_held_deadline(&s->held, due < now + LOOK_EVERY_MS ? due : now + LOOK_EVERY_MS);
+    wq_held_deadline(&base->held, due < now + LOOK_EVERY_MS ? due : now + LOOK_EVERY_MS);
 }
 
-/* ---- what happens to it ---------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
-static void on_events_post(wq_post *post)
+static void on_news_arrived(wq_event_stream *base)
 {
-    job_stream *s = H2O_STRUCT_FROM_MEMBER(job_stream, post, post);
+    job_stream *s = (job_stream *)base;
     pthread_mutex_lock(&s->lock);
     s->in_transit = 0;
     pthread_mutex_unlock(&s->lock);
-    if (!s->over && !s->in_flight)
-        go_on(s);
-    unref_stream(s);
 }
 
-static void on_events_timeout(wq_held *held)
+static void end_watching_jobs(wq_event_stream *base)
 {
-    job_stream *s = H2O_STRUCT_FROM_MEMBER(job_stream, held, held);
-    if (!s->in_flight) {
-        go_on(s);
-        return;
-    }
-    atomic_fetch_add(&held->http->clients_stalled, 1);
-    shutdown(held->fd, SHUT_RDWR); /* it takes nothing: the send fails, `stop` follows */
-}
-
-static void on_events_gone(wq_held *held)
-{
-    job_stream *s = H2O_STRUCT_FROM_MEMBER(job_stream, held, held);
-    if (s->in_flight)
-        shutdown(held->fd, SHUT_RDWR);
-    else
-        end_stream(s, H2O_SEND_STATE_ERROR);
-}
-
-static void on_events_proceed(h2o_generator_t *generator, h2o_req_t *req)
-{
-    job_stream *s = (job_stream *)generator;
-    (void)req;
-    s->in_flight = 0;
-    free(s->text);
-    s->text = NULL;
-    go_on(s);
-}
-
-static void on_events_stop(h2o_generator_t *generator, h2o_req_t *req)
-{
-    job_stream *s = (job_stream *)generator;
-    (void)req;
-    end_stream(s, H2O_SEND_STATE_IN_PROGRESS);
-}
-
-static void on_events_request_end(void *arg)
-{
-    unref_stream(*(job_stream **)arg);
-}
-
-static job_stream *new_stream(wq_http *http, h2o_req_t *req)
-{
-    job_stream *s = calloc(1, sizeof *s);
-    if (s == NULL)
-        return NULL;
-    s->generator = (h2o_generator_t){on_events_proceed, on_events_stop};
-    s->held = (wq_held){.http = http,
-                        .face = WQ_FACE_LIST,
-                        .req = req,
-                        .timeout = on_events_timeout,
-                        .gone = on_events_gone};
-    s->post = (wq_post){.inbox = &wq_loop_of(http, req)->inbox, .arrive = on_events_post};
-    pthread_mutex_init(&s->lock, NULL);
-    atomic_store(&s->refs, 1);
-    return s;
+    wq_jobs_watch_cancel(((job_stream *)base)->watch);
 }
 
 int wq_answer_job_events(wq_http *http, h2o_req_t *req)
 {
-    job_stream *s = new_stream(http, req);
+    job_stream *s = calloc(1, sizeof *s);
     if (s == NULL)
         return wq_problem(req, 500, "There is no memory for a stream.");
-    *(job_stream **)h2o_mem_alloc_shared(&req->pool, sizeof s, on_events_request_end) = s;
-    if (wq_hold(&s->held, NULL) != 0)
+    s->base.go_on = go_on_with_jobs;
+    s->base.arrived = on_news_arrived;
+    s->base.ending = end_watching_jobs;
+    s->base.dispose = dispose_job_stream;
+    pthread_mutex_init(&s->lock, NULL);
+    if (wq_event_stream_open(&s->base, http, req) != 0)
         return 0;
-    if (wq_jobs_watch_all(http->queue, on_job_news, s, &s->watch) != WQ_OK) {
-        wq_release(&s->held);
-        return wq_problem(req, 500, "There is no memory for a stream.");
-    }
-    req->res.status = 200;
-    req->res.reason = "OK";
-    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CONTENT_TYPE, NULL,
-                   H2O_STRLIT("text/event-stream"));
-    h2o_add_header(&req->pool, &req->res.headers, H2O_TOKEN_CACHE_CONTROL, NULL,
-                   H2O_STRLIT("no-store, no-transform"));
-    h2o_add_header_by_str(&req->pool, &req->res.headers, H2O_STRLIT("x-accel-buffering"), 0,
-                          "X-Accel-Buffering", H2O_STRLIT("no"));
-    if (req->version < 0x101)
-        req->http1_is_persistent = 0; /* without chunks, only the close tells the end */
+    if (wq_jobs_watch_all(http->queue, on_job_news, s, &s->watch) != WQ_OK)
+        return wq_event_stream_refuse(&s->base);
     s->beat_at = wq_loop_now() + http->options.heartbeat_ms;
-    h2o_start_response(req, &s->generator);
-    send_text(s, ":\n\n", 3); /* something must carry the headers */
+    wq_event_stream_start(&s->base);
     return 0;
 }
