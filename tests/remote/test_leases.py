@@ -3,6 +3,7 @@ before failed at, by their letter, and stores that are not what they should be."
 
 import http.client
 import http.server
+import json
 import os
 import random
 import re
@@ -11,9 +12,11 @@ import subprocess
 import threading
 import time
 import unittest
+import urllib.request
 import uuid
 
 import services
+from services import free_ports
 from harness import is_running, wait_for
 from machines import Proxy
 from test_packager import PACKAGER, PASSWORD, SECONDS, SECRET, PackagerTest
@@ -324,6 +327,34 @@ class LeaseTest(PackagerTest):
         for line in ("workqueue_packager_connected 1", "workqueue_packager_store_usable 1",
                      "workqueue_packager_claimed_total 1", "workqueue_packager_running 0"):
             self.assertIn(line + "\n", file.read_text())
+
+    def test_metrics_and_health_over_http(self):
+        port = free_ports()
+        cut = Proxy(self.ceph.port)
+        self.addCleanup(cut.close)
+        self.far_packager(store_port=cut.port, listen=f"127.0.0.1:{port}")
+
+        def get(path, method="GET"):
+            request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+            try:
+                with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+                    return answer.status, answer.read().decode()
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, error.read().decode()
+
+        self.ask("1").wait("Complete")
+        wait_for(lambda: "workqueue_packager_succeeded_total 1\n" in get("/metrics")[1], "metrics", SECONDS)
+        self.assertEqual(json.loads(get("/health")[1]), {"status": "ok", "running": 0, "problems": []})
+        for path, method, status in (("/", "GET", 404), ("/generate", "POST", 404),
+                                     ("/jobs", "GET", 404), ("/health", "DELETE", 405),
+                                     ("/faces/generate?server=http://a&documentSetId=1&apiToken=t",
+                                      "POST", 403)):
+            self.assertEqual(get(path, method)[0], status, path)
+        cut.refuses = True
+        cut.cut()
+        self.ask("2")
+        wait_for(lambda: "store" in get("/health")[1], "the store's absence", 2 * SECONDS)
 
     def test_a_store_that_is_away_fails_nothing(self):
         cut = Proxy(self.ceph.port)

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "workqueue/command/command.h"
+#include "workqueue/command/packager_http.h"
 #include "workqueue/remote/brokers.h"
 #include "workqueue/remote/metrics.h"
 #include "workqueue/remote/packager.h"
@@ -21,7 +22,7 @@ enum { METRICS_S = 5 };
 typedef struct packager_settings {
     settings s; /* first: the tables that others use, too, write there */
     wq_packager_options packager;
-    const char *metrics;
+    const char *metrics, *listen;
     int drains;
 } packager_settings;
 
@@ -49,6 +50,8 @@ static const option_row packager_rows[] = {
      "A longer job is put off as well, as the broker may not hold it for ever (600000); 0: never."},
     {"drain-at-term", NULL, OPTION_ON, MINE(drains), 0, 0,
      "SIGTERM is as SIGUSR1: nothing new is taken, what runs goes on to its end."},
+    {"listen", "ADDRESS:PORT", OPTION_TEXT, MINE(listen), 0, 0,
+     "GET /metrics and /health are answered there, and nothing else."},
     {"metrics", "FILE", OPTION_TEXT, MINE(metrics), 0, 0,
      "What it does is written there every few seconds, for a Prometheus collector of text files."},
 };
@@ -170,16 +173,24 @@ static void add_stats(wq_packager_stats *sum, const wq_packager_stats *one)
         sum->renewal_age_ms = one->renewal_age_ms;
 }
 
-static void write_metrics(const team *t)
+static void sum_stats(void *user, wq_packager_stats *sum)
 {
-    wq_packager_stats one, sum = {.is_connected = 1};
+    const team *t = user;
+    wq_packager_stats one;
+    *sum = (wq_packager_stats){.is_connected = 1};
+    for (size_t i = 0; i < t->n; i++) {
+        wq_packager_stat(t->all[i], &one);
+        add_stats(sum, &one);
+    }
+}
+
+static void write_metrics(team *t)
+{
+    wq_packager_stats sum;
     char path[600], why[200];
     if (t->settings->metrics == NULL)
         return;
-    for (size_t i = 0; i < t->n; i++) {
-        wq_packager_stat(t->all[i], &one);
-        add_stats(&sum, &one);
-    }
+    sum_stats(t, &sum);
     if (wq_packager_write_metrics(&sum, t->settings->metrics) != 0)
         log_event(t->log, WQ_LOG_WARNING, "event=no_metrics file=%s msg=%s",
                   log_quote(path, sizeof path, t->settings->metrics),
@@ -245,19 +256,25 @@ static void close_team(team *t)
 static int run_packager(team *t, const sigset_t *stop)
 {
     wq_options *queue = &t->settings->s.all.queue;
+    packager_http *http = NULL;
     wq_error error;
     int r = COMMAND_OK;
     queue->log = t->settings->packager.log = log_write;
     queue->log_user = t->settings->packager.log_user = t->log;
     if (open_store(t, &error) != WQ_OK || wq_open(&t->queue, queue, &error) != WQ_OK ||
-        open_team(t, &error) != WQ_OK) {
+        open_team(t, &error) != WQ_OK ||
+        (t->settings->listen != NULL &&
+         packager_http_open(&http, t->queue, t->settings->listen, sum_stats, t, &error) != WQ_OK)) {
         fprintf(stderr, "workqueue packager: %s\n", error.message);
         r = COMMAND_WRONG;
     } else {
         puts("ready");
+        if (http != NULL)
+            printf("listening on http://%s/\n", packager_http_address(http));
         fflush(stdout);
         wait_for_end(t, stop);
     }
+    packager_http_close(http);
     close_team(t);
     return r;
 }

@@ -14,7 +14,7 @@ static void write_row(FILE *file, const char *name, const char *type, const char
     fprintf(file, "workqueue_packager_%s %" PRIu64 "\n", name, value);
 }
 
-static void write_rows(FILE *file, const wq_packager_stats *s)
+void wq_packager_write_rows(FILE *file, const wq_packager_stats *s)
 {
     write_row(file, "connected", "gauge", "1 while the broker is there", s->is_connected != 0);
     write_row(file, "store_usable", "gauge", "0 while no jobs are taken as the store is away",
@@ -43,7 +43,7 @@ int wq_packager_write_metrics(const wq_packager_stats *stats, const char *path)
     FILE *file = fopen(temp, "we");
     int ok = file != NULL;
     if (ok)
-        write_rows(file, stats);
+        wq_packager_write_rows(file, stats);
     ok = ok && fclose(file) == 0 && rename(temp, path) == 0;
     if (!ok)
         unlink(temp);
