@@ -24,6 +24,7 @@ MAY = {
     "remote": API | {"util", "stomp", "s3", "include/remote"},
     # a packager has no public interface yet
     "command/packager": API | {"include/http", "include/remote", "remote"},
+    "command/packager_http": API | {"include/http", "include/remote", "remote"},
     "command": API | {"include/http", "include/remote"},
     "demo-plugin": API | {"include/http", "include/remote"},
 }
