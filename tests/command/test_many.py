@@ -82,7 +82,7 @@ class ManyTest(PageTest):
         stuck = self.fill()
         env = {"WORKQUEUE_OPERATOR_SECRET": SECRET}
         result = self.command("jobs", "--state", "running", self.server.base + "/", env=env)
-        self.assertRegex(result.stdout, rf"running +41 % +stuck-in-the-middle +{stuck}  sheet 3 of 7\n")
+        self.assertRegex(result.stdout, rf"running +41 % +stuck-in-the-middle +{stuck} +\d+ (?:s|min)  sheet 3 of 7\n")
         self.assertEqual(self.command("cancel", f"{self.server.base}/jobs/{stuck}", env=env).returncode, 0)
         wait_for(lambda: self.health()["queued"] < N_QUEUED, "those behind it run")
         result = self.command("jobs", "--limit", "20000", "--json", self.server.base + "/", env=env)

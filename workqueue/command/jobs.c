@@ -6,6 +6,7 @@
 
 #include "workqueue/command/client.h"
 #include "workqueue/command/command.h"
+#include "workqueue/command/words.h"
 
 static const option_row jobs_rows[] = {
     {"state", "STATE", OPTION_TEXT, 0, offsetof(client_settings, state), 0, 0,
@@ -53,11 +54,22 @@ static void print_what(const json_t *job)
         putchar((unsigned char)text[i] < ' ' ? ' ' : text[i]);
 }
 
+/* How long ago a running program was last heard of, which tells one that is stuck. */
+static const char *heard_ago(const json_t *job, char *buf, size_t size)
+{
+    const char *heard = client_text(job, "heard_at");
+    if (strcmp(client_text(job, "state"), "running") != 0)
+        return "-";
+    return words_age(buf, size, *heard != '\0' ? heard : client_text(job, "started_at"));
+}
+
 static void print_job(const json_t *job)
 {
-    printf("%-10s %3d %%  %-24s %-36s  ", client_text(job, "state"),
+    char heard[32];
+    printf("%-10s %3d %%  %-24s %-36s %7s  ", client_text(job, "state"),
            (int)(json_number_value(json_object_get(job, "fraction")) * 100),
-           client_text(job, "document_set_id"), client_text(job, "id"));
+           client_text(job, "document_set_id"), client_text(job, "id"),
+           heard_ago(job, heard, sizeof heard));
     print_what(job);
     putchar('\n');
 }
@@ -66,7 +78,7 @@ static void print_jobs(const json_t *answer)
 {
     const json_t *jobs = json_object_get(answer, "jobs"), *job;
     size_t i;
-    printf("%-10s %-6s %-24s %-36s  %s\n", "STATE", "", "SET", "ID", "WHAT");
+    printf("%-10s %-6s %-24s %-36s %7s  %s\n", "STATE", "", "SET", "ID", "HEARD", "WHAT");
     json_array_foreach(jobs, i, job)
     {
         print_job(job);
