@@ -126,6 +126,21 @@ static void publish_outputs(void *self, wq_publish *items, size_t n)
     }
 }
 
+static int remove_output(void *self, const char *key, wq_error *error)
+{
+    rig *r = self;
+    (void)key, (void)error;
+    return atomic_exchange(&r->is_there, 0) ? WQ_OK : WQ_ERROR_NOT_FOUND;
+}
+
+static int remove_set(void *self, const char *server, const char *document_set_id, size_t *n,
+                      wq_error *error)
+{
+    (void)server, (void)document_set_id;
+    *n = remove_output(self, NULL, error) == WQ_OK;
+    return WQ_OK;
+}
+
 static void discard_output(void *self, const char *path)
 {
     (void)self, (void)path;
@@ -148,6 +163,8 @@ static int set_up(void **state)
                           .begin = begin_output,
                           .publish = publish_outputs,
                           .discard = discard_output,
+                          .remove = remove_output,
+                          .remove_set = remove_set,
                           .close = close_store};
     sem_init(&r->begin, 0, 0);
     sem_init(&r->run, 0, 0);
@@ -410,6 +427,55 @@ static void test_c19_who_joined_a_commit_that_failed_revives_nobody(void **state
     for (size_t i = 0; i < n; i++) {
         assert_string_equal(wq_job_params(jobs[i])->document_set_id, "2");
         wq_job_unref(jobs[i]);
+    }
+}
+
+static size_t n_ending(rig *r)
+{
+    wq_stats stats;
+    wq_queue_stats(r->queue, &stats);
+    return stats.ending;
+}
+
+/* While the end of the job that has made it is on its way to the disk: who asks after the delete
+ * gets a run of his own. */
+static void test_c7_who_asks_after_a_delete_gets_a_run(void **state)
+{
+    rig *r = *state;
+    const wq_params params = {"http://o.example", "1", TOKEN};
+    open_rig(r, 1);
+    for (int way = 0; way < 4; way++) {
+        wq_job *first, *second = NULL;
+        atomic_int answer = 0;
+        atomic_store(&r->runs, 0);
+        atomic_store(&r->run_waits, 1);
+        first = begin(r, 1);
+        EVENTUALLY(atomic_load(&r->runs) == 1);
+        usleep(100000); /* its start is written */
+        atomic_store(&holds_sync, 1);
+        sem_post(&r->run);
+        atomic_store(&r->run_waits, 0);
+        EVENTUALLY(n_ending(r) == 1);
+        atomic_store(&r->is_there, 1);
+        if (way == 0)
+            assert_int_equal(wq_output_delete(r->queue, &params, NULL), WQ_OK);
+        else if (way == 1)
+            assert_int_equal(wq_output_delete_key(r->queue, wq_job_key(first), NULL), WQ_OK);
+        else
+            assert_int_equal(wq_outputs_delete(r->queue, params.server,
+                                               way == 2 ? params.document_set_id : NULL, NULL,
+                                               NULL),
+                             WQ_OK);
+        int result =
+            wq_ensure_run_async(r->queue, &params, 0, &second, NULL, note_answer, &answer, NULL);
+        atomic_store(&holds_sync, 0);
+        assert_int_equal(result, WQ_PENDING);
+        EVENTUALLY(atomic_load(&answer) != 0 || atomic_load(&r->runs) == 2);
+        assert_int_equal(end_of(first), WQ_STATE_SUCCEEDED);
+        wq_job_unref(first);
+        EVENTUALLY(atomic_load(&r->runs) == 2);
+        wq_stats stats;
+        EVENTUALLY((wq_queue_stats(r->queue, &stats), stats.succeeded == 2 * ((size_t)way + 1)));
     }
 }
 
@@ -697,6 +763,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_c5_ends_that_cannot_be_written_cost_nothing),
         TEST(test_c6_many_long_errors),
+        TEST(test_c7_who_asks_after_a_delete_gets_a_run),
         TEST(test_c9_a_rebuild_that_joins_is_one),
         TEST(test_c9_a_rebuild_is_promised_when_the_journal_has_it),
         TEST(test_c10_a_cancel_that_was_granted_is_no_success),

@@ -135,7 +135,7 @@ int wq_life_admit_locked(wq_queue *q, wq_job *job, wq_ask *ask, wq_effects *fx, 
 /* Who asks now would be told of a job that does not do what he asks for. */
 static int is_ending(const wq_job *job)
 {
-    return job->wish >= WQ_WISH_CANCEL ||
+    return job->wish >= WQ_WISH_CANCEL || job->output_deleted ||
            (job->phase == WQ_PHASE_SETTLING && job->end.state != WQ_STATE_SUCCEEDED);
 }
 

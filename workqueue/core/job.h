@@ -113,6 +113,7 @@ struct wq_job {
     struct wq_asks asks;
     int rebuild;           /* replaces the output */
     int was_behind;        /* another job of its key was in front of it */
+    int output_deleted;    /* since its program was over: nobody joins it any more */
     uint64_t output_bytes; /* that were published; 0: not known. Written before the end. */
     int tentative;         /* nobody who asked for it insists */
     wq_job *behind;        /* the next job of its key */
@@ -120,11 +121,11 @@ struct wq_job {
     TAILQ_ENTRY(wq_job) by_age; /* while in the queue order: those that came first in front */
     TAILQ_ENTRY(wq_job) ended;  /* while ENDED: oldest first */
     STAILQ_ENTRY(wq_job) to_tell;
-    char peer[WQ_PEER_SIZE];  /* who asked first; "": nobody knows */
+    char peer[WQ_PEER_SIZE];   /* who asked first; "": nobody knows */
     char trace[WQ_TRACE_SIZE]; /* the traceparent of that; "": there is none */
-    wq_member members[3];     /* of its user, server and peer, where these are counted */
-    struct wq_run_state *run; /* the run that is under way */
-    uint64_t estimate_ms;     /* what its runner expects it to take; 0: nothing */
+    wq_member members[3];      /* of its user, server and peer, where these are counted */
+    struct wq_run_state *run;  /* the run that is under way */
+    uint64_t estimate_ms;      /* what its runner expects it to take; 0: nothing */
 
     atomic_int logged;          /* 1 and the state that the log has of it; 0: nothing yet */
     atomic_int n_ignored;       /* lines of stdout that make no sense */

@@ -199,7 +199,7 @@ static void end_locked(wq_queue *q, wq_job *job, wq_end end, wq_effects *fx)
     char key[WQ_KEY_SIZE];
     memcpy(key, job->key, sizeof key);
     const int was_head = wq_line_is_head_locked(q, job),
-              succeeded = end.state == WQ_STATE_SUCCEEDED;
+              succeeded = end.state == WQ_STATE_SUCCEEDED && !job->output_deleted;
     wq_count_out_locked(job);
     ++*wq_life_generation_locked(q, job->key);
     wq_counters_end(&q->counters, end.state);

@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stddef.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "workqueue/core/life.h"
+#include "workqueue/core/line.h"
 
 /* The store, in use until leave_store(); NULL and an error if the queue is closed. */
 static wq_store *enter_store(wq_queue *queue, wq_error *error)
@@ -175,6 +177,41 @@ int wq_output_url(wq_job *job, char *url, size_t size, wq_error *error)
     return result;
 }
 
+/* ---- deleting --------------------------------------------------------------------------------
+ *
+ * A job whose program is over may have made what is deleted, though its end is not told yet. Who
+ * asks from now on must not be answered with it. */
+
+static void note_deleted_locked(wq_job *job)
+{
+    if (job->phase >= WQ_PHASE_HANDED && job->phase <= WQ_PHASE_SETTLING)
+        job->output_deleted = 1;
+}
+
+static void note_deleted(wq_queue *q, const char *key)
+{
+    pthread_mutex_lock(&q->lock);
+    wq_job *job = wq_line_head_locked(q, key);
+    if (job != NULL)
+        note_deleted_locked(job);
+    pthread_mutex_unlock(&q->lock);
+}
+
+static void note_set_deleted(wq_queue *q, const char *server, const char *document_set_id)
+{
+    size_t at = 0;
+    const char *id = NULL;
+    pthread_mutex_lock(&q->lock);
+    const int any = q->n[WQ_PHASE_HANDED] + q->n[WQ_PHASE_PUT_OFF] + q->n[WQ_PHASE_SETTLING] > 0;
+    while (any && (id = wq_table_next(&q->known.by_id, &at)) != NULL) {
+        wq_job *job = (wq_job *)(id - offsetof(wq_job, id));
+        if (strcmp(job->params.server, server) == 0 &&
+            (document_set_id == NULL || strcmp(job->params.document_set_id, document_set_id) == 0))
+            note_deleted_locked(job);
+    }
+    pthread_mutex_unlock(&q->lock);
+}
+
 int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error)
 {
     char key[WQ_KEY_SIZE];
@@ -185,6 +222,7 @@ int wq_output_delete(wq_queue *queue, const wq_params *params, wq_error *error)
     result = store->remove != NULL
                  ? store->remove(store->self, key, error)
                  : wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "this store deletes nothing");
+    note_deleted(queue, key);
     if (queue->runner->removed != NULL)
         queue->runner->removed(queue->runner->self, params, key);
     leave_store(queue);
@@ -202,6 +240,7 @@ int wq_output_delete_key(wq_queue *queue, const char *key, wq_error *error)
     int result = store->remove != NULL
                      ? store->remove(store->self, key, error)
                      : wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "this store deletes nothing");
+    note_deleted(queue, key);
     leave_store(queue);
     return wq_life_count_store_result(queue, result);
 }
@@ -244,6 +283,7 @@ int wq_outputs_delete(wq_queue *queue, const char *server, const char *document_
     int result = store->remove_set != NULL
                      ? store->remove_set(store->self, server, document_set_id, n, error)
                      : wq_fail(error, WQ_ERROR_INVALID_ARGUMENT, "this store deletes no sets");
+    note_set_deleted(queue, server, document_set_id);
     leave_store(queue);
     return wq_life_count_store_result(queue, result);
 }
