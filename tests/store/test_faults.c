@@ -1,5 +1,5 @@
-/* test_faults.c - what disks, programs and filesystems do to a folder of outputs; each test is named
- * by the number of the fault that it was. */
+/* test_faults.c - what disks, programs and filesystems do to a folder of outputs; each test is
+ * named by the number of the fault that it was. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -103,7 +103,8 @@ static void in_a_fork(bed *b, void (*what)(bed *))
     assert_int_equal(status, 0);
 }
 
-/* ---- C3: the same file, by all that a filesystem tells ---------------------------------------- */
+/* ---- C3: the same file, by all that a filesystem tells ----------------------------------------
+ */
 
 static ino_t put_at(bed *b, const char *text, wq_output *out)
 {
@@ -147,7 +148,8 @@ static void test_c3_the_time_is_that_of_publishing(void **state)
     assert_int_equal(found, out.made_at_ms);
 }
 
-/* ---- C7, C8: the folder itself is made durable, and what if it cannot be ---------------------- */
+/* ---- C7, C8: the folder itself is made durable, and what if it cannot be ----------------------
+ */
 
 static void delete_with_a_bad_disk(bed *b)
 {
@@ -201,7 +203,8 @@ static void test_c8_a_rebuild_that_fails_leaves_what_is_there(void **state)
     assert_int_equal(entries_of(b->dir), 4);
 }
 
-/* ---- C17: beside the output ------------------------------------------------------------------- */
+/* ---- C17: beside the output -------------------------------------------------------------------
+ */
 
 static void put_beside(const char *temp, const char *end)
 {
@@ -238,6 +241,39 @@ static void test_c17_what_lies_beside_goes_with_the_job(void **state)
     free(other);
 }
 
+/* Names that tools make of the given one: the last part replaced, or hidden while they write. */
+static void test_c17_what_lies_beside_under_another_name_goes_too(void **state)
+{
+    static const char *const names[] = {"%.*s.csv", "%.*s_parts", "%.*s"};
+    bed *b = *state;
+    char path[PATH_MAX], *others[12];
+    for (size_t i = 0; i < 12; i++) /* -1 and -10 are not the same */
+        put_file(others[i] = begin(b, KEY), "other");
+    for (int published = 0; published < 2; published++) {
+        char *temp = others[published], *name = strrchr(temp, '/') + 1;
+        for (size_t i = 0; i < 3; i++) {
+            snprintf(path, sizeof path, names[i], (int)strlen(temp) - 4, temp);
+            put_file(path, "beside");
+        }
+        snprintf(path, sizeof path, "%.*s.%s.Xy12", (int)(name - temp), temp, name);
+        put_file(path, "beside");
+        if (published)
+            assert_int_equal(publish(b, temp, 0).result, WQ_OK);
+        else
+            b->store->discard(b->store->self, temp);
+        assert_int_equal(entries_of(b->dir), 2 + 1 + 11);
+    }
+    for (size_t i = 2; i < 12; i++) {
+        char text[16];
+        get_file(others[i], text, sizeof text);
+        assert_string_equal(text, "other");
+        b->store->discard(b->store->self, others[i]);
+    }
+    assert_int_equal(entries_of(b->dir), 2 + 2);
+    for (size_t i = 0; i < 12; i++)
+        free(others[i]);
+}
+
 static void test_c17_an_empty_output_says_what_was_written_instead(void **state)
 {
     bed *b = *state;
@@ -250,7 +286,8 @@ static void test_c17_an_empty_output_says_what_was_written_instead(void **state)
     free(temp);
 }
 
-/* ---- C20: a filesystem that knows little ------------------------------------------------------ */
+/* ---- C20: a filesystem that knows little ------------------------------------------------------
+ */
 
 static void publish_by_looking(bed *b)
 {
@@ -291,7 +328,8 @@ static void test_c20_a_folder_that_cannot_be_synced(void **state)
     open_store(b);
 }
 
-/* ---- C2: a disk that could not take it all ---------------------------------------------------- */
+/* ---- C2: a disk that could not take it all ----------------------------------------------------
+ */
 
 enum { BATCH = 4, BIG = 40 << 20 };
 
@@ -304,8 +342,7 @@ static int mount_small_disk(const char *folder)
              "mkfs.ext4 -q -F -O ^has_journal -E lazy_itable_init=1 disk && mkdir d && "
              "mount -o loop disk d && head -c 8m /dev/zero >ballast",
              folder, folder);
-    return unshare(CLONE_NEWNS) == 0 &&
-                   mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+    return unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
                    system(command) == 0
                ? 0
                : -1;
@@ -322,7 +359,8 @@ static void fill_file(const char *path, size_t n)
     close(fd);
 }
 
-static void begin_batch(bed *b, wq_publish items[BATCH], char keys[BATCH][WQ_KEY_SIZE], unsigned from)
+static void begin_batch(bed *b, wq_publish items[BATCH], char keys[BATCH][WQ_KEY_SIZE],
+                        unsigned from)
 {
     for (unsigned i = 0; i < BATCH; i++) {
         snprintf(keys[i], WQ_KEY_SIZE, "%064x", from + i);
@@ -384,6 +422,7 @@ int main(void)
         TEST(test_c7_a_delete_is_durable_before_it_is_told),
         TEST(test_c8_a_rebuild_that_fails_leaves_what_is_there),
         TEST(test_c17_what_lies_beside_goes_with_the_job),
+        TEST(test_c17_what_lies_beside_under_another_name_goes_too),
         TEST(test_c17_an_empty_output_says_what_was_written_instead),
         TEST(test_c20_neither_links_nor_renames_that_look),
         TEST(test_c20_a_folder_that_cannot_be_synced),

@@ -94,6 +94,18 @@ static const char *end_beside(const char *name, const char *temp_path)
     return strncmp(name, own, n) == 0 && name[n] != '\0' ? name + n : NULL;
 }
 
+/* A name that a tool has made of that of the file at `temp_path`: with something added, or the last
+ * part replaced, or hidden while it writes. With another number it is another job's. */
+static int is_made_of(const char *name, const char *temp_path)
+{
+    const char *own = strrchr(temp_path, '/') + 1;
+    const size_t n = strlen(own) - strlen(SUFFIX);
+    const int is_hidden = *name == '.';
+    name += is_hidden;
+    return strncmp(name, own, n) == 0 && strchr("0123456789", name[n] ? name[n] : ' ') == NULL &&
+           (is_hidden || strcmp(name + n, SUFFIX) != 0);
+}
+
 static void remove_temp(wq_folder *folder, const char *name)
 {
     char path[PATH_MAX];
@@ -109,8 +121,8 @@ void wq_temps_tidy(wq_folder *folder, const wq_publish *items, size_t n)
     if (entries == NULL)
         return;
     for (struct dirent *e; (e = readdir(entries)) != NULL;)
-        for (size_t i = 0; e->d_name[0] != '.' && i < n; i++)
-            if (end_beside(e->d_name, items[i].temp_path) != NULL) {
+        for (size_t i = 0; i < n; i++)
+            if (is_made_of(e->d_name, items[i].temp_path)) {
                 remove_temp(folder, e->d_name);
                 break;
             }

@@ -1,8 +1,8 @@
 /* temps.h - the files that programs write until they are published.
  *
  * Each is KEY-N.tmp in a folder of their own, so that what a program leaves beside it, a `-wal` of
- * a database or `$4.npy`, is found without a look through all outputs. All that begins with its
- * name goes with it. */
+ * a database or `$4.npy`, is found without a look through all outputs. All that has its name,
+ * or one that was made of it, goes with it. */
 #ifndef WQ_STORE_TEMPS_H
 #define WQ_STORE_TEMPS_H
 
