@@ -24,13 +24,18 @@ struct plan {
 
 static char folder[4000];
 
+/* Of a size by which none crosses a page: there, a kill could cut the write. */
 static void note(const char *what, const char *name)
 {
-    char path[4096], line[128];
+    char path[4096], line[64];
     snprintf(path, sizeof path, "%s/runs", folder);
     int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-    int n = snprintf(line, sizeof line, "%s %s %d\n", what, name, (int)getpid());
-    if (fd < 0 || write(fd, line, (size_t)n) != n)
+    int n = snprintf(line, sizeof line, "%s %s %d", what, name, (int)getpid());
+    if (fd < 0 || n >= (int)sizeof line)
+        _exit(97);
+    memset(line + n, ' ', sizeof line - (size_t)n);
+    line[sizeof line - 1] = '\n';
+    if (write(fd, line, sizeof line) != sizeof line)
         _exit(97);
     close(fd);
 }
