@@ -62,6 +62,28 @@ inside apt-get -q install -y --no-install-recommends gcc libc6-dev pkg-config cm
     >"$work/log" 2>&1 || fail "apt does not install what a newcomer uses"
 inside sh /test/newcomer.sh 2>"$work/log" || fail "newcomer.sh"
 
+# As process 1 of a container, which a signal ends in good order.
+systemd-nspawn -q -D "$root" --register=no --keep-unit --pipe --kill-signal=SIGTERM --setenv=STATE_DIRECTORY=/root/state \
+    workqueue serve --program /root/hello --listen 127.0.0.1:0 </dev/null >"$work/log" 2>&1 &
+container=$!
+trap 'kill -KILL "$container" 2>/dev/null; wait "$container" 2>/dev/null; rm -rf --one-file-system "$work"' EXIT
+address=
+for _ in $(seq 150); do
+    address=$(sed -n 's/^listening on //p' "$work/log")
+    [ -z "$address" ] || break
+    sleep .2
+done
+curl -sS -N -m 60 -d 'server=http://o.example&documentSetId=1&apiToken=t' "$address/generate" |
+    grep -q '"returncode": 0' || fail "no job ends in a container"
+kill -TERM "$container"
+for _ in $(seq 150); do
+    kill -0 "$container" 2>/dev/null || break
+    sleep .2
+done
+grep -q event=stopped "$work/log" || fail "the container does not stop in good order"
+trap 'rm -rf --one-file-system "$work"' EXIT
+echo "ok      process 1 of a container"
+
 # Booted, with a unit that runs the test and switches off.
 cat >"$root/etc/systemd/system/test.service" <<'UNIT'
 [Unit]
