@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""test_rooms.py - who may include whom, and that files do not include each other in a circle.
+"""test_rooms.py - who may include whom, that files do not include each other in a circle, and that what is a file's
+own has a name of its own within its library, so that the library can be built as one file (a unity build).
 
 A room is a folder, and MAY says which others each may include; include lines are all that is read.
 X.c and X.h are one module; what they include are its arrows, and no arrow leads back to where it
@@ -103,9 +104,42 @@ def check(arrows):
             yield f"no longer needed in EXCEPTIONS: {text}"
 
 
+# ---- names that are a file's own ---------------------------------------------------------------------------------
+
+LIBRARIES = (("core", "journal", "process", "store", "util"), ("http",), ("stomp", "s3", "remote"), ("command",))
+OWN_NAMES = [
+    (re.compile(r"^static [^;={(]*?\b(\w+)\("), "{}()"),
+    (re.compile(r"^static [^;={(]*?\b(\w+)(?:\[[^\]]*\])*\s*(?:=|;)"), "{}"),
+    (re.compile(r"^(?:typedef )?struct (\w+)\s*\{"), "struct {}"),
+    (re.compile(r"^(?:typedef )?enum[^{;]*\{([^}]*)\}"), "{}"),
+    (re.compile(r"^\}\s*(\w+);"), "{}"),
+    (re.compile(r"^typedef [^;{]*?\b(\w+);"), "{}"),
+]
+
+
+def own_names(path):
+    text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.S)
+    for pattern, form in OWN_NAMES:
+        for match in re.finditer(pattern.pattern, text, re.M):
+            for item in match[1].split(","):  # of an enum there are several
+                if name := re.match(r"\w+", item.strip()):
+                    yield form.format(name[0])
+
+
+def check_names():
+    for library in LIBRARIES:
+        of = {}
+        for room in library:
+            for path in sorted((ROOT / "workqueue" / room).rglob("*.[ch]")):
+                if path.parent.name != "guard":  # a program of its own
+                    for name in set(own_names(path)):
+                        of.setdefault(name, []).append(str(path.relative_to(ROOT)))
+        yield from (f"two files have {name}: {' '.join(paths)}" for name, paths in of.items() if len(paths) > 1)
+
+
 def main():
     arrows = modules()
-    wrong = list(check(arrows))
+    wrong = [*check(arrows), *check_names()]
     print(*wrong, f"{len(arrows)} modules, {len(EXCEPTIONS)} known exceptions", sep="\n")
     return 1 if wrong or len(arrows) < 50 else 0
 

@@ -91,7 +91,7 @@ static int send_more(log_stream *s, int is_end)
     return 1;
 }
 
-static int has_ended(wq_job *job)
+static int log_is_over(wq_job *job)
 {
     wq_snapshot now;
     wq_job_snapshot(job, &now);
@@ -115,7 +115,7 @@ static void go_on_with_log(wq_event_stream *base)
         return;
     }
     atomic_store(&s->is_posted, 0);
-    int is_end = has_ended(s->job);
+    int is_end = log_is_over(s->job);
     if (send_more(s, is_end))
         return;
     if (is_end)

@@ -22,7 +22,7 @@
 #include "workqueue/http/request/problem.h"
 
 enum {
-    SMALL_BYTES = 16384,
+    INLINE_BYTES = 16384,
     CHUNK_BYTES = 65536,
     FETCH_BYTES = 131072, /* a chunk from across a network costs a round trip */
     CHUNKS_AT_ONCE = 16,  /* then the loop's other clients have their turn */
@@ -369,7 +369,7 @@ static int send_output(wq_http *http, h2o_req_t *req, result *r)
     default:
         if (wq_is_method(req, "HEAD"))
             return send_head(http, req, status, r);
-        if (r->left.bytes > SMALL_BYTES || r->fetch != NULL)
+        if (r->left.bytes > INLINE_BYTES || r->fetch != NULL)
             return send_large(http, req, status, r);
         return send_small(http, req, status, r);
     }

@@ -28,7 +28,7 @@ static int is_inside(const region *r, const char *at)
     return at >= r->from && at < r->to;
 }
 
-static void copy_text(h2o_req_t *req, const region *r, h2o_iovec_t *text)
+static void keep_text(h2o_req_t *req, const region *r, h2o_iovec_t *text)
 {
     if (is_inside(r, text->base))
         *text = h2o_strdup(&req->pool, text->base, text->len);
@@ -94,7 +94,7 @@ static void copy_header(h2o_req_t *req, const region *r, h2o_header_t *header)
         *header->name = h2o_strdup(&req->pool, header->name->base, header->name->len);
     if (is_inside(r, header->orig_name))
         header->orig_name = NULL;
-    copy_text(req, r, &header->value);
+    keep_text(req, r, &header->value);
 }
 
 /* In their order. */
@@ -122,8 +122,8 @@ static void keep_path(h2o_req_t *req, const region *r)
         req->path.len = req->query_at;
         req->query_at = SIZE_MAX;
     }
-    copy_text(req, r, &req->path);
-    copy_text(req, r, &req->path_normalized);
+    keep_text(req, r, &req->path);
+    keep_text(req, r, &req->path_normalized);
     req->input.path = req->path;
     req->input.query_at = req->query_at;
 }
@@ -169,7 +169,7 @@ void wq_request_slim(h2o_req_t *req)
     const size_t path = req->query_at < req->path.len ? req->query_at : req->path.len;
     if (req->version >= 0x200 || path > PATH_BYTES || find_region(req, &r) != 0)
         return;
-    copy_text(req, &r, &req->method);
+    keep_text(req, &r, &req->method);
     req->input.method = req->method;
     keep_path(req, &r);
     keep_headers(req, &r);
