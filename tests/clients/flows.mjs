@@ -4,7 +4,7 @@
 //
 // Prints JSON lines of what was seen; for "lost" it waits for a line on stdin between its steps.
 import {createInterface} from 'node:readline';
-import {readFileSync} from 'node:fs';
+import {readFileSync, writeFileSync} from 'node:fs';
 import {say, told, withPage} from './page.mjs';
 
 const text = (page, id) => page.evaluate((name) => document.getElementById(name).textContent, id);
@@ -27,6 +27,7 @@ const flows = {
     say({seen: 'running', message: await text(page, 'message')});
     await page.click('#log summary');
     await page.waitForFunction(() => /read sheet 1/.test(document.getElementById('text').textContent));
+    writeFileSync(told.go, ''); // it has waited for this
     await until(page, 'chip', '^Done$');
     await page.waitForFunction(() => /read sheet 3/.test(document.getElementById('text').textContent));
     say({seen: 'log', lines: await text(page, 'lines')});

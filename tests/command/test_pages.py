@@ -146,7 +146,8 @@ class FlowTest(PageTest):
         return {line["seen"]: line for line in lines}
 
     def test_run_and_download(self):
-        seen = self.flow("run")
+        seen = self.flow("run", program=STEPS.replace("sleep 0.4", 'until [ $i = 1 ] || [ -e "$0.go" ]; do sleep 0.05; done'),
+                         go=str(self.folder / "program.go"))
         self.assertRegex(seen["running"]["message"], "sheet [12]")
         self.assertEqual(seen["log"]["lines"], "3 lines", "it is followed while it runs")
         self.assertEqual(seen["done"]["body"], "made of letters\n")
