@@ -539,6 +539,8 @@ WQ_API size_t wq_snapshot_reason(const wq_snapshot *snapshot, char *buf, size_t 
  *
  * With a journal the end shows, and watchers are told, once that has it: for about as long as an
  * fsync takes, a queued job that will not run any more is seen as WQ_STATE_QUEUED, with 0 ahead.
+ * The wish is in the journal as soon: if this process is killed while the program has its grace, the
+ * job does not run again.
  */
 WQ_API int wq_job_cancel(wq_job *job);
 

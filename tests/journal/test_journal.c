@@ -511,6 +511,46 @@ static void test_cancelled_stays_cancelled(void **state)
     wq_close(queue);
 }
 
+static void cancel_what_does_not_end(const place *p, FILE *say)
+{
+    char ids[2][WQ_ID_SIZE], command[300], ran[64];
+    wq_error error;
+    wq_job *job;
+    wq_queue *queue = open_queue(p, 1);
+    snprintf(command, sizeof command,
+             "trap '' TERM; %s if [ -e \"${4%%/*/*/*}/go\" ]; then echo $2 >\"$4\"; exit; fi; "
+             "while :; do sleep 1; done",
+             LOG_RUN);
+    begin(queue, "a", command, 0, ids[0], &error);
+    while (read_file(p, "ran", ran, sizeof ran) == 0)
+        usleep(1000);
+    wq_job_by_id(queue, ids[0], &job);
+    const int result = wq_job_cancel(job);
+    /* what is accepted after it is in the journal, so it is, too */
+    begin(queue, "b", "sleep 100", 0, ids[1], &error);
+    fprintf(say, "%s%s\n", result == WQ_OK ? "" : "no", ids[0]);
+}
+
+/* Also if the server is killed while the program has its grace. */
+static void test_c10_a_cancel_is_kept_when_the_server_is_killed(void **state)
+{
+    place *p = *state;
+    char id[80];
+    host h = start_host(p, cancel_what_does_not_end);
+    hear(&h, id, sizeof id);
+    kill_host(&h);
+    make_file(p, "go");
+    wq_queue *queue = open_queue(p, 1);
+    wq_snapshot end = wait_end(queue, id);
+    assert_int_equal(end.state, WQ_STATE_CANCELLED);
+    assert_false(end.resumes);
+    wq_snapshot_clear(&end);
+    wq_close(queue);
+    queue = open_queue(p, 1);
+    assert_int_equal(state_in(queue, id), WQ_STATE_CANCELLED);
+    wq_close(queue);
+}
+
 /* ---- ended jobs ------------------------------------------------------------------------------ */
 
 static void test_ended_stay_known(void **state)
@@ -1455,6 +1495,7 @@ int main(void)
         TEST(test_versions_go_on),
         TEST(test_w1_programs_that_a_stop_ends_go_on),
         TEST(test_cancelled_stays_cancelled),
+        TEST(test_c10_a_cancel_is_kept_when_the_server_is_killed),
         TEST(test_ended_stay_known),
         TEST(test_ended_are_forgotten),
         TEST(test_lost_end),

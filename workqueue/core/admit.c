@@ -311,7 +311,9 @@ int wq_life_restore(wq_queue *q, wq_job *job, const wq_journal_row *row, wq_erro
     job->was_journalled = 1;
     job->entry.seq = row->seq;
     job->entry.slot = row->slot;
-    job->entry.have = row->has_ended ? WQ_WANT_ENDED : WQ_WANT_WAITING;
+    job->entry.have = row->has_ended      ? WQ_WANT_ENDED
+                      : row->is_cancelled ? WQ_WANT_CANCELLED
+                                          : WQ_WANT_WAITING;
     atomic_store(&job->logged, 1 + (row->has_ended ? row->end.state : WQ_STATE_QUEUED));
     pthread_mutex_lock(&q->lock);
     if (row->has_ended) {

@@ -38,8 +38,12 @@ static int cancel_locked(wq_queue *q, wq_job *job, wq_effects *fx)
         return job->end.state == WQ_STATE_CANCELLED ? WQ_OK : WQ_DONE;
     if (!is_early(job) || job->wish == WQ_WISH_LIMIT)
         return WQ_DONE;
-    if (job->wish < WQ_WISH_CANCEL)
-        wish_locked(q, job, WQ_WISH_CANCEL, fx);
+    if (job->wish == WQ_WISH_CANCEL)
+        return WQ_OK;
+    wish_locked(q, job, WQ_WISH_CANCEL, fx);
+    /* its program has its grace, and we may be killed meanwhile */
+    if (job->phase == WQ_PHASE_STARTING || job->phase == WQ_PHASE_RUNNING)
+        wq_record_locked(q, job, WQ_WANT_CANCELLED, NULL, wq_company_of(q));
     return WQ_OK;
 }
 

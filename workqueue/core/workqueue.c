@@ -254,7 +254,9 @@ static int restore_job(void *user, const wq_journal_row *row, wq_error *error)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
     }
     int result = wq_life_restore(queue, job, row, error);
-    if (result == WQ_OK && !row->has_ended && row->attempts > 0 && !queue->asynchronous) {
+    if (result == WQ_OK && row->is_cancelled) {
+        wq_life_cancel(queue, job);
+    } else if (result == WQ_OK && !row->has_ended && row->attempts > 0 && !queue->asynchronous) {
         if (!row->rebuild && wq_life_is_in_place(queue, job)) {
             wq_life_end(queue, job, WQ_STATE_SUCCEEDED, 0, NULL);
         } else if (row->attempts >= (int)queue->max_attempts) {

@@ -14,6 +14,7 @@ typedef enum wq_want {
     WQ_WANT_NOTHING,
     WQ_WANT_WAITING,
     WQ_WANT_STARTED,
+    WQ_WANT_CANCELLED, /* likewise, and somebody was told that it ends as cancelled */
     WQ_WANT_ENDED,
     WQ_WANT_ABSENT /* the journal's own: it was refused, and must not come back */
 } wq_want;
@@ -37,7 +38,7 @@ typedef struct wq_entry {
     wq_want want;
     int want_rebuild;
     wq_entry_end end; /* while ENDED is wanted and not written */
-    int listed; /* one of WQ_UNLISTED and so on */
+    int listed;       /* one of WQ_UNLISTED and so on */
     int in_batch;
     int64_t since;
     TAILQ_ENTRY(wq_entry) link;
@@ -61,7 +62,7 @@ typedef struct wq_journal_row {
     int64_t seq, slot;
     const char *id, *key;
     wq_params params; /* without token if it has ended */
-    int rebuild, attempts, has_ended;
+    int rebuild, attempts, has_ended, is_cancelled;
     int64_t queued_at_ms;
     wq_entry_end end; /* if it has ended */
 } wq_journal_row;

@@ -24,12 +24,13 @@ enum column {
     ERROR,
     JOB_VERSION,
     STARTED_AT,
-    ENDED_AT
+    ENDED_AT,
+    STARTED
 };
 
 #define COLUMNS                                                                                    \
     "SELECT job.seq, id, key, server, document_set_id, %s, rebuild, queued_at, attempts,"          \
-    " job.slot, state, returncode, %s, version, started_at, ended_at FROM job "
+    " job.slot, state, returncode, %s, version, started_at, ended_at, started FROM job "
 
 static const char *text_of(sqlite3_stmt *s, int column)
 {
@@ -76,6 +77,7 @@ static int restore_row(wq_writer *w, sqlite3_stmt *s, const wq_journal_options *
         .rebuild = sqlite3_column_int(s, REBUILD) != 0,
         .attempts = sqlite3_column_int(s, ATTEMPTS),
         .has_ended = has_ended,
+        .is_cancelled = sqlite3_column_int(s, STARTED) == WQ_ROW_CANCELLED,
         .queued_at_ms = sqlite3_column_int64(s, QUEUED_AT),
         .end = {.state = sqlite3_column_int(s, STATE),
                 .returncode = sqlite3_column_int(s, RETURNCODE),

@@ -171,6 +171,13 @@ static int remove_job(wq_writer *w, const wq_change *c)
     return run_statement(w, WQ_REMOVE) == 0 ? wipe_token(w, c->entry->slot) : -1;
 }
 
+static int row_of(wq_want want)
+{
+    return want == WQ_WANT_STARTED     ? WQ_ROW_STARTED
+           : want == WQ_WANT_CANCELLED ? WQ_ROW_CANCELLED
+                                       : WQ_ROW_WAITS;
+}
+
 static int write_change(wq_writer *w, const wq_change *c)
 {
     const int64_t seq = c->entry->seq;
@@ -186,8 +193,8 @@ static int write_change(wq_writer *w, const wq_change *c)
     }
     if (c->want == WQ_WANT_ENDED)
         return c->have != WQ_WANT_ENDED ? write_end(w, c) : 0;
-    if ((c->have == WQ_WANT_STARTED) != (c->want == WQ_WANT_STARTED))
-        return set_number(w, WQ_SET_STARTED, seq, c->want == WQ_WANT_STARTED);
+    if (row_of(c->have) != row_of(c->want))
+        return set_number(w, WQ_SET_STARTED, seq, row_of(c->want));
     return 0;
 }
 

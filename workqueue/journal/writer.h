@@ -35,6 +35,9 @@ enum wq_statement {
     WQ_STATEMENTS
 };
 
+/* What a job's row says in `started`. */
+enum { WQ_ROW_WAITS, WQ_ROW_STARTED, WQ_ROW_CANCELLED };
+
 typedef struct wq_writer {
     wq_db db;
     sqlite3_stmt *prepared[WQ_STATEMENTS];
