@@ -622,6 +622,45 @@ static int in_child(rig *r, wq_job *job)
     return wrong;
 }
 
+static atomic_int holds_news, is_told;
+
+static void take_news(void *user, wq_job *job)
+{
+    (void)user, (void)job;
+    atomic_store(&is_told, 1);
+    while (atomic_load(&holds_news))
+        usleep(1000);
+}
+
+/* Also if another thread has just told of all jobs. */
+static void test_c15_a_forked_child_watches_nothing(void **state)
+{
+    rig *r = *state;
+    wq_jobs_watch *watch, *other;
+    int status;
+    open_rig(r, 1);
+    atomic_store(&holds_news, 1);
+    atomic_store(&is_told, 0);
+    assert_int_equal(wq_jobs_watch_all(r->queue, take_news, NULL, &watch), WQ_OK);
+    wq_job *job = NULL;
+    atomic_int answer = 1;
+    const wq_params params = {"http://o.example", "1", TOKEN};
+    wq_ensure_run_async(r->queue, &params, 0, &job, NULL, note_answer, &answer, NULL);
+    EVENTUALLY(atomic_load(&is_told));
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(20); /* who hangs, dies */
+        int wrong = wq_jobs_watch_all(r->queue, take_news, NULL, &other) != WQ_ERROR_CLOSING;
+        wq_jobs_watch_cancel(watch);
+        _exit(wrong);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    atomic_store(&holds_news, 0);
+    wq_jobs_watch_cancel(watch);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 static void test_c15_a_forked_child_touches_nothing(void **state)
 {
     rig *r = *state;
@@ -769,6 +808,7 @@ int main(void)
         TEST(test_c10_a_cancel_that_was_granted_is_no_success),
         TEST(test_c13_an_estimate_is_never_nothing),
         TEST(test_c14_a_start_is_in_the_journal_before_it_runs),
+        TEST(test_c15_a_forked_child_watches_nothing),
         TEST(test_c15_a_forked_child_touches_nothing),
         TEST(test_c16_a_job_outlives_its_queue),
         TEST(test_c18_null_is_an_error),

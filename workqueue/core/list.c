@@ -90,5 +90,7 @@ int wq_jobs_watch_all(wq_queue *queue, wq_job_news_cb cb, void *user, wq_jobs_wa
 {
     if (queue == NULL || cb == NULL || out == NULL)
         return WQ_ERROR_INVALID_ARGUMENT;
-    return wq_job_news_watch(&queue->news, cb, user, out);
+    if (wq_owner_is_forked(queue))
+        return WQ_ERROR_CLOSING;
+    return wq_job_news_watch(queue, &queue->news, cb, user, out);
 }

@@ -5,10 +5,12 @@
 #include <stdlib.h>
 
 #include "workqueue/core/event_log.h"
+#include "workqueue/core/owner.h"
 
 struct wq_jobs_watch {
     LIST_ENTRY(wq_jobs_watch) link;
     wq_job_news *news;
+    wq_queue *queue;
     wq_job_news_cb cb;
     void *user;
 };
@@ -64,12 +66,13 @@ void wq_job_news_tell(wq_job_news *news, wq_job *job)
     pthread_mutex_unlock(&news->lock);
 }
 
-int wq_job_news_watch(wq_job_news *news, wq_job_news_cb cb, void *user, wq_jobs_watch **out)
+int wq_job_news_watch(wq_queue *queue, wq_job_news *news, wq_job_news_cb cb, void *user,
+                      wq_jobs_watch **out)
 {
     wq_jobs_watch *watch = malloc(sizeof *watch);
     if (watch == NULL)
         return WQ_ERROR_NO_MEMORY;
-    *watch = (wq_jobs_watch){.news = news, .cb = cb, .user = user};
+    *watch = (wq_jobs_watch){.news = news, .queue = queue, .cb = cb, .user = user};
     pthread_mutex_lock(&news->lock);
     LIST_INSERT_HEAD(&news->all, watch, link);
     pthread_mutex_unlock(&news->lock);
@@ -80,7 +83,7 @@ int wq_job_news_watch(wq_job_news *news, wq_job_news_cb cb, void *user, wq_jobs_
 
 void wq_jobs_watch_cancel(wq_jobs_watch *watch)
 {
-    if (watch == NULL)
+    if (watch == NULL || wq_owner_is_forked(watch->queue))
         return;
     atomic_fetch_sub(&watch->news->n, 1);
     pthread_mutex_lock(&watch->news->lock);

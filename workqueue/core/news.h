@@ -23,6 +23,7 @@ void wq_job_news_dispose(wq_job_news *news);
 void wq_job_news_tell(wq_job_news *news, wq_job *job);
 
 /* For wq_jobs_watch_all(). */
-int wq_job_news_watch(wq_job_news *news, wq_job_news_cb cb, void *user, wq_jobs_watch **out);
+int wq_job_news_watch(wq_queue *queue, wq_job_news *news, wq_job_news_cb cb, void *user,
+                      wq_jobs_watch **out);
 
 #endif
