@@ -77,7 +77,7 @@ const jobAnswers = (state) => {
   ];
 };
 const well = {status: 'ok', queued: 0, running: 0, problems: []};
-const unwell = {...well, status: 'unwell', problems: ['The disk of the outputs is full: runs that finish wait with their results until there is room.'],
+const unwell = {...well, status: 'unwell', problems: ['The disk of the outputs is full: runs that finish wait with their results until there is room.', 'The broker is away'],
   storage: {writable: false, free_bytes: 1200000}, journal: {writable: true, wait_ms: 4200}, broker: {connected: true, away_since: null}, log: {dropped_lines: 12}};
 const listAnswers = (jobs, numbers = stats(), files = outputs(12), health = well) => [
   [/\/health$/, (route) => json(route, health)],
@@ -202,6 +202,8 @@ const scenes = {
     const facts = await page.evaluate(() => document.querySelector('#well dl').innerText);
     for (const words of ['Storage, writable', '1.2\u00a0MB', '4\u00a0s', 'Log, dropped lines'])
       if (!facts.includes(words)) throw new Error(`the page hides ${words} of /health: ${facts}`);
+    const wrong = await page.textContent('#unwell');
+    if (!wrong.endsWith('until there is room. The broker is away.')) throw new Error(`problems are told as: ${wrong}`);
     await look(page, 'jobs-health');
     await page.keyboard.press('Escape');
     await page.fill('#find', 'no such thing');

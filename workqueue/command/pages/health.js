@@ -26,7 +26,7 @@ function factsOf(object, path = []) {
 }
 
 export function showHealth(health) {
-  const wrong = health.problems || [], status = STATUS[health.status] || capital(health.status || 'unknown');
+  const wrong = (health.problems || []).map(words => /[.!?]$/.test(words) ? words : `${words}.`), status = STATUS[health.status] || capital(health.status || 'unknown');
   const well = !wrong.length && health.status === 'ok';
   id('health').dataset.state = well ? 'done' : 'failed';
   put(id('health'), wrong.length > 1 ? `${wrong.length} problems` : wrong.length ? 'Unwell' : status);
