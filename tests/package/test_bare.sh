@@ -7,7 +7,7 @@
 #
 # Skipped (77), with a reason, where such a Debian cannot be made: without root, without debootstrap and
 # systemd-nspawn, without Debian's archive within reach, or in a container that lets nobody mount.
-# BARE_MIRROR names another mirror of the archive.
+# BARE_MIRROR names another mirror of the archive, BARE_PACKAGES a folder with packages that have been built.
 set -u -o pipefail
 source=$1
 here=$(cd "$(dirname "$0")" && pwd)
@@ -47,13 +47,16 @@ timeout 400 debootstrap --variant=minbase --include=systemd-sysv,dbus bookworm "
     >"$work/log" 2>&1 || { tail -n 5 "$work/log"; skip "debootstrap cannot make a system here"; }
 inside true >"$work/log" 2>&1 || { cat "$work/log"; skip "systemd-nspawn cannot run anything here"; }
 
-launcher=
-! command -v ccache >/dev/null || launcher=-DCMAKE_C_COMPILER_LAUNCHER=ccache
-{ cmake -S "$source" -B "$work/build" -G Ninja $launcher -DCMAKE_INSTALL_PREFIX=/usr -DWQ_TESTS=OFF &&
-    cmake --build "$work/build" -j "$(nproc)" && (cd "$work/build" && cpack -G DEB); } >"$work/log" 2>&1 ||
-    fail "the packages could not be built"
+build_packages() {
+    local launcher=
+    ! command -v ccache >/dev/null || launcher=-DCMAKE_C_COMPILER_LAUNCHER=ccache
+    cmake -S "$source" -B "$work/build" -G Ninja $launcher -DCMAKE_INSTALL_PREFIX=/usr -DWQ_TESTS=OFF &&
+        cmake --build "$work/build" -j "$(nproc)" && (cd "$work/build" && cpack -G DEB)
+}
+packages=${BARE_PACKAGES:-$work/build}
+[ -n "${BARE_PACKAGES-}" ] || build_packages >"$work/log" 2>&1 || fail "the packages could not be built"
 mkdir "$root/test"
-cp "$work"/build/*.deb "$here"/bare/* "$source/workqueue/doc/workqueue-deploy.7.md" "$root/test"
+cp "$packages"/*.deb "$here"/bare/* "$source/workqueue/doc/workqueue-deploy.7.md" "$root/test"
 
 inside sh -c 'apt-get -q install -y --no-install-recommends /test/*.deb' >"$work/log" 2>&1 ||
     fail "apt does not install the packages"
@@ -101,7 +104,7 @@ ExecStopPost=/bin/sh -c 'echo "$EXIT_STATUS" >/test/status'
 WantedBy=multi-user.target
 UNIT
 ln -s /etc/systemd/system/test.service "$root/etc/systemd/system/multi-user.target.wants/"
-SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout 240 systemd-nspawn -D "$root" --register=no --keep-unit \
+SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 timeout 400 systemd-nspawn -D "$root" --register=no --keep-unit \
     --private-network --boot </dev/null >"$work/log" 2>&1
 [ -e "$root/test/said" ] || { tail -n 20 "$work/log"; skip "systemd does not boot here"; }
 cat "$root/test/said"
