@@ -702,7 +702,7 @@ class CommandTest(unittest.TestCase):
         lines = f"broker = stomp://u:s3cret@127.0.0.1:1\nstore = {self.folder}\n"
         for more, words in (("", "--program is missing"), ("program = /none\n", "/none"),
                             ("program = /bin/true\nworkers = 0\n", "from 1 to 1024"),
-                            ("alive-ms = soon\n", "alive-ms"), ("listen = :80\n", "listen"),
+                            ("alive-ms = soon\n", "alive-ms"), ("max-queue = 80\n", "max-queue"),
                             ("[one]\nprogram = /bin/true\n", "without a NAME")):
             file.write_text(lines + more)
             self.assert_refused("--config", file, words=words)
