@@ -8,7 +8,8 @@
 #include "workqueue/http/hold/clients.h"
 
 enum {
-    ACCEPT_AT_ONCE = 16,   /* connections before other events get their turn */
+    ACCEPT_AT_ONCE = 16,   /* connections before other events get their turn, */
+    REFUSE_AT_ONCE = 256,  /* or so many with those that are refused, which cost little */
     ACCEPT_RETRY_MS = 100, /* after accept failed for want of descriptors or memory */
 };
 
@@ -61,14 +62,14 @@ static int count_peer(wq_acceptor *a, h2o_socket_t *sock, connection *c)
     return wq_peer_take(a->peers, address, &c->peer) == WQ_OK ? 0 : -1;
 }
 
-/* libh2o begins to read it, and the guard with it. */
-static void begin_connection(wq_acceptor *a, h2o_socket_t *sock)
+/* libh2o begins to read it, and the guard with it. 1, or 0: it has been refused. */
+static int begin_connection(wq_acceptor *a, h2o_socket_t *sock)
 {
     connection *c = calloc(1, sizeof *c);
     if (c == NULL || count_peer(a, sock, c) != 0) {
         free(c);
         h2o_socket_close(sock);
-        return;
+        return 0;
     }
     c->acceptor = a;
     a->n_connections++;
@@ -79,6 +80,7 @@ static void begin_connection(wq_acceptor *a, h2o_socket_t *sock)
         sock->on_close.data = c;
         shutdown(h2o_socket_get_fd(sock), SHUT_RDWR);
     }
+    return 1;
 }
 
 static void on_accept(h2o_socket_t *listener, const char *err)
@@ -86,7 +88,7 @@ static void on_accept(h2o_socket_t *listener, const char *err)
     wq_acceptor *a = listener->data;
     if (err != NULL)
         return;
-    for (int i = 0; i < ACCEPT_AT_ONCE; i++) {
+    for (int i = 0, n = 0; i < REFUSE_AT_ONCE && n < ACCEPT_AT_ONCE; i++) {
         if (a->n_connections >= a->max_connections) {
             stop_accept(a); /* until one closes */
             return;
@@ -100,7 +102,7 @@ static void on_accept(h2o_socket_t *listener, const char *err)
             wq_timer_set(a->guards.timers, &a->retry, wq_monotonic_ms() + ACCEPT_RETRY_MS);
             return;
         }
-        begin_connection(a, sock);
+        n += begin_connection(a, sock);
     }
 }
 

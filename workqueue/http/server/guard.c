@@ -24,6 +24,7 @@
 
 enum {
     TURN = 16,               /* requests of one connection until others have their turn */
+    TURN_US = 2000,          /* for all connections, until the loop looks at what else there is */
     LEAST_BYTES_PER_S = 256, /* of an answer; who takes less is dropped */
     KEEP_BEHIND = 16384,     /* bytes of further requests, while one is not answered yet */
     LINGER_MS = 2000,        /* for a client to read why it was refused */
@@ -46,8 +47,9 @@ struct wq_guarded {
     int is_last;    /* the answer that is being sent is the request's last send, */
     int is_ending;  /* and that of the connection */
     unsigned turn;  /* requests answered in this one */
-    int is_waiting; /* for its next turn */
-    LIST_ENTRY(wq_guarded) link;
+    int is_waiting; /* for its next turn, */
+    int is_unread;  /* in which libh2o is given the request; else it goes on behind an answer */
+    TAILQ_ENTRY(wq_guarded) link;
     wq_timer timer;
     uint64_t acked; /* bytes that the client's machine had taken when last looked at */
     int is_measured;
@@ -107,7 +109,7 @@ static void on_closed(void *data)
     if (g->is_closed != NULL)
         *g->is_closed = 1;
     if (g->is_waiting)
-        LIST_REMOVE(g, link);
+        TAILQ_REMOVE(&g->guards->waiting[g->is_unread], g, link);
     wq_timer_clear(g->guards->timers, &g->timer);
     g->on_close(g->close_data);
     free(g);
@@ -223,6 +225,41 @@ static void cut_behind(wq_guarded *g)
     g->has_cut = 1;
 }
 
+/* ---- turns ----------------------------------------------------------------------------------- */
+
+/* Have this round's connections had as much of the loop's time as they may? Many connections with many
+ * requests each would have others, and new ones, wait for all of them. */
+static int is_turn_over(wq_guards *guards, h2o_socket_t *sock)
+{
+    struct timespec now;
+    const uint64_t round = h2o_now(h2o_socket_get_loop(sock));
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const int64_t us = (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+    if (round != guards->turn_at) {
+        guards->turn_at = round;
+        guards->turn_began_us = us;
+    }
+    return us - guards->turn_began_us > TURN_US;
+}
+
+static void wait_for_turn(wq_guarded *g, int is_unread)
+{
+    wq_guards *guards = g->guards;
+    g->is_waiting = 1;
+    g->is_unread = is_unread;
+    if (is_unread)
+        h2o_socket_read_stop(g->sock); /* or it would be read whatever the client sends meanwhile */
+    TAILQ_INSERT_TAIL(&guards->waiting[is_unread], g, link);
+    if (!guards->turn.is_set)
+        wq_timer_set(guards->timers, &guards->turn, wq_monotonic_ms());
+}
+
+static void give_request(wq_guarded *g, const char *err)
+{
+    if (call_h2o(g, g->h2o_read, err) == 0)
+        cut_behind(g);
+}
+
 static void on_guarded_read(h2o_socket_t *sock, const char *err)
 {
     wq_guarded *g = guarded_of(sock);
@@ -242,8 +279,10 @@ static void on_guarded_read(h2o_socket_t *sock, const char *err)
     g->turn = 0;
     if (g->state == ANSWERING) /* not cleared: that would cost more */
         wq_timer_set(g->guards->timers, &g->timer, WQ_NEVER);
-    if (call_h2o(g, g->h2o_read, err) == 0)
-        cut_behind(g);
+    if (err == NULL && g->state == ANSWERING && !g->is_waiting && is_turn_over(g->guards, sock))
+        wait_for_turn(g, 1);
+    else
+        give_request(g, err);
 }
 
 /* ---- what goes out --------------------------------------------------------------------------- */
@@ -266,40 +305,60 @@ static void begin_next_request(wq_guarded *g)
     call_h2o(g, g->h2o_write, NULL);
 }
 
+/* Of the one or the other kind, as far as there is one. */
+static wq_guarded *first_waiting(wq_guards *guards, int is_unread)
+{
+    wq_guarded *g = TAILQ_FIRST(&guards->waiting[is_unread]);
+    return g != NULL ? g : TAILQ_FIRST(&guards->waiting[!is_unread]);
+}
+
+static void end_wait(wq_guarded *g)
+{
+    TAILQ_REMOVE(&g->guards->waiting[g->is_unread], g, link);
+    g->is_waiting = 0;
+    g->turn = 0;
+    if (!g->is_unread) {
+        begin_next_request(g);
+        return;
+    }
+    h2o_socket_read_start(g->sock, on_guarded_read);
+    give_request(g, NULL);
+}
+
 static void on_turn(wq_timer *timer)
 {
     wq_guards *guards = H2O_STRUCT_FROM_MEMBER(wq_guards, turn, timer);
-    LIST_HEAD(, wq_guarded) waiting;
     wq_guarded *g;
-    LIST_INIT(&waiting);
-    while ((g = LIST_FIRST(&guards->waiting)) != NULL) {
-        LIST_REMOVE(g, link);
-        LIST_INSERT_HEAD(&waiting, g, link);
-    }
-    while ((g = LIST_FIRST(&waiting)) != NULL) {
-        LIST_REMOVE(g, link);
-        g->is_waiting = 0;
-        g->turn = 0;
-        begin_next_request(g);
-    }
+    for (int i = 1; (g = first_waiting(guards, i)) != NULL && !is_turn_over(guards, g->sock); i = !i)
+        end_wait(g);
+    if (g != NULL && !guards->turn.is_set)
+        wq_timer_set(guards->timers, &guards->turn, wq_monotonic_ms());
 }
 
-static void wait_for_turn(wq_guarded *g)
+/* While others wait, one request each. */
+static unsigned turn_of(const wq_guards *guards)
 {
-    wq_guards *guards = g->guards;
-    g->is_waiting = 1;
-    LIST_INSERT_HEAD(&guards->waiting, g, link);
-    if (!guards->turn.is_set)
-        wq_timer_set(guards->timers, &guards->turn, wq_monotonic_ms());
+    return TAILQ_EMPTY(&guards->waiting[0]) && TAILQ_EMPTY(&guards->waiting[1]) ? TURN : 1;
+}
+
+/* Nobody takes the answer. libh2o would go on all the same with everything that was sent behind the
+ * request, and its loop would do nothing else meanwhile. */
+static void forget_behind(wq_guarded *g)
+{
+    const size_t end = g->framing.head_bytes + (size_t)g->framing.body_bytes;
+    if (!g->framing.is_chunked && g->sock->input->size > end)
+        g->sock->input->size = end;
 }
 
 static void on_write(h2o_socket_t *sock, const char *err)
 {
     wq_guarded *g = guarded_of(sock);
+    if (err != NULL && g->is_last)
+        forget_behind(g);
     if (err != NULL || !g->is_last)
         call_h2o(g, g->h2o_write, err);
-    else if (!g->is_ending && ++g->turn >= TURN)
-        wait_for_turn(g);
+    else if (!g->is_ending && (++g->turn >= turn_of(g->guards) || is_turn_over(g->guards, sock)))
+        wait_for_turn(g, 0);
     else
         begin_next_request(g);
 }
@@ -401,7 +460,8 @@ void wq_guards_init(wq_guards *guards, wq_http *http, wq_timers *timers,
                           .request_timeout_ms = request_timeout_ms,
                           .idle_timeout_ms = idle_timeout_ms,
                           .turn = {.fire = on_turn}};
-    LIST_INIT(&guards->waiting);
+    TAILQ_INIT(&guards->waiting[0]);
+    TAILQ_INIT(&guards->waiting[1]);
 }
 
 int wq_guard(wq_guards *guards, h2o_socket_t *sock, void (*on_close)(void *data), void *data)

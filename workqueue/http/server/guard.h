@@ -15,7 +15,11 @@ typedef struct wq_guards {
     wq_timers *timers;
     unsigned request_timeout_ms, idle_timeout_ms;
     wq_timer turn;
-    LIST_HEAD(, wq_guarded) waiting; /* for their next turn */
+    /* For their next turn: those that go on behind an answer, and those with a first request, which
+     * take turns, so that newcomers do not wait for all that others have sent in advance. */
+    TAILQ_HEAD(, wq_guarded) waiting[2];
+    uint64_t turn_at;                 /* the loop's time, in which requests have been begun, */
+    int64_t turn_began_us;            /* and when the first of them was */
 } wq_guards;
 
 void wq_guards_init(wq_guards *guards, wq_http *http, wq_timers *timers,
