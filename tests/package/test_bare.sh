@@ -30,6 +30,7 @@ curl -sSf -m 20 -o /dev/null "$mirror/dists/bookworm/InRelease" 2>/dev/null || s
 work=$(mktemp -d /var/tmp/wq-bare.XXXXXX)
 root=$work/root
 trap 'rm -rf --one-file-system "$work"' EXIT
+trap 'exit 1' INT TERM
 
 fail() {
     echo "test_bare.sh: $*"
