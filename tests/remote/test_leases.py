@@ -243,6 +243,99 @@ class LeaseTest(PackagerTest):
         told.tell('truncate -s 70M "$out"', "exit 0")
         self.assertIn(f"Size: {70 << 20}", job.wait("Complete").body)
 
+    # -- what else may happen --------------------------------------------------------------------
+
+    def record(self, key):
+        return json.loads(self.s3("GET", f"/{self.tag}/.run/{key}").splitlines()[0])
+
+    def test_frozen_after_each_step_for_longer_than_a_takeover(self):
+        """SIGSTOP after each answer of the store, until another packager has ended the job: then what
+        was frozen changes nothing any more."""
+        def run_frozen(after):
+            """Whether it was frozen at all, as there were so many requests."""
+            name, seen, frozen = f"step{after}", [], threading.Event()
+
+            def change(method, path, status):
+                if ".probe" not in path and len(seen) <= after:
+                    seen.append(path)
+                    if len(seen) == after + 1:
+                        os.kill(first.pid, signal.SIGSTOP)
+                        frozen.set()
+
+            first = self.far_packager(store_port=Middle(self, self.ceph.port, change).port, workers=1)
+            self.addCleanup(self.thaw, first.pid)
+            job = self.ask(name)
+            wait_for(lambda: frozen.is_set() or job.ends(), "a step or the end", SECONDS)
+            if not frozen.is_set():
+                return False
+            second = self.far_packager(workers=1)
+            key = self.key_of(job)
+            before, output = self.record(key), self.output(key)  # or it was published by the first
+            self.thaw(first.pid)
+            wait_for(lambda: self.record(key)["state"] == "done", "its end in the record", SECONDS)
+            first.terminate()
+            first.process.wait(SECONDS)
+            after_all = self.record(key)
+            self.assertEqual(self.output(key), output)
+            self.assertEqual([after_all["epoch"], after_all["state"]], [before["epoch"], "done"])
+            self.assertLessEqual(len(self.started(name)), 2)
+            self.assertEqual(len(set(job.ends())), 1, job.ends())
+            second.terminate()
+            second.process.wait(SECONDS)
+            return True
+
+        steps = 0
+        while run_frozen(steps):
+            steps += 1
+        self.assertGreaterEqual(steps, 6)
+
+    def test_strict_ends_the_program_before_another_may_begin(self):
+        cut = Proxy(self.ceph.port)
+        self.addCleanup(cut.close)
+        told = self.told("1")
+        self.far_packager(store_port=cut.port, strict=True, workers=1, takeover_ms=4000)
+        job = self.ask("1")
+        pid = self.wait_started(1)
+        self.far_packager(workers=1, takeover_ms=4000)
+        cut.refuses = True
+        cut.cut()
+        self.ask("1")  # who asks has the other one look at the record
+        wait_for(lambda: not is_running(pid) or len(self.started("1")) > 1, "the program's end", SECONDS)
+        self.assertEqual(len(self.started("1")), 1)
+        self.assertFalse(is_running(pid))
+        self.wait_started(2)
+        cut.heal()
+        told.succeed()
+        job.wait("Complete")
+        self.assertEqual(len(self.started("1")), 2)
+
+    def test_a_cancel_of_what_waits_by_the_store_alone(self):
+        """No hint comes: the request is found to be cancelled when it comes back."""
+        self.far_packager(workers=2)
+        told, job = self.told("1"), self.ask("1")
+        self.wait_started(1)
+        waits = self.ask("1", rebuild=True)
+        waits.wait("Accepted")
+        self.cancel(waits.id)
+        waits.wait("Cancelled")
+        told.succeed()
+        job.wait("Complete")
+        self.barrier()
+        self.assertEqual([len(job.ends()), set(waits.ends())], [1, {"Cancelled\n"}])
+        self.assertEqual(len(self.started("1")), 1)
+
+    def test_deletions_against_publishing(self):
+        self.far_packager(workers=2)
+        chance = random.Random(11)
+        for _ in range(10):
+            job = self.ask("1", rebuild=True)
+            time.sleep(chance.random() * 0.1)
+            self.answers.send(self.delete, self.text(uuid.uuid4().hex, "1"))
+            job.wait("Complete")
+        job = self.ask("1")
+        self.assertTrue(self.output(self.key_of(job)))
+        self.assertEqual(len(job.ends()), 1)
+
     # -- stores that are not as they should be ---------------------------------------------------
 
     def test_answers_that_get_lost_after_the_put_was_done(self):

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -97,7 +99,7 @@ class Packager:
         self.command = [*PACKAGER, "--program", program, "--store", self.store, "--state",
                         folder / "state", "--no-sync", "--grace-ms", 1000]
         for name, value in options.items():
-            self.command += ["--" + name.replace("_", "-"), value]
+            self.command += ["--" + name.replace("_", "-")] + ([] if value is True else [value])
         environment = {**os.environ, "WORKQUEUE_BROKER": broker, **(environment or {})}
         for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS"):
             environment[name] = f"{os.environ.get(name, '')}:log_path={folder / 'sanitizer'}"
@@ -667,6 +669,39 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(said.count("\n"), 1, said)
         self.assertIn(words, said)
         self.assertNotIn("s3cret", said)
+
+    def test_a_broker_that_asks_who_we_are(self):
+        """It takes no connection without a certificate that its authority has signed."""
+        folder = Path(tempfile.mkdtemp(prefix="wq-test-certificates-"))
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        tls = folder / "tls"
+        services.make_certificates(tls)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls / "server.pem", tls / "server.key")
+        context.load_verify_locations(tls / "ca.pem")
+        context.verify_mode = ssl.CERT_REQUIRED
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        listener.settimeout(SECONDS)
+        for who, comes in ((["--broker-cert", tls / "server.pem", "--broker-key", tls / "server.key"], True),
+                           ([], False)):
+            with self.subTest(comes), open(folder / "log", "wb") as log:
+                process = subprocess.Popen(list(map(str, [
+                    *PACKAGER, "--broker", f"stomps://127.0.0.1:{listener.getsockname()[1]}", "--broker-ca",
+                    tls / "ca.pem", *who, "--program", "/bin/true", "--store", folder, "--state",
+                    folder / "state"])), stdout=log, stderr=log)
+                try:
+                    with listener.accept()[0] as plain:
+                        plain.settimeout(SECONDS)
+                        try:
+                            with context.wrap_socket(plain, server_side=True) as link:
+                                said = link.recv(100)
+                        except ssl.SSLError:
+                            said = b""
+                    self.assertEqual(said.startswith(b"CONNECT\n"), comes)
+                finally:
+                    process.kill()
+                    process.wait()
 
     def test_help_and_version(self):
         said = self.run_with("--help", code=0).stdout

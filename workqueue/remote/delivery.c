@@ -18,7 +18,10 @@
 
 #include "workqueue/remote/packaging.h"
 
-enum { AWAY_MS = 1000 /* between two looks whether the store is back */ };
+enum {
+    AWAY_MS = 1000, /* between two looks whether the store is back */
+    COPY_MS = 3000, /* until a copy is confirmed; one that is confirmed later is one too many */
+};
 
 /* ---- putting off ----------------------------------------------------------------------------- */
 
@@ -122,8 +125,9 @@ int wq_put_off(slot *s, work *w, int goes_on)
         return w->is_off ? 0 : -1;
     c->slot = s;
     atomic_init(&c->refs, 1);
+    int64_t until = wq_monotonic_ms() + COPY_MS;
     int sent = send_copy(p, w, c);
-    while (sent == 0 && !c->is_known && !p->closing)
+    while (sent == 0 && !c->is_known && !p->closing && wq_monotonic_ms() < until)
         wq_slot_wait(s, AWAY_MS);
     int ok = sent == 0 && c->is_known && c->result == WQ_OK;
     unref_copy(c);
@@ -288,6 +292,7 @@ static int consider(slot *s, work *w)
                       .params = &w->message.params,
                       .rebuild = w->message.rebuild,
                       .need = w->need,
+                      .renewed = wq_look_for_cancels,
                       .lost = lost_lease_of,
                       .user = s};
     wq_claimed claimed = wq_lease_take(p->leases, &claim, &lease, &record, &why, &error);

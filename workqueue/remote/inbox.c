@@ -14,15 +14,15 @@ static void take_join_locked(wq_packager *p, const wq_hint *hint)
         }
 }
 
-static void take_cancel_locked(wq_packager *p, const wq_hint *hint)
+/* Nonzero if it is asked for here: then the mark is looked for. */
+static int is_asked_locked(wq_packager *p, const wq_hint *hint)
 {
-    requester *r;
+    const requester *r;
     for (unsigned i = 0; i < p->o.workers; i++)
         LIST_FOREACH(r, &p->slots[i].askers, link)
-    if (strcmp(r->id, hint->id) == 0) {
-        r->is_cancelled = p->slots[i].has_news = 1;
-        pthread_cond_signal(&p->slots[i].news);
-    }
+    if (strcmp(r->id, hint->id) == 0)
+        return 1;
+    return 0;
 }
 
 static void on_hint(void *user, const wq_broker_message *message)
@@ -33,9 +33,10 @@ static void on_hint(void *user, const wq_broker_message *message)
     pthread_mutex_lock(&p->lock);
     if (hint.kind == WQ_HINT_JOIN)
         take_join_locked(p, &hint);
-    else if (hint.kind == WQ_HINT_CANCEL)
-        take_cancel_locked(p, &hint);
+    int is_asked = hint.kind == WQ_HINT_CANCEL && is_asked_locked(p, &hint);
     pthread_mutex_unlock(&p->lock);
+    if (is_asked)
+        wq_leases_hurry(p->leases);
 }
 
 void wq_inbox_subscribe(wq_packager *p)

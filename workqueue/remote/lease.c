@@ -39,7 +39,7 @@ struct wq_leases {
     pthread_mutex_t lock;
     /* under the lock */
     pthread_cond_t news;
-    int closing;
+    int closing, is_hurried;
     LIST_HEAD(, wq_lease) held;
     observed *observed;
     unsigned next_observed;
@@ -50,6 +50,7 @@ struct wq_lease {
     atomic_uint refs;
     wq_leases *leases;
     char key[WQ_KEY_SIZE];
+    void (*renewed)(void *user);
     void (*lost)(void *user);
     void *user;
     atomic_int is_lost, is_over;
@@ -115,6 +116,7 @@ static wq_lease *new_lease(wq_leases *leases, const wq_claim *claim)
     pthread_mutex_init(&lease->lock, NULL);
     atomic_init(&lease->refs, 1);
     lease->leases = leases;
+    lease->renewed = claim->renewed;
     lease->lost = claim->lost;
     lease->user = claim->user;
     snprintf(lease->key, sizeof lease->key, "%s", claim->key);
@@ -203,19 +205,32 @@ static int is_answered(const wq_claim *claim, const sight *seen)
     return claim->need == 0 ? is_same : r->epoch >= claim->need;
 }
 
+static int look_for_output(wq_leases *leases, const wq_claim *claim, sight *seen, wq_error *error)
+{
+    const wq_store *store = leases->o.store;
+    int result = store->shared->output(store->self, claim->key, &seen->output_epoch,
+                                       &seen->output_bytes, seen->output_tag, error);
+    seen->has_output = result == WQ_OK;
+    return result == WQ_ERROR_NOT_FOUND ? WQ_OK : result;
+}
+
 static int look(wq_leases *leases, const wq_claim *claim, sight *seen, wq_error *error)
 {
     const wq_store *store = leases->o.store;
     memset(seen, 0, sizeof *seen);
-    int result = store->shared->output(store->self, claim->key, &seen->output_epoch,
-                                       &seen->output_bytes, seen->output_tag, error);
-    seen->has_output = result == WQ_OK;
-    if (result != WQ_OK && result != WQ_ERROR_NOT_FOUND)
+    int result = look_for_output(leases, claim, seen, error);
+    if (result != WQ_OK)
         return result;
     if (seen->has_output && !claim->rebuild)
         return WQ_OK;
     result = wq_record_read(store, claim->key, &seen->record, seen->tag, error);
-    return result == WQ_ERROR_NOT_FOUND ? WQ_OK : result;
+    if (result == WQ_ERROR_NOT_FOUND)
+        return WQ_OK;
+    if (result == WQ_OK && seen->record.state == WQ_DONE_WELL && !seen->has_output) {
+        /* it may have been made since the first look, by who wrote this */
+        result = look_for_output(leases, claim, seen, error);
+    }
+    return result;
 }
 
 static wq_claimed answer(wq_leases *leases, const wq_claim *claim, sight *seen, wq_record *record,
@@ -327,18 +342,21 @@ static void renew_lease(wq_leases *leases, wq_lease *lease)
 {
     wq_error error;
     int64_t started = boottime_ms();
-    int lost = 0;
+    int lost = 0, renewed = 0;
     pthread_mutex_lock(&lease->lock);
     lease->tried_at = started;
     if (!lease->is_over && !lease->is_lost) {
         int result =
             wq_record_write(leases->o.store, lease->key, &lease->record, lease->tag, NULL, &error);
-        if (result == WQ_OK)
+        renewed = result == WQ_OK;
+        if (renewed)
             lease->renewed_at = started;
         lost = result == WQ_ERROR_LOCKED;
         lease->is_lost = lost;
     }
     pthread_mutex_unlock(&lease->lock);
+    if (renewed && lease->renewed != NULL)
+        lease->renewed(lease->user);
     if (!lost)
         return;
     wq_log(&leases->o.logger, WQ_LOG_WARNING,
@@ -360,11 +378,29 @@ static wq_lease *next_due_locked(wq_leases *leases, int64_t *at)
     return first;
 }
 
+static void hurry_locked(wq_leases *leases)
+{
+    wq_lease *lease;
+    LIST_FOREACH(lease, &leases->held, link)
+    lease->tried_at = 0;
+    leases->is_hurried = 0;
+}
+
+void wq_leases_hurry(wq_leases *leases)
+{
+    pthread_mutex_lock(&leases->lock);
+    leases->is_hurried = 1;
+    pthread_cond_signal(&leases->news);
+    pthread_mutex_unlock(&leases->lock);
+}
+
 static void *renew_main(void *arg)
 {
     wq_leases *leases = arg;
     pthread_mutex_lock(&leases->lock);
     while (!leases->closing) {
+        if (leases->is_hurried)
+            hurry_locked(leases);
         int64_t at = 0, now = boottime_ms();
         wq_lease *lease = next_due_locked(leases, &at);
         if (lease == NULL) {

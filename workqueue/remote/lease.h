@@ -43,6 +43,9 @@ int wq_owner_name(char out[WQ_NAME_SIZE], const char *name);
 int wq_leases_open(wq_leases **out, const wq_leases_options *options, wq_error *error);
 void wq_leases_close(wq_leases *leases); /* all are released; NULL is allowed */
 
+/* All are renewed soon. */
+void wq_leases_hurry(wq_leases *leases);
+
 /* The oldest of the last good renewals is so long ago; 0 if nothing is held. */
 int64_t wq_leases_age_ms(wq_leases *leases);
 
@@ -53,8 +56,10 @@ typedef struct wq_claim {
     int rebuild;
     uint64_t
         need; /* the first epoch whose end answers it; 0: it has just come, and it is found out */
-    void (*lost)(
-        void *user); /* from the thread that renews, at most once: see wq_lease_is_lost() */
+    /* From the thread that renews. It may ask the store, which who follows the program must not: a
+     * lease that is lost by time is to be seen whatever the store does. */
+    void (*renewed)(void *user); /* after each good renewal; NULL: nothing */
+    void (*lost)(void *user);    /* at most once: see wq_lease_is_lost() */
     void *user;
 } wq_claim;
 

@@ -30,7 +30,7 @@ typedef struct requester {
     struct wq_packager *packager; /* once it has been told something */
     char id[WQ_REQUEST_ID_SIZE];
     char reply_to[WQ_DESTINATION_SIZE]; /* empty: nobody is told */
-    int is_told, is_cancelled;
+    int is_told, is_cancelled; /* by the store's word */
 } requester;
 
 /* A message that came. */
@@ -128,6 +128,10 @@ void wq_work_settle(slot *s, work *w);
 /* ---- running.c ------------------------------------------------------------------------------- */
 
 void wq_run_work(slot *s, work *w, wq_lease *lease);
+
+/* Asks the store which of those who ask for what runs in the slot have been marked as cancelled. On
+ * the thread that renews. */
+void wq_look_for_cancels(void *slot);
 
 /* ---- answers.c ------------------------------------------------------------------------------- */
 

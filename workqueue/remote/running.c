@@ -24,7 +24,7 @@ typedef struct job_run {
     wq_lease *lease;
     wq_job *job;
     wq_watch *watch;
-    int64_t began_at, told_at, looked_at;
+    int64_t began_at, told_at;
     char line[WQ_REPLY_LINE_BYTES]; /* the latest */
     size_t line_len;
     int has_line;  /* that is yet to be told */
@@ -79,9 +79,41 @@ static void tell_new_ones(job_run *u)
     }
 }
 
-/* Those who do not want it any more: by a hint, or, now and then, by the store's word. The run goes
- * on while others want it. */
-static void drop_cancelled(job_run *u, int look)
+/* Copies the id of the n-th who asks; -1: there are not so many. */
+static int copy_asker_id(slot *s, unsigned n, char id[WQ_REQUEST_ID_SIZE])
+{
+    pthread_mutex_lock(&s->packager->lock);
+    const requester *r = LIST_FIRST(&s->askers);
+    while (r != NULL && n-- > 0)
+        r = LIST_NEXT(r, link);
+    if (r != NULL)
+        memcpy(id, r->id, sizeof r->id);
+    pthread_mutex_unlock(&s->packager->lock);
+    return r != NULL ? 0 : -1;
+}
+
+static void note_cancelled(slot *s, const char *id)
+{
+    requester *r;
+    pthread_mutex_lock(&s->packager->lock);
+    LIST_FOREACH(r, &s->askers, link)
+    if (strcmp(r->id, id) == 0)
+        r->is_cancelled = s->has_news = 1;
+    pthread_cond_signal(&s->news);
+    pthread_mutex_unlock(&s->packager->lock);
+}
+
+void wq_look_for_cancels(void *user)
+{
+    slot *s = user;
+    char id[WQ_REQUEST_ID_SIZE];
+    for (unsigned n = 0; copy_asker_id(s, n, id) == 0; n++)
+        if (wq_cancel_is_marked(s->packager->o.store, id))
+            note_cancelled(s, id);
+}
+
+/* Those who do not want it any more. The run goes on while others want it. */
+static void drop_cancelled(job_run *u)
 {
     slot *s = u->slot;
     wq_packager *p = s->packager;
@@ -89,10 +121,9 @@ static void drop_cancelled(job_run *u, int look)
     for (; r != NULL; r = next) {
         next = next_asker(s, r);
         pthread_mutex_lock(&p->lock);
-        int hinted = r->is_cancelled;
-        r->is_cancelled = 0;
+        int is_cancelled = r->is_cancelled;
         pthread_mutex_unlock(&p->lock);
-        if ((!hinted && !look) || !wq_cancel_is_marked(p->o.store, r->id))
+        if (!is_cancelled)
             continue;
         wq_tell(p, r, "Cancelled\n", strlen("Cancelled\n"), 0, s->epoch, 1);
         drop_asker(s, r);
@@ -164,15 +195,12 @@ static void end_early(job_run *u)
 static void look_around(job_run *u, int64_t now)
 {
     wq_packager *p = u->slot->packager;
-    int look = now - u->looked_at >= p->o.renew_ms;
-    if (look)
-        u->looked_at = now;
     if (!u->is_lost && wq_lease_is_lost(u->lease)) {
         u->is_lost = 1;
         p->fenced++;
     }
     if (!u->is_lost)
-        drop_cancelled(u, look);
+        drop_cancelled(u);
     if (u->is_lost || u->is_unwanted || p->closing)
         end_early(u);
     if (p->o.ack_after_ms > 0 && now - u->began_at >= p->o.ack_after_ms && !u->work->is_off) {
@@ -329,7 +357,7 @@ void wq_run_work(slot *s, work *w, wq_lease *lease)
 {
     wq_packager *p = s->packager;
     int64_t now = wq_monotonic_ms();
-    job_run u = {.slot = s, .work = w, .lease = lease, .began_at = now, .looked_at = now};
+    job_run u = {.slot = s, .work = w, .lease = lease, .began_at = now};
     p->claimed++;
     p->taken_over += wq_lease_attempts(lease) > 1;
     p->running++;
