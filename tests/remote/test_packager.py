@@ -516,7 +516,7 @@ class Both:
         self.wait_started(2)
         for job in jobs:
             job.wait("Accepted")
-        two = self.packager(workers=2)
+        two = self.packager(workers=3)  # ActiveMQ has a worker hold each request
         told["1"].tell("trap '' TERM")  # until SIGKILL, after a second
         told["1"].progress("0.5")
         jobs[0].wait("0.5")
