@@ -317,6 +317,34 @@ static void test_c6_many_long_errors(void **state)
 }
 
 /* Each time that the server dies while the job runs is counted, however much is to be written. */
+/* In memory, too, where there is no journal. */
+static void test_c6_long_errors_in_memory_are_bounded(void **state)
+{
+    enum { JOBS = 8, LONG = 65536, MOST = 200000 };
+    rig *r = *state;
+    static char text[LONG + 1];
+    size_t total = 0;
+    memset(text, 'x', LONG);
+    r->error = text;
+    atomic_store(&r->returncode, 1);
+    r->options.max_error_bytes = MOST;
+    open_rig(r, 0);
+    wq_job *jobs[JOBS];
+    for (int i = 0; i < JOBS; i++) {
+        jobs[i] = begin(r, i);
+        assert_int_equal(end_of(jobs[i]), WQ_STATE_FAILED);
+    }
+    journal_errors(r); /* looks at the queue, where the last end is done with by then */
+    for (int i = 0; i < JOBS; i++) {
+        wq_snapshot snapshot;
+        wq_job_snapshot(jobs[i], &snapshot);
+        total += strlen(snapshot.error);
+        wq_snapshot_clear(&snapshot);
+        wq_job_unref(jobs[i]);
+    }
+    assert_true(total <= MOST + JOBS * 512);
+}
+
 static void test_c14_a_start_is_in_the_journal_before_it_runs(void **state)
 {
     enum { LIVES = 5, FLOOD = 1500 };
@@ -807,6 +835,7 @@ int main(void)
         TEST(test_c9_a_rebuild_is_promised_when_the_journal_has_it),
         TEST(test_c10_a_cancel_that_was_granted_is_no_success),
         TEST(test_c13_an_estimate_is_never_nothing),
+        TEST(test_c6_long_errors_in_memory_are_bounded),
         TEST(test_c14_a_start_is_in_the_journal_before_it_runs),
         TEST(test_c15_a_forked_child_watches_nothing),
         TEST(test_c15_a_forked_child_touches_nothing),
