@@ -311,6 +311,16 @@ class InterceptTest(LunkwillTest):
 class SummaryTest(LunkwillTest):
     """What a summary says of each state, and what the response is then."""
 
+    def test_s3_the_first_summary_of_an_idle_server(self):
+        """Older clients know no other word; also while the job is only about to run."""
+        server = self.serve()
+        for i in range(20):
+            job = self.told(f"set{i}")
+            head = self.run_plain(server, f"set{i}", "require")
+            id = self.assert_summary(head, 201, "processing")["id"]
+            job.succeed()
+            self.wait_status(server, id, "ready")
+
     def test_spooled_processing_ready(self):
         server = self.serve(workers=1)
         first, job = self.told("first"), self.told("set")

@@ -107,7 +107,8 @@ class ProxyTest(FaceTest):
     def test_apache(self):
         modules = "/usr/lib/apache2/modules"
         load = "".join(f"LoadModule {name}_module {modules}/mod_{name}.so\n" for name in
-                       ("mpm_event", "authz_core", "proxy", "proxy_http", "deflate", "filter"))
+                       ("mpm_event", "authz_core", "proxy", "proxy_http", "headers", "deflate",
+                        "filter"))
         self.check(self.behind("Apache httpd", lambda text, port: (
             f"ServerRoot {self.folder}\nPidFile {self.folder}/pid\nServerName localhost\n"
             f"Listen 127.0.0.1:{port}\n{load}ErrorLog {self.folder}/e\n"

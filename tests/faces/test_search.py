@@ -334,7 +334,7 @@ class BoundTest(FindTest):
                 if answer["total"] > 0:
                     self.assertGreater(len(answer["results"]), 0)
 
-    def test_abandoned_searches_delay_nobody(self):
+    def test_m7_abandoned_searches_delay_nobody(self):
         """M7: forty that were sent and reset."""
         clients = []
         for _ in range(40):

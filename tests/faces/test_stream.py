@@ -64,6 +64,15 @@ class ArrayTest(FaceTest):
         self.assertEqual((stream.head.status, stream.head.get("content-type"),
                           stream.head.get("cache-control")), (200, "application/json", "no-store, no-transform"))
 
+    def test_w8_no_proxy_may_compress_a_stream(self):
+        """Which would hold its records back."""
+        server, job = self.serve(), self.told("set")
+        for accept in ("application/json", "application/x-ndjson", "text/event-stream"):
+            head = server.generate("set", accept).read_head()
+            self.assertIn("no-transform", head.get("cache-control"))
+            self.assertEqual(head.get("x-accel-buffering"), "no")
+        job.succeed()
+
     def test_failure_then_afresh(self):
         server, job = self.serve(), self.told("set")
         stream = server.generate("set")
