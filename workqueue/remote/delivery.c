@@ -4,8 +4,8 @@
  *     the store knows an end of it    told that, settled
  *     nobody runs its key             this slot does: running.c
  *     it runs, here or elsewhere      its owner hears who asks; then it is put off: a copy goes to
- * a queue that gives it back after a while, and it is settled the store is away               put
- * off, and the slot takes nothing until the store is back
+ *                                     a queue that gives it back after a while, and it is settled
+ *     the store is away               put off, and the slot takes nothing until the store is back
  *
  * So no delivery is held for another's run, and none is lost: a copy is confirmed before its
  * original is settled. Where a broker cannot give back later what it was sent, the slot holds the

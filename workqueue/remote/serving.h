@@ -127,8 +127,7 @@ struct remote {
     int met_rabbitmq;
 };
 
-/* ---- mail.c
- * -------------------------------------------------------------------------------------- */
+/* ---- mail.c ---- */
 
 int wq_remote_compare(const void *a, const void *b);
 void wq_remote_free_mail(mail *m);
@@ -142,8 +141,7 @@ void wq_remote_on_sent(void *user, int result, const char *why);
 void wq_remote_on_connected(void *user, uint64_t generation, const char *server);
 void wq_remote_on_disconnected(void *user, const char *why);
 
-/* ---- sending.c
- * ----------------------------------------------------------------------------------- */
+/* ---- sending.c ---- */
 
 int wq_remote_subscribe(remote *r, remote_job *job);
 void wq_remote_unsubscribe(remote_job *job);
@@ -159,8 +157,7 @@ void wq_remote_ask_store(remote *r, remote_job *job);
 void wq_remote_mark_cancelled(remote *r, remote_job *job);
 void wq_remote_start_fetch(remote *r, remote_job *job, mail *m);
 
-/* ---- job.c
- * --------------------------------------------------------------------------------------- */
+/* ---- job.c ---- */
 
 void wq_remote_take_mail(remote *r, remote_job *job, mail *m);
 void wq_remote_forgive(remote *r, int anew, int64_t now);

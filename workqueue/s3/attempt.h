@@ -67,8 +67,7 @@ typedef struct attempt {
 
 enum { ANSWERED, AGAIN, FAILED };
 
-/* ---- attempt.c
- * ----------------------------------------------------------------------------------- */
+/* ---- attempt.c ---- */
 
 int wq_s3_try_once(attempt *a, struct curl_slist *headers, const char *url);
 

@@ -98,8 +98,7 @@ struct wq_broker {
     size_t careful;    /* frames that are yet to be confirmed one at a time */
 };
 
-/* ---- outgoing.c
- * ---------------------------------------------------------------------------------- */
+/* ---- outgoing.c ---- */
 
 void wq_out_free(out *frame);
 int wq_out_encode(out **result, const wq_stomp_frame *frame, wq_error *error);
@@ -111,8 +110,7 @@ void wq_subscription_free(wq_subscription *subscription);
 wq_subscription *wq_subscription_find(wq_broker *broker, uint64_t id);
 out *wq_subscription_ask(const wq_subscription *subscription);
 
-/* ---- incoming.c
- * ---------------------------------------------------------------------------------- */
+/* ---- incoming.c ---- */
 
 void wq_out_done(out *frame, int result, const char *why);
 void wq_broker_blame(wq_broker *broker, const wq_stomp_frame *error, const char *why);
