@@ -72,14 +72,18 @@ static int rank_of(const h2o_header_t *header)
  * be another question. */
 static void choose_headers(const h2o_headers_t *headers, unsigned char keeps[MAX_HEADERS])
 {
+    unsigned char ranks[MAX_HEADERS];
     size_t left = HEADER_BYTES;
     int lost_if_range = 0;
+    for (size_t i = 0; i < headers->size; i++)
+        ranks[i] = (unsigned char)rank_of(&headers->entries[i]);
     for (int rank = 0; rank <= NEEDED; rank++) {
         for (size_t i = 0; i < headers->size; i++) {
+            if (ranks[i] != rank)
+                continue;
             const h2o_header_t *header = &headers->entries[i];
             const size_t bytes = header->name->len + header->value.len;
-            if (rank_of(header) != rank || (rank == NEEDED && bytes > SMALL_BYTES) ||
-                (rank == 1 && lost_if_range))
+            if ((rank == NEEDED && bytes > SMALL_BYTES) || (rank == 1 && lost_if_range))
                 continue;
             keeps[i] = bytes <= left;
             left -= keeps[i] ? bytes : 0;
