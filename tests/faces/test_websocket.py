@@ -206,6 +206,22 @@ class RecordsTest(WebSocketTest):
         self.assertEqual(seen[0][-1]["error"], "Exited with code 3\nstderr:\nwhy\n")
         self.assertEqual(len(job.runs()), 1)
 
+    def test_a_job_as_a_resource(self):
+        server, job = self.serve(), self.told("set")
+        head, body = server.ask("POST", "/jobs", {"Content-Type": "application/x-www-form-urlencoded"},
+                                "server=http://overview.example&documentSetId=set&apiToken=t")
+        id_ = json.loads(body)["id"]
+        ws = WebSocket(server.address, f"/jobs/{id_}", {})
+        self.addCleanup(ws.close)
+        job.progress("0.25\tone")
+        record = ws.until_fraction(0.25)
+        self.assertEqual((record["id"], record["state"], record["message"]), (id_, "running", "one"))
+        job.succeed()
+        last = ws.records()[-1]
+        self.assertEqual((last["state"], last["output"]["href"]), ("succeeded", f"/work/{id_}"))
+        self.assertEqual({**last, "watching": 0}, json.loads(server.ask("GET", f"/jobs/{id_}")[1]))
+        self.assertEqual(ws.closed, (1000, ""))
+
     def test_long_records(self):
         """Frames of each of the three lengths."""
         server = self.serve()

@@ -1,10 +1,12 @@
 /* jobs.c - a job as a resource: POST /jobs, and GET and DELETE /jobs/{id}, which is for whoever
  * knows the id. */
 #include "workqueue/http/faces/faces.h"
+#include "workqueue/http/faces/handshake.h"
 #include "workqueue/http/faces/job_list.h"
 #include "workqueue/http/faces/job_log.h"
 #include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/faces/stream.h"
+#include "workqueue/http/faces/websocket.h"
 #include "workqueue/http/request/fields.h"
 #include "workqueue/http/request/media_types.h"
 #include "workqueue/http/request/problem.h"
@@ -104,6 +106,8 @@ static int answer_resource(wq_http *http, h2o_req_t *req, h2o_iovec_t id)
         return 0;
     if (wq_is_method(req, "DELETE"))
         return wq_answer_delete(http, req, job);
+    if (wq_handshake_wanted(req))
+        return wq_websocket_resource(http, req, job);
     if (!wants_job_events(req))
         return answer_job(http, req, 200, job);
     last = wq_last_seen(http, req, &seen);

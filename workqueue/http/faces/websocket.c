@@ -12,17 +12,33 @@ static int refuse_upgrade(h2o_req_t *req)
     return wq_problem_result(req, WQ_ERROR_NO_MEMORY, NULL, 5);
 }
 
-int wq_websocket(wq_http *http, h2o_req_t *req, wq_job *job)
+static int follow_job(wq_http *http, h2o_req_t *req, wq_job *job, const h2o_iovec_t *prefix)
 {
     if (!wq_handshake_check(req)) {
         wq_job_unref(job);
         return 0;
     }
     websocket *ws = wq_websocket_new(http, req, &wq_websocket_callbacks);
+    if (ws != NULL && prefix != NULL &&
+        (ws->prefix = strndup(prefix->len > 0 ? prefix->base : "", prefix->len)) == NULL) {
+        wq_websocket_free(ws);
+        ws = NULL;
+    }
     if (ws != NULL)
         return wq_websocket_begin(ws, req, job);
     wq_job_unref(job);
     return refuse_upgrade(req);
+}
+
+int wq_websocket(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    return follow_job(http, req, job, NULL);
+}
+
+int wq_websocket_resource(wq_http *http, h2o_req_t *req, wq_job *job)
+{
+    const h2o_iovec_t prefix = wq_prefix(http, req);
+    return follow_job(http, req, job, &prefix);
 }
 
 static int begin_without_token(wq_http *http, h2o_req_t *req, const wq_params *params,

@@ -28,4 +28,7 @@ int wq_websocket_generate(wq_http *http, h2o_req_t *req);
  */
 int wq_websocket(wq_http *http, h2o_req_t *req, wq_job *job);
 
+/* Likewise, with records as GET /jobs/{id} has them. */
+int wq_websocket_resource(wq_http *http, h2o_req_t *req, wq_job *job);
+
 #endif

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include "workqueue/http/faces/handshake.h"
+#include "workqueue/http/faces/job_record.h"
 #include "workqueue/http/request/problem.h"
 
 enum {
@@ -49,6 +50,7 @@ void wq_websocket_free(websocket *ws)
     end_write(ws);
     wq_websocket_forget_token(ws);
     wslay_event_context_free(ws->wslay);
+    free(ws->prefix);
     free(ws);
 }
 
@@ -147,6 +149,26 @@ static h2o_iovec_t write_head(uint8_t head[10], size_t len)
     return h2o_iovec_init(head, 2 + more);
 }
 
+/* Has this client not what there is? */
+static int has_record_to_send(const websocket *ws)
+{
+    const wq_loop_job *job = ws->held.job;
+    return !job->snapshot.resumes &&
+           (job->serial != ws->sent ||
+            (ws->prefix != NULL && job->snapshot.state != ws->sent_state));
+}
+
+/* The record that is sent next, counted. */
+static h2o_iovec_t take_message(const websocket *ws)
+{
+    wq_loop_job *job = ws->held.job;
+    if (ws->prefix != NULL)
+        return wq_job_record(ws->held.http, h2o_iovec_init(ws->prefix, strlen(ws->prefix)),
+                             job->job, &job->snapshot);
+    h2o_mem_addref_shared(job->record.base);
+    return job->record;
+}
+
 static size_t compose_frames(websocket *ws, h2o_iovec_t bufs[3])
 {
     static const uint8_t protocol_error[] = {0x80 | WSLAY_CONNECTION_CLOSE, 2,
@@ -154,12 +176,13 @@ static size_t compose_frames(websocket *ws, h2o_iovec_t bufs[3])
                                              WSLAY_CODE_PROTOCOL_ERROR & 0xff};
     wq_loop_job *job = ws->held.job;
     size_t n = 0;
-    if (job != NULL && job->serial != ws->sent && !job->snapshot.resumes) {
-        bufs[n++] = write_head(ws->head, job->record.len);
-        bufs[n++] = job->record;
-        ws->record = job->record.base;
-        h2o_mem_addref_shared(ws->record);
+    if (job != NULL && has_record_to_send(ws)) {
+        const h2o_iovec_t record = take_message(ws);
+        bufs[n++] = write_head(ws->head, record.len);
+        bufs[n++] = record;
+        ws->record = record.base;
         ws->sent = job->serial;
+        ws->sent_state = job->snapshot.state;
     }
     if (job != NULL && job->snapshot.has_returncode)
         wq_websocket_say_goodbye(ws, WSLAY_CODE_NORMAL_CLOSURE, "");

@@ -25,13 +25,16 @@ typedef struct websocket {
     h2o_socket_t *sock;            /* NULL until the 101 is out */
     wslay_event_context_ptr wslay; /* reads, and makes control frames */
     uint64_t sent;                 /* serial number of the last record sent; 0: none */
-    int in_flight;                 /* a write is under way */
-    int closing;                   /* a close is, or will be, the last that is sent */
-    int lost;                      /* there was no memory for what is to be said: end it */
-    int broken;                    /* 1: 1002 is to be said without wslay, 2: it has been */
-    int64_t since;                 /* when the write began, or the quiet */
-    int64_t pinged;                /* when, if nothing has come from the client since; else 0 */
-    int64_t closed;                /* when the close had been written; 0: not yet */
+    int sent_state;                /* its state */
+    char *prefix;   /* owned: the records are those of GET /jobs/{id}, and their links begin so; or
+                       NULL */
+    int in_flight;  /* a write is under way */
+    int closing;    /* a close is, or will be, the last that is sent */
+    int lost;       /* there was no memory for what is to be said: end it */
+    int broken;     /* 1: 1002 is to be said without wslay, 2: it has been */
+    int64_t since;  /* when the write began, or the quiet */
+    int64_t pinged; /* when, if nothing has come from the client since; else 0 */
+    int64_t closed; /* when the close had been written; 0: not yet */
 
     /* in flight */
     uint8_t head[10]; /* of the record's frame */
