@@ -480,6 +480,19 @@ class RetryAfterTest(WorkTest):
         self.assertEqual(head.status, 200)
         self.assertLess(len(told), 8, told)
 
+    def test_s8_early_progress_is_no_promise(self):
+        """By its rate the job would take half an hour; it ends at once."""
+        server, job = self.serve(), self.told("set")
+        path, stream = self.begin(server), server.generate("set")
+        job.progress("0.001")
+        job.tell("sleep 2")
+        job.progress("0.002")
+        stream.until_fraction(0.002)
+        self.assertLessEqual(self.retry_after(server, path), 5)
+        job.succeed()
+        stream.last()
+        self.assertEqual(server.ask("GET", path)[0].status, 200)
+
     def test_those_that_were_before_tell(self):
         server, first, second = self.serve(), self.told("first"), self.told("second")
         begin, path = time.monotonic(), self.begin(server, "first")
