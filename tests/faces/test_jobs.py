@@ -213,6 +213,7 @@ class OperatorTest(JobTest):
         self.assert_problem(server.ask("DELETE", "/jobs", self.SECRET), 400)
         head, body = server.ask("DELETE", "/jobs?state=queued", self.SECRET)
         self.assertEqual(json.loads(body), {"cancelled": 11})
+        wait_for(lambda: len(self.list(server, "?state=cancelled")["jobs"]) == 11, "11 cancelled")
         self.assertEqual(len(self.list(server, "?state=running")["jobs"]), 1)
         head, body = server.ask("DELETE", "/jobs?server=http%3A%2F%2Foverview.example", self.SECRET)
         self.assertEqual(json.loads(body), {"cancelled": 1})
