@@ -52,7 +52,8 @@ class TerminalTest(CommandTest):
 
     def test_interrupt_only_stops_watching(self):
         job = self.command("start", "--detach", self.url, "http://a.example", "slow").stdout.strip()
-        watching = subprocess.Popen([str(WORKQUEUE), "watch", job], stderr=subprocess.PIPE, text=True)
+        watching = subprocess.Popen([str(WORKQUEUE), "watch", job], stderr=subprocess.PIPE, text=True,
+                                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         self.assertIn("33 %", watching.stderr.readline())
         watching.send_signal(signal.SIGINT)
         watching.wait(60)

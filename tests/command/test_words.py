@@ -21,7 +21,7 @@ class ManualTest(CommandTest):
                     self.assertIn(f"**{word.rstrip('=')}**", page)
 
     def test_completion(self):
-        script = (f'PATH={WORKQUEUE.parent}:$PATH; . {ROOT}/workqueue/command/completion.bash; '
+        script = (f'PATH="{WORKQUEUE.parent}:$PATH"; . "{ROOT}/workqueue/command/completion.bash"; '
                   'COMP_WORDS=(workqueue "$@"); COMP_CWORD=$#; _workqueue; printf "%s\\n" "${COMPREPLY[@]}"')
 
         def complete(*words):
