@@ -165,8 +165,8 @@ static void put_problem(FILE *out, const char *sentence, size_t n, int is_first)
 {
     char text[512], escaped[6 * sizeof text];
     snprintf(text, sizeof text, "%.*s", (int)n, sentence);
-    fprintf(out, "%s\"%.*s\"", is_first ? "" : ", ",
-            (int)(wq_put_escaped(escaped, text) - escaped), escaped);
+    fprintf(out, "%s\"%.*s\"", is_first ? "" : ", ", (int)(wq_put_escaped(escaped, text) - escaped),
+            escaped);
 }
 
 int wq_put_problems(wq_http *http, FILE *out)
@@ -174,9 +174,9 @@ int wq_put_problems(wq_http *http, FILE *out)
     const wq_http_options *options = &http->options;
     char of_host[400], of_queue[2000], *at = of_queue, *end;
     int n = 0;
-    const char *trouble = options->trouble != NULL ? options->trouble(options->trouble_user,
-                                                                      of_host, sizeof of_host)
-                                                   : NULL;
+    const char *trouble = options->trouble != NULL
+                              ? options->trouble(options->trouble_user, of_host, sizeof of_host)
+                              : NULL;
     wq_queue_troubles(http->queue, of_queue, sizeof of_queue);
     fputc('[', out);
     if (trouble != NULL)
@@ -233,7 +233,8 @@ static h2o_iovec_t bearer(h2o_req_t *req)
     return value;
 }
 
-/* The password of "Basic BASE64" for the user operator, as of curl --user, in the request's pool. */
+/* The password of "Basic BASE64" for the user operator, as of curl --user, in the request's pool.
+ */
 static h2o_iovec_t basic_password(h2o_req_t *req)
 {
     static const char scheme[] = "basic ", user[] = "operator:";
@@ -269,10 +270,11 @@ int wq_is_operator(wq_http *http, h2o_req_t *req)
     const char *secret = http->options.operator_secret;
     wq_own_origin_only(req);
     if (secret == NULL || *secret == '\0') {
-        wq_problem(req, 403,
-                   "Outputs cannot be deleted here, nor jobs listed, for no operator's secret is "
-                   "configured: set "
-                   "operator_secret of wq_http_options, or --operator-secret-file of demo-plugin.");
+        wq_problem(
+            req, 403,
+            "Outputs cannot be deleted here, nor jobs listed, for no operator's secret is "
+            "configured: set "
+            "operator_secret of wq_http_options, or start the server with --operator-secret-file.");
         return 0;
     }
     h2o_iovec_t given = bearer(req);
