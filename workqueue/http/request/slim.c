@@ -218,7 +218,7 @@ static void take_headers(h2o_req_t *req)
     choose_headers(&all, keeps);
     for (size_t i = 0; i < all.size; i++)
         n += keeps[i] |= (unsigned char)is_token(&all.entries[i]);
-    req->headers = (h2o_headers_t){NULL};
+    req->headers = (h2o_headers_t){NULL, 0, 0};
     h2o_vector_reserve(&req->pool, &req->headers, n);
     for (size_t i = 0; i < all.size; i++) {
         if (!keeps[i])

@@ -258,9 +258,11 @@ static int start_loops(wq_server *server, wq_error *error)
     server->peers = wq_peers_new(server->options.max_connections_per_peer, max);
     if (server->peers == NULL)
         return wq_fail(error, WQ_ERROR_NO_MEMORY, "out of memory");
+    /* all of them before the first one starts, which looks at the others */
+    for (unsigned i = 0; i < n; i++)
+        server->loops[i] =
+            (server_loop){.server = server, .max_connections = max / n + (max % n != 0)};
     for (unsigned i = 0; i < n && result == WQ_OK; i++) {
-        server->loops[i] = (server_loop){.server = server};
-        server->loops[i].max_connections = max / n + (max % n != 0);
         result = start_loop(&server->loops[i], &server->listening, error);
         server->n_started += result == WQ_OK;
     }
