@@ -279,7 +279,8 @@ class LeaseTest(PackagerTest):
             self.assertEqual(self.output(key), output)
             self.assertEqual([after_all["epoch"], after_all["state"]], [before["epoch"], "done"])
             self.assertLessEqual(len(self.started(name)), 2)
-            self.assertEqual(len(set(job.ends())), 1, job.ends())
+            # by two addresses of the store, if both have told it
+            self.assertEqual(len({re.sub(r"//[^/]+/", "//store/", end) for end in job.ends()}), 1, job.ends())
             second.terminate()
             second.process.wait(SECONDS)
             return True
