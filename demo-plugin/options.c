@@ -89,6 +89,8 @@ static const struct row {
      "Content-Type of outputs (application/octet-stream)"},
     {"tasks-path", "PATH", KIND_TEXT, AT(serve.http.tasks_path), 0, 0,
      "where the task API is (/api/tasks)"},
+    {"guard-metrics", NULL, KIND_ON, AT(serve.http.guard_metrics), 0, 0,
+     "GET /metrics asks for the operator's secret, too"},
     {"any-server", NULL, KIND_ON, AT(serve.http.any_server), 0, 0,
      "takes any text as server, not http and https URLs only"},
     {"path-prefix", "PATH", KIND_TEXT, AT(serve.http.path_prefix), 0, 0,

@@ -91,6 +91,8 @@ typedef struct wq_http_options {
      * 127.0.0.1, ::1 and a Unix socket, where a proxy's are everybody's.
      */
     size_t max_streams_per_peer;
+    /** Nonzero: GET /metrics, too, is only for who has `operator_secret`. Default 0. */
+    int guard_metrics;
 } wq_http_options;
 
 /** Fills `options` with the defaults; `size` as in wq_options_init(). */

@@ -81,6 +81,13 @@ class MetricsTest(OperatorTest):
             self.assertRegex(text, rf"(?m)^# HELP {family} .+\.$")
             self.assertRegex(text, rf"(?m)^# TYPE {family} (gauge|counter|histogram)$")
 
+    def test_guarded(self):
+        server = self.serve(guard_metrics=True, operator_secret_file=self.secret_file())
+        self.assert_problem(server.ask("GET", "/metrics"), 401)
+        head, body = server.ask("GET", "/metrics", {"Authorization": f"Bearer {SECRET}"})
+        self.assertEqual(head.status, 200)
+        self.assertIn(b"workqueue_build_info", body)
+
     def test_version(self):
         version = subprocess.run([DEMO, "--version"], stdout=subprocess.PIPE, check=True)
         version = version.stdout.decode().split()[1]

@@ -126,6 +126,8 @@ static const option_row http_rows[] = {
      "Of them, so many for one address (0: half, but any number for this machine)."},
     {"max-body-bytes", "N", OPTION_SIZE, OWN(http.max_body_bytes), 1, SIZE_MAX / 4,
      "The body of a request may have so many bytes (65536)."},
+    {"guard-metrics", NULL, OPTION_ON, OWN(http.guard_metrics), 0, 0,
+     "GET /metrics asks for the operator's secret, too."},
     {"any-server", NULL, OPTION_ON, OWN(http.any_server), 0, 0,
      "The server of a job may be any text, not only an http or https URL."},
     {"path-prefix", "PATH", OPTION_TEXT, OWN(http.path_prefix), 0, 0,

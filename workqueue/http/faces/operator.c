@@ -143,6 +143,8 @@ int wq_face_metrics(wq_http *http, h2o_req_t *req, h2o_iovec_t rest)
     wq_own_origin_only(req);
     if (wq_method(req, "GET, HEAD, OPTIONS"))
         return 0;
+    if (http->options.guard_metrics && !wq_is_operator(http, req))
+        return 0;
     p.text = h2o_mem_alloc_pool(&req->pool, PAGE_BYTES);
     wq_queue_stats(http->queue, &stats);
     put_about(&p, "build_info", "gauge", "Always 1; the label tells the version.");
