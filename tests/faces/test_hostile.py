@@ -349,7 +349,8 @@ class FramingTest(HostileTest):
 @plain_only
 class MemoryTest(HostileTest):
     def test_h3_what_is_sent_behind_a_held_request(self):
-        """It is forgotten, and costs no memory while the response is held."""
+        """It costs no memory while the response is held (see test_memory): what the server has read of it
+        is forgotten, and the rest stays with the kernel."""
         server, job = self.serve_with(loops=1), self.told("set")
         first = server.generate("set")
         first.record()
@@ -369,9 +370,8 @@ class MemoryTest(HostileTest):
         self.assertEqual(first.last()["returncode"], 0)
         for held in streams[1::2]:
             held.sock.settimeout(DEADLINE)
-            data = all_of(held, DEADLINE)
-            self.assertIn(b" 200 ", data.partition(b"\r\n")[0])
-            self.assertEqual(data.count(b"HTTP/1.1 "), 1)
+            self.assertEqual(held.read_head().status, 200)
+            held.close()
         self.assert_serves(server)
 
 
