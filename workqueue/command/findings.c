@@ -164,6 +164,21 @@ void findings_reap(findings *f)
     }
 }
 
+/* Has it ended, so that it can be reaped? One that was killed just now takes a moment to. */
+static int ends_soon(pid_t pid)
+{
+    const struct timespec moment = {0, 10000000};
+    siginfo_t info = {0};
+    for (int i = 0; i < 50; i++) {
+        if (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0)
+            return 0;
+        if (info.si_pid == pid)
+            return 1;
+        nanosleep(&moment, NULL);
+    }
+    return 0;
+}
+
 void findings_look_for_processes(findings *f)
 {
     char name[64];
@@ -171,14 +186,14 @@ void findings_look_for_processes(findings *f)
     findings_reap(f);
     size_t n = list_children(children, sizeof children / sizeof *children);
     for (size_t i = 0; i < n; i++) {
-        siginfo_t info = {0};
-        if (is_known(f, children[i]) ||
-            waitid(P_PID, (id_t)children[i], &info, WEXITED | WNOHANG | WNOWAIT) != 0)
+        if (is_known(f, children[i]))
             continue;
-        if (info.si_pid == children[i]) {
+        if (ends_soon(children[i])) {
             reap_orphan(f, children[i]);
             continue;
         }
+        if (kill(children[i], 0) != 0)
+            continue; /* somebody else has reaped it */
         read_comm(children[i], name, sizeof name);
         if (f->n_left++ == 0)
             add_finding(f,
