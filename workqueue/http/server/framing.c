@@ -29,6 +29,14 @@ typedef struct head {
     int has_bare_lf;
 } head;
 
+/* How long "http://" or "https://" is that the target begins with; 0: it does not. */
+static size_t scheme_of(const char *target, size_t n)
+{
+    if (n >= 7 && strncasecmp(target, "http://", 7) == 0)
+        return 7;
+    return n >= 8 && strncasecmp(target, "https://", 8) == 0 ? 8 : 0;
+}
+
 static const char *check_request_line(const char *line, size_t n, head *h)
 {
     const char *end = line + n, *at = line;
@@ -42,7 +50,7 @@ static const char *check_request_line(const char *line, size_t n, head *h)
     if (at == target || at == end || *at != ' ')
         return "The request line has no target, or no version behind it.";
     if (*target != '/' && (*target != '*' || at != target + 1) &&
-        strncasecmp(target, "http://", 7) != 0 && strncasecmp(target, "https://", 8) != 0)
+        scheme_of(target, (size_t)(at - target)) == 0)
         return "The target of a request is a path, or a URL of http or https.";
     at++;
     if (end - at != 8 || memcmp(at, "HTTP/1.", 7) != 0 || (at[7] != '0' && at[7] != '1'))
@@ -285,9 +293,7 @@ size_t wq_framing_origin(char *request, size_t size, size_t *method_bytes)
     if (blank == NULL)
         return 0;
     target = blank + 1;
-    size_t scheme = strncasecmp(target, "http://", 7) == 0    ? 7
-                    : strncasecmp(target, "https://", 8) == 0 ? 8
-                                                              : 0;
+    const size_t scheme = scheme_of(target, (size_t)(end - target));
     if (scheme == 0 || target[scheme] == '/' || target[scheme] == ' ' || target[scheme] == '?')
         return 0;
     /* no string: it ends with its line */
