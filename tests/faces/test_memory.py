@@ -144,6 +144,7 @@ class HeldMemoryTest(FaceTest):
     def test_h3_what_the_answer_depends_on(self):
         """Conditions and ranges of a poll are those that it came with."""
         etag = '"never"'
+        wait_for(self.job.runs, "the program: a start is an answer to polls, too")
         polls = {name: self.poll(**headers) for name, headers in {
             "plain": {}, "none": {"If-None-Match": "*"}, "range": {"Range": "bytes=1-2"},
             "match": {"If-Match": etag}, "stale": {"If-Range": etag, "Range": "bytes=1-2"},
