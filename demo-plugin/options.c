@@ -163,7 +163,8 @@ static const struct row {
     {"queue-delete", "DEST", KIND_TEXT, AT(stomp.queue_delete), 0, 0,
      "where deletions are told (/queue/docsets%2Fdelete)"},
     {"plain-request", "URL", KIND_TEXT, AT(stomp.plain_request), 0, 0,
-     "send each job as this URL and nothing else, for packagers of others; see workqueue-deploy(7)"},
+     "send each job as this URL and nothing else, for packagers of others; see "
+     "workqueue-deploy(7)"},
     {"broker-cert", "FILE", KIND_TEXT, AT(stomp.cert_file), 0, 0,
      "our certificate for stomps brokers that ask for one"},
     {"broker-key", "FILE", KIND_TEXT, AT(stomp.key_file), 0, 0, "its key (in the same file)"},
@@ -218,47 +219,46 @@ static int parse_number(const struct row *row, const char *text, unsigned long l
     return wrong("%s, not '%s'", range, text);
 }
 
+/* One more text at the end of a list of them, which is ours. */
+static int add_text(const char ***list, size_t n, const char *text, const char *option)
+{
+    const char **grown = realloc(*list, (n + 1) * sizeof *grown);
+    if (grown == NULL)
+        return wrong("there is no memory for --%s%s", option, "");
+    grown[n] = text;
+    *list = grown;
+    return OPTIONS_RUN;
+}
+
 static int add_allowed(struct options *options, const char *prefix)
 {
-    size_t n = options->serve.http.n_allow_servers;
-    const char **grown = realloc(options->allow, (n + 1) * sizeof *grown);
-    if (grown == NULL)
-        return wrong("there is no memory for --%s%s", "allow-server", "");
-    grown[n] = prefix;
-    options->allow = grown;
-    options->serve.http.allow_servers = grown;
-    options->serve.http.n_allow_servers = n + 1;
-    return OPTIONS_RUN;
+    wq_http_options *http = &options->serve.http;
+    int r = add_text(&options->allow, http->n_allow_servers, prefix, "allow-server");
+    http->allow_servers = options->allow;
+    http->n_allow_servers += r == OPTIONS_RUN;
+    return r;
 }
 
 static int add_proxy(struct options *options, const char *address)
 {
-    size_t n = options->serve.http.n_trust_proxies;
-    const char **grown = realloc(options->proxies, (n + 1) * sizeof *grown);
-    if (grown == NULL)
-        return wrong("there is no memory for --%s%s", "trust-proxy", "");
-    grown[n] = address;
-    options->proxies = grown;
-    options->serve.http.trust_proxies = grown;
-    options->serve.http.n_trust_proxies = n + 1;
-    return OPTIONS_RUN;
+    wq_http_options *http = &options->serve.http;
+    int r = add_text(&options->proxies, http->n_trust_proxies, address, "trust-proxy");
+    http->trust_proxies = options->proxies;
+    http->n_trust_proxies += r == OPTIONS_RUN;
+    return r;
 }
 
 static int add_listen(struct options *options, const char *address)
 {
-    size_t n = options->serve.n_listen_also;
-    if (options->serve.listen == NULL) {
-        options->serve.listen = address;
+    wq_serve_options *serve = &options->serve;
+    if (serve->listen == NULL) {
+        serve->listen = address;
         return OPTIONS_RUN;
     }
-    const char **grown = realloc(options->listen_also, (n + 1) * sizeof *grown);
-    if (grown == NULL)
-        return wrong("there is no memory for --%s%s", "listen", "");
-    grown[n] = address;
-    options->listen_also = grown;
-    options->serve.listen_also = grown;
-    options->serve.n_listen_also = n + 1;
-    return OPTIONS_RUN;
+    int r = add_text(&options->listen_also, serve->n_listen_also, address, "listen");
+    serve->listen_also = options->listen_also;
+    serve->n_listen_also += r == OPTIONS_RUN;
+    return r;
 }
 
 /* It ends with NULL. */

@@ -6,13 +6,13 @@
  * runner about it any more, also if its job has ended before, because it was cancelled while it
  * waited or because the queue stops: then it is detached. */
 #include "workqueue/core/async_runner.h"
-#include "workqueue/core/wishes.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "workqueue/core/run.h"
+#include "workqueue/core/wishes.h"
 #include "workqueue/util/threads.h"
 
 enum { INTEREST_MS = 1000 };

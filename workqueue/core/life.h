@@ -46,7 +46,7 @@ int wq_life_has_ready_locked(const wq_queue *queue);
 wq_job *wq_life_send_locked(wq_queue *queue, wq_run_state *run);
 
 /* STARTING or SENT to RUNNING. Zero, and nothing has changed, if the run is detached, if its
- * program ran already, or if it need not begin, as it is to end: wq_life_over() is next. */
+ * program ran already, or if it need not begin, as it is to end: wq_run_over() is next. */
 int wq_life_begin(wq_queue *queue, wq_run_state *run, uint64_t estimate_ms);
 
 /* The run's job, if it is its own to end; a run that is detached has none. */

@@ -1,7 +1,6 @@
 /* run.c - a run that is under way: what it reports, when it has lasted too long, and what becomes
  * of its outcome. */
 #include "workqueue/core/run.h"
-#include "workqueue/core/wishes.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -12,6 +11,7 @@
 
 #include "workqueue/core/progress.h"
 #include "workqueue/core/secret.h"
+#include "workqueue/core/wishes.h"
 #include "workqueue/util/clocks.h"
 #include "workqueue/util/log.h"
 

@@ -4,7 +4,6 @@
  * begins after it has looked cannot be due before. So nobody has to wake it, and a job costs it
  * nothing. */
 #include "workqueue/core/watchdog.h"
-#include "workqueue/core/wishes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 #include <time.h>
 
 #include "workqueue/core/async_runner.h"
+#include "workqueue/core/wishes.h"
 #include "workqueue/core/worker.h"
 #include "workqueue/util/threads.h"
 

@@ -3,7 +3,6 @@
  * A worker comes back from the runner when the program has ended. The publisher makes the output
  * durable, so that the next program runs meanwhile. */
 #include "workqueue/core/worker.h"
-#include "workqueue/core/wishes.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -13,6 +12,7 @@
 #include <unistd.h>
 
 #include "workqueue/core/run.h"
+#include "workqueue/core/wishes.h"
 #include "workqueue/util/threads.h"
 
 typedef struct worker {
